@@ -1,0 +1,31 @@
+"""What a recipe's data must provide: problems with answers, demonstrations, a verifier."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeAlias
+
+from pts.types import Message, Problem
+from pts.verifiers.base import Verifier
+
+Split: TypeAlias = Literal["train", "dev", "test"]
+"""Disjoint by construction: hyper-parameters are tuned on `dev`, published numbers use `test`."""
+
+Chat: TypeAlias = tuple[Message, ...]
+
+
+class Task(Protocol):
+    """A source of problems for all stages."""
+
+    verifier: Verifier
+
+    def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
+        """`n` distinct problems of a split, as chat prompts; the same seed gives the same list."""
+        ...
+
+    def demonstrations(self, n: int, seed: int) -> list[Chat]:
+        """`n` chats for SFT, from the train split."""
+        ...
+
+    def few_shot(self, problem: Problem) -> Problem:
+        """The problem as a plain-text few-shot prompt, for a base model without a chat format."""
+        ...

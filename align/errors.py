@@ -1,0 +1,24 @@
+"""Errors of the post-train. All descend from `pts.errors.PTSError`.
+
+    PTSError
+    ├── ConfigError   (also ValueError)
+    │   └── RecipeError    a recipe, or an override of one, is wrong
+    ├── StageError    (also RuntimeError)   a stage cannot go on: its input or its audit failed
+    └── ManifestError (also RuntimeError)   a run folder belongs to another recipe, or was changed
+"""
+
+from __future__ import annotations
+
+from pts.errors import ConfigError, PTSError
+
+
+class RecipeError(ConfigError):
+    """A recipe, or an override of one, is wrong; `problems` lists every fault."""
+
+
+class StageError(PTSError, RuntimeError):
+    """A stage cannot go on: its input or its audit before training failed."""
+
+
+class ManifestError(PTSError, RuntimeError):
+    """A run folder belongs to another recipe, or its files were changed after they were made."""

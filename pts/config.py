@@ -1,0 +1,141 @@
+"""Settings of the sampling policy and of the search. Each field is told once, here."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pts.errors import ConfigError, did_you_mean
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused, docstrings under the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def parse_settings(kind: type[S], data: Mapping[str, Any], place: str) -> S:
+    """Build settings from plain data; report every fault at once, each with its path.
+
+    Args:
+        kind: the settings class.
+        data: what a YAML file or a command line said.
+        place: where it said so, for the messages ("recipes/x.yaml").
+
+    Raises:
+        ConfigError: one line a fault: place, path, value found and remedy.
+    """
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(kind, fault, place) for fault in error.errors(include_url=False)]
+    raise ConfigError(*lines)
+
+
+def _explain(kind: type[BaseModel], fault: Any, place: str) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    where = f"{place}: {path}" if path else place
+    if fault["type"] == "extra_forbidden":
+        known = _fields_at(kind, fault["loc"][:-1])
+        hint = did_you_mean(str(fault["loc"][-1]), known)
+        return f"{where}: no such key{hint or '; known: ' + ', '.join(sorted(known))}"
+    if fault["type"] == "missing":
+        return f"{where}: missing; this key must be given"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: got {fault['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """Names of the settings that stand at a path, through optional and tagged unions."""
+    kinds: list[type[BaseModel]] = [kind]
+    for part in path:
+        inner = [m for k in kinds if part in k.model_fields for m in _models(k, part)]
+        kinds = inner or kinds
+    return [name for k in kinds for name in k.model_fields]
+
+
+def _models(kind: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    annotation = kind.model_fields[field].annotation
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else (annotation,)
+    return [m for m in options if isinstance(m, type) and issubclass(m, BaseModel)]
+
+
+class SamplingConfig(Settings):
+    """The policy π: one distribution for completions, probabilities, siblings and rollouts."""
+
+    temperature: float = Field(1.0, ge=0, le=10)
+    """Divides the logits; 0 means greedy decoding (all mass on the most likely token)."""
+    top_k: int = Field(0, ge=0)
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Keep the smallest set of tokens that holds this much probability."""
+    min_p: float = Field(0.0, ge=0, lt=1)
+    """Drop tokens less likely than this fraction of the most likely one."""
+    max_new_tokens: int = Field(512, ge=1)
+    """Length limit of the whole completion; a completion cut by it counts as a failure."""
+
+
+class SearchConfig(Settings):
+    """How a question is filtered, searched and turned into confirmed pairs."""
+
+    method: Literal["branch", "bisect"] = "branch"
+    """`branch` spends rollouts on alternatives to the path's tokens; `bisect` is the published
+    algorithm of the Phi-4 report (Abdin et al. 2024, section 4.3)."""
+    criteria: tuple[Literal["path", "fork"], ...] = ("path", "fork")
+    """`path`: the path's token moves p(success) by p_gap. `fork`: two likely siblings differ by
+    p_gap, whichever of them the path took."""
+    p_gap: float = Field(0.2, gt=0, lt=1)
+    """Smallest change of p(success) that counts as pivotal (Phi-4's Figure 3 boxes 0.2)."""
+    zone: float = Field(0.05, ge=0, lt=0.5)
+    """Half-width of the indifference zone around p_gap: inside it no decision is bought."""
+    p_min: float = Field(0.2, ge=0, le=1)
+    """Questions solved less often than this are set aside as too hard."""
+    p_max: float = Field(0.8, ge=0, le=1)
+    """Questions solved more often than this are set aside as too easy."""
+    filter_rollouts: int = Field(16, ge=2)
+    """Rollouts that estimate p(success) of a question before it is searched."""
+    paths: int = Field(1, ge=1)
+    """Completions searched in each kept question: the first filter rollouts, whatever became
+    of them (choosing passed ones would bias the search)."""
+    bisect_rollouts: int = Field(64, ge=1)
+    """`bisect`: rollouts that estimate p(success) of each prefix."""
+    round_rollouts: int = Field(8, ge=1)
+    """`branch`: rollouts given to each block that a round selects."""
+    round_blocks: int = Field(2, ge=1)
+    """`branch`: blocks that a round selects."""
+    max_rollouts: int = Field(400, ge=1)
+    """`branch`: rollouts at most on one path, confirmation apart."""
+    z: float = Field(1.96, gt=0)
+    """`branch`: half-width of a decision interval in standard errors."""
+    min_sibling_prob: float = Field(0.05, gt=0, lt=1)
+    """Siblings less likely than this never enter a pair."""
+    fork_rollouts: int = Field(8, ge=1)
+    """`fork`: rollouts that screen each sibling before a pair is proposed."""
+    confirm_rollouts: int = Field(48, ge=4)
+    """Fresh rollouts on each side of a proposed pair, never seen by the search."""
+    fdr: float = Field(0.05, gt=0, lt=1)
+    """Benjamini-Hochberg level over the run's pairs, `path` and `fork` apart."""
+    max_pairs: int = Field(4, ge=1)
+    """Pairs proposed (and confirmed) at most in one question, by estimated worth."""
+    unscored_limit: float = Field(0.02, ge=0, lt=1)
+    """A question with a larger share of UNSCORED rollouts is set aside."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SearchConfig:
+        if self.p_min >= self.p_max:
+            raise ValueError(f"p_min must lie below p_max, got {self.p_min} and {self.p_max}")
+        if self.zone >= self.p_gap:
+            raise ValueError(f"zone must be smaller than p_gap, got {self.zone} and {self.p_gap}")
+        if not self.criteria:
+            raise ValueError("criteria must name 'path', 'fork' or both")
+        return self

@@ -1,0 +1,67 @@
+"""The seam between searches and models: one small protocol.
+
+An engine encodes a problem, scores a completion under the *sampling* distribution and samples
+continuations of token-id prefixes from that same distribution. There is no forced and no avoided
+token: a search draws a sibling from `score`'s rows itself and asks for the longer prefix.
+Batching, KV reuse, retries and parallel requests are the engine's own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from pts.config import SamplingConfig
+from pts.types import Ids, Problem, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A request for `len(seeds)` rollouts that continue `prompt + at`.
+
+    Each rollout adds at most `limit` tokens and stops after the first stop id, which is part of
+    the returned ids. `seeds` holds one 64-bit seed a rollout. `key` is the caller's, opaque.
+    """
+
+    key: int
+    prompt: Ids
+    at: Ids
+    limit: int
+    seeds: tuple[int, ...]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What a search needs from a model. See `pts.testing` for a suite that checks yours."""
+
+    sampling: SamplingConfig
+    policy: str
+    """Digest of the weights (and adapter) that are sampled from."""
+    reproducible: bool
+    """True when each rollout is a function of its prefix and its seed alone."""
+    stop_ids: frozenset[int]
+
+    def encode(self, problem: Problem) -> Ids:
+        """The prompt's token ids, the assistant's turn opened."""
+        ...
+
+    def decode(self, ids: Ids) -> str:
+        """Text of completion ids, stop ids and other special tokens left out."""
+        ...
+
+    def pieces(self, ids: Ids) -> list[str]:
+        """Text of each token by itself, special tokens shown: for reports."""
+        ...
+
+    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+        """The sampling distribution before each token of the completion; one row a token."""
+        ...
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        """Answer wishes in any order, pulling from `wishes` whenever there is room.
+
+        `wishes` is a live queue. It yields None when nothing is wished for at the moment: deliver
+        something, then ask again. It is exhausted when no further wish can come.
+        """
+        ...

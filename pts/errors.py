@@ -1,0 +1,58 @@
+"""Every error that `pts` raises on purpose.
+
+    PTSError
+    ├── ConfigError      (also ValueError)    a setting, a recipe key or an argument is wrong
+    ├── DataError        (also ValueError)    an input file or record is wrong
+    ├── EngineError      (also RuntimeError)  a model or a server could not sample or score
+    ├── VerifierError    (also RuntimeError)  a verifier is broken, not the completion it judged
+    ├── JournalError     (also RuntimeError)  a journal belongs to another run, or is in use
+    └── MissingExtra     (also ImportError)   an optional dependency is not installed
+
+Each message names the place, the value that was found and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PTSError(Exception):
+    """Root of all errors raised on purpose by `pts` (and by `align`, which builds on it)."""
+
+
+class ConfigError(PTSError, ValueError):
+    """A setting is wrong. `problems` lists every fault found, one line each."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class DataError(PTSError, ValueError):
+    """An input file or one of its records cannot be used."""
+
+
+class EngineError(PTSError, RuntimeError):
+    """A model or a server could not sample or score."""
+
+
+class VerifierError(PTSError, RuntimeError):
+    """A verifier itself is broken (its set-up, not the completion that it was given)."""
+
+
+class JournalError(PTSError, RuntimeError):
+    """A journal belongs to another run, is damaged, or is held by another process."""
+
+
+class MissingExtra(PTSError, ImportError):
+    """An optional dependency is missing; the message holds the install line."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'three-stage[{extra}]'")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,263 @@
+"""The records that travel between searches, engines, verifiers and files.
+
+All are frozen. A prefix is a tuple of token ids, never text: what was sampled is what is
+measured, paired and trained. "Completion ids" never include the prompt.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Ids: TypeAlias = tuple[int, ...]
+"""Token ids, as sampled."""
+
+Purpose: TypeAlias = Literal["filter", "search", "confirm"]
+"""Why a rollout is drawn. It is part of the seed, so that a confirmation never replays a search."""
+
+
+class Verdict(enum.StrEnum):
+    """What a verifier says of one completion."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNSCORED = "unscored"
+    """The verifier could not run (broken reference, crash). Never counted as wrong; redrawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with a checkable answer.
+
+    `prompt` is either chat messages (the engine applies its chat template and opens the
+    assistant's turn) or plain text (encoded as it stands, for base models).
+    """
+
+    id: str
+    prompt: str | tuple[Message, ...]
+    reference: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verifier's answer: the verdict, what it read as the final answer, and why."""
+
+    verdict: Verdict
+    answer: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The complete distribution that is sampled from at one position.
+
+    `ids` (int64, shape [S]) and `probs` (float64, shape [S], sums to 1) list the support after
+    temperature, top-k, top-p and min-p, most likely first.
+    """
+
+    ids: npt.NDArray[np.int64]
+    probs: npt.NDArray[np.float64]
+
+    def prob(self, token: int) -> float:
+        """π(token), 0 for a token outside the truncated support."""
+        hit = np.flatnonzero(self.ids == token)
+        return float(self.probs[hit[0]]) if hit.size else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One judged rollout.
+
+    `ids` are the sampled tokens after the wish's prefix: all of them for purpose "filter", the
+    first one for the other purposes (longer memory would serve no decision). `length` counts
+    all sampled tokens. `cut` marks a rollout stopped by the length limit: a failure by definition.
+    """
+
+    ids: Ids
+    verdict: Verdict
+    cut: bool
+    length: int
+
+    @property
+    def success(self) -> bool:
+        return self.verdict is Verdict.PASS
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A search's wish for `n` judged rollouts that continue the completion prefix `at`."""
+
+    at: Ids
+    n: int
+    purpose: Purpose
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A search's wish for the sampling distribution at every position of the completion `at`."""
+
+    at: Ids
+
+
+Measurement: TypeAlias = list[Outcome] | list[Row]
+"""The answer to a `Sample` (n outcomes) or to a `Score` (one row per token of `at`)."""
+
+Wishes: TypeAlias = list[Sample | Score]
+"""One yield of a search. It is answered whole and in order: half-finished answers would favour
+short completions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A probability (or a difference of two) with its interval; never one without the other.
+
+    `method` names the construction of the interval, e.g. "jeffreys", "newcombe", "chain",
+    "exact" (a finished completion has p = 0 or 1).
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class PivotalToken:
+    """A token of a path at which the search saw p(success) jump by at least p_gap."""
+
+    position: int
+    """Index of the token in the completion, from 0."""
+    token: int
+    prob: float
+    """π(token | prefix) under the sampling distribution."""
+    before: Estimate
+    after: Estimate
+    delta: Estimate
+    decided: bool
+    """False when the search stopped inside the indifference zone or for want of budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Successes among n rollouts of one side."""
+
+    successes: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePair:
+    """Two siblings at one position, measured by the search and again by fresh rollouts.
+
+    `pvalue` tests H0: p(chosen) - p(rejected) <= p_gap - zone, on the confirmation counts only.
+    """
+
+    position: int
+    chosen: int
+    rejected: int
+    chosen_prob: float
+    rejected_prob: float
+    criterion: Literal["path", "fork"]
+    search_gap: float
+    confirm_chosen: Counts
+    confirm_rejected: Counts
+    pvalue: float
+
+    @property
+    def gap(self) -> float:
+        """Confirmed p(chosen) - p(rejected): the raw difference of fresh proportions."""
+        c, r = self.confirm_chosen, self.confirm_rejected
+        return c.successes / c.n - r.successes / r.n
+
+    @property
+    def worth(self) -> float:
+        """First-order gain in p(prefix) if the rejected token's mass moved to the chosen one."""
+        return self.rejected_prob * self.gap
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was spent, in rollouts and generated tokens."""
+
+    rollouts: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.rollouts + other.rollouts, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PathResult:
+    """What a search found along one completion.
+
+    `curve` holds p(success) after `curve_at[k]` tokens (ascending, 0 = before the first token).
+    `siblings` maps a position to `(token, π, successes, n)` of the branches drawn there.
+    """
+
+    ids: Ids
+    verdict: Verdict
+    probs: tuple[float, ...]
+    curve_at: tuple[int, ...]
+    curve: tuple[Estimate, ...]
+    tokens: tuple[PivotalToken, ...]
+    siblings: Mapping[int, tuple[tuple[int, float, int, int], ...]]
+    stopped: Literal["decided", "zone", "budget", "no candidates"]
+    pairs: tuple[CandidatePair, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionResult:
+    """All that is known of one question after its search."""
+
+    problem_id: str
+    prompt_ids: Ids
+    status: Literal["searched", "too easy", "too hard", "unscored"]
+    solved: Estimate
+    """p(success) from the filter rollouts. They select the question, so this estimate is biased
+    towards the kept range; it is never used as evidence."""
+    paths: tuple[PathResult, ...]
+    cost: Mapping[Purpose, Cost]
+    redrawn: int = 0
+    """UNSCORED rollouts that were drawn again."""
+
+
+Search: TypeAlias = Generator[Wishes, list[Measurement], QuestionResult]
+"""A search of one question, sans I/O: yields wishes, is sent measurements, returns its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A confirmed preference between two next tokens, ready for token-level DPO.
+
+    `prompt_ids` = the question's prompt followed by the completion prefix, exactly as sampled.
+    """
+
+    problem_id: str
+    prompt_ids: Ids
+    chosen: int
+    rejected: int
+    chosen_prob: float
+    rejected_prob: float
+    p_chosen: Estimate
+    p_rejected: Estimate
+    gap: Estimate
+    pvalue: float
+    worth: float
+    criterion: Literal["path", "fork"]
+    policy: str
+    """Digest of the policy that the rollouts came from."""

@@ -5,6 +5,8 @@
     │   └── RecipeError    a recipe, or an override of one, is wrong
     ├── StageError    (also RuntimeError)   a stage cannot go on: its input or its audit failed
     └── ManifestError (also RuntimeError)   a run folder belongs to another recipe, or was changed
+
+Each message names the place, the value that was found and what to do about it.
 """
 
 from __future__ import annotations

@@ -183,9 +183,7 @@ class FilesTask(Settings):
     """`math`, `choice` or `exact:REGEX`."""
 
 
-TaskConfig = Annotated[
-    WordProblemsTask | ReasoningGymTask | FilesTask, Field(discriminator="kind")
-]
+TaskConfig = Annotated[WordProblemsTask | ReasoningGymTask | FilesTask, Field(discriminator="kind")]
 
 
 class ModelConfig(Settings):

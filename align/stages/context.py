@@ -1,4 +1,4 @@
-"""What a stage is given and what it returns. A stage is one function `run(context) -> StageResult`."""
+"""What a stage is given and returns: a stage is a function `run(context) -> StageResult`."""
 
 from __future__ import annotations
 

@@ -282,10 +282,19 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
+    return parse_recipe(data, str(path), overrides)
+
+
+def parse_recipe(data: dict[str, Any], place: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Build a recipe from plain data; `place` names its source in messages.
+
+    Raises:
+        RecipeError: every fault at once.
+    """
     for item in overrides:
         _override(data, item)
     try:
-        return parse_settings(Recipe, data, str(path))
+        return parse_settings(Recipe, data, place)
     except ConfigError as error:
         raise RecipeError(*error.problems) from None
 

@@ -1,0 +1,49 @@
+# `make demo` runs the main job, `make test` the tests; both set everything up first.
+PYTHON ?= python3
+VENV   ?= .venv
+SEED   ?= 0
+BIN     = $(VENV)/bin
+
+# Hub look-ups and telemetry are off: nothing here needs them.
+export HF_HUB_OFFLINE = 1
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+
+# Without an NVIDIA GPU, PyTorch's own index is asked for the small CPU build; where it cannot be
+# reached, pip goes on with what it has (on x86 Linux that may be the CUDA build, gigabytes).
+TORCH = torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+CPU_INDEX = $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/align run phi-nano seed=$(SEED)
+
+test: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(VENV)/ready-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/three_stage.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; run: make PYTHON=python3.11 …')"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --retries 1 --timeout 20 $(CPU_INDEX) $(TORCH)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/ready-dev: $(VENV)/ready
+	$(PIP) --editable '.[dev,math]'
+	touch $@

@@ -1,0 +1,54 @@
+"""`align chat`: talk to a policy in the terminal, tokens shown as they come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from align.errors import ManifestError
+from align.manifest import read_manifest
+
+
+def policy_folder(folder: Path) -> Path:
+    """The folder itself if it holds a model, else the last policy of the run that it holds.
+
+    Raises:
+        ManifestError: neither.
+    """
+    if (folder / "config.json").is_file():
+        return folder
+    models = [s["model"] for s in read_manifest(folder)["stages"].values() if s["model"]]
+    if not models:
+        raise ManifestError(f"{folder}: no stage of this run has made a model yet")
+    return folder / models[-1]
+
+
+def chat_loop(folder: Path, temperature: float, max_new_tokens: int) -> None:
+    """Read a line, stream the answer, keep the conversation; an empty line leaves."""
+    policy = policy_folder(folder)
+    print(f"{policy}: loading", flush=True)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(policy)
+    model: Any = AutoModelForCausalLM.from_pretrained(policy, use_safetensors=True)
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
+    messages: list[dict[str, str]] = []
+    while line := _ask():
+        messages.append({"role": "user", "content": line})
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output = model.generate(
+            **inputs, streamer=streamer, max_new_tokens=max_new_tokens, **sampling
+        )
+        answer = output[0, inputs["input_ids"].shape[1] :]
+        reply = tokenizer.decode(answer, skip_special_tokens=True)
+        messages.append({"role": "assistant", "content": reply})
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,127 @@
+"""The `align` command. Heavy imports wait until a command needs them, so `--help` is fast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from pts.errors import PTSError
+
+app = typer.Typer(
+    help="The three-stage post-train: SFT, DPO on pivotal tokens, DPO on full-length pairs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name (phi-nano) or .yaml file.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(help="key.path=value, e.g. seed=1 pts.questions=64."),
+]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the run; runs/NAME-seedN if not given."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe from base model to table; the same command continues a run that was stopped."""
+    from align.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from rich.console import Console
+
+    from align import pipeline
+
+    folder = output or Path("runs") / f"{loaded.name}-seed{loaded.seed}"
+    console = Console()
+    report = pipeline.run(loaded, folder, console, progress=not quiet)
+    console.print(f"\nReport: {report}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Check a recipe, its files and its options without loading a model."""
+    from align.check import check_recipe
+    from align.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    check_recipe(loaded)
+    typer.echo(f"{loaded.name}: ok; stages {' > '.join(loaded.stages)}")
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A base.yaml.")] = "phi-nano",
+    output: Annotated[Path, typer.Option(help="Folder of the new base model.")] = Path("runs/base"),
+) -> None:
+    """Pretrain the tiny base model from scratch (minutes on one core)."""
+    from align.models.nano import load_base_recipe, pretrain
+
+    pretrain(load_base_recipe(recipe), output)
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(help="Folder of a run, or of a model.")],
+    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+) -> None:
+    """Talk to the result. An empty line or end of input leaves."""
+    from align.chat import chat_loop
+
+    chat_loop(model, temperature, max_new_tokens)
+
+
+@app.command(name="eval")
+def evaluate(
+    run_folder: RunArgument,
+    overrides: Overrides = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the evaluation; RUN/evaluations/… if not given."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure every policy of a run again, with other evaluate.* settings (evaluate.seed=1)."""
+    from rich.console import Console
+
+    from align.pipeline import evaluate_again
+
+    folder = evaluate_again(run_folder, overrides or [], output, Console(), progress=not quiet)
+    typer.echo(f"Items and summaries: {folder}/eval")
+
+
+@app.command()
+def report(run_folder: RunArgument) -> None:
+    """Write the HTML report of a run again."""
+    from align.report import write_report
+
+    typer.echo(f"Report: {write_report(run_folder)}")
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose are printed without a traceback, exit status 2."""
+    try:
+        app()
+    except PTSError as error:
+        lines = str(error).splitlines()
+        head = "error" if len(lines) == 1 else f"{len(lines)} errors"
+        print(f"{head}:", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped; the same command continues.", file=sys.stderr)
+        sys.exit(130)

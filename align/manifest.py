@@ -1,0 +1,219 @@
+"""The manifest of a run folder: what was asked, what was made, and from what.
+
+A stage is skipped when the manifest holds its record, the record's key (digest of the stage's
+settings and inputs) is unchanged and its outputs are still what they were. Anything else under
+the same name is refused, with the settings that differ, rather than silently mixed.
+
+    with Manifest.open(folder, recipe) as manifest:
+        record = manifest.done("sft", key)
+        manifest.add("sft", key, result, seconds)
+
+Secrets never enter it: recipes hold none, and of the environment only versions are kept.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from align.errors import ManifestError
+from align.recipe import Recipe
+from align.stages.context import StageResult
+from pts.config import Settings
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "three-stage",
+)
+
+
+class Manifest:
+    """`manifest.json` of one run folder, held by one process at a time."""
+
+    def __init__(self, folder: Path, data: dict[str, Any], lock: IO[str]) -> None:
+        self.folder = folder
+        self.data = data
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, recipe: Recipe) -> Manifest:
+        """Start or continue the run in a folder.
+
+        Raises:
+            ManifestError: another process holds the folder, or it is not a run's folder.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ManifestError(
+                f"{folder}: another process is running here; wait for it or give --output"
+            ) from None
+        data = read_manifest(folder) if (folder / "manifest.json").exists() else {"stages": {}}
+        data["recipe"] = recipe.model_dump(mode="json")
+        data["git"] = git_state()
+        data["versions"] = versions()
+        return cls(folder, data, lock)
+
+    def __enter__(self) -> Manifest:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.close()
+
+    def done(self, name: str, inputs: Mapping[str, Any]) -> StageResult | None:
+        """The result of a finished stage, or None when it still has to run.
+
+        Raises:
+            ManifestError: the stage was finished with other inputs, or its outputs were changed.
+        """
+        record = self.data["stages"].get(name)
+        if record is None:
+            return None
+        wanted = json.loads(json.dumps(inputs))
+        if record["inputs"] != wanted:
+            raise ManifestError(
+                f"{self.folder}: stage {name!r} was made with other settings: "
+                f"{_differences(record['inputs'], wanted)}; give another --output"
+            )
+        for output, digest in record["outputs"].items():
+            path = self.folder / output
+            if not path.exists() or tree_digest(path) != digest:
+                raise ManifestError(
+                    f"{path}: is gone or was changed since stage {name!r} made it; "
+                    f"restore it, or give another --output"
+                )
+        model = record["model"]
+        return StageResult(
+            model=self.folder / model if model else None,
+            numbers=record["numbers"],
+            outputs=tuple(self.folder / output for output in record["outputs"]),
+        )
+
+    def add(
+        self, name: str, inputs: Mapping[str, Any], result: StageResult, seconds: float
+    ) -> None:
+        """Record a finished stage and write the manifest."""
+        self.data["stages"][name] = {
+            "inputs": json.loads(json.dumps(inputs)),
+            "seconds": round(seconds, 2),
+            "model": _relative(result.model, self.folder),
+            "numbers": result.numbers,
+            "outputs": {
+                str(_relative(path, self.folder)): tree_digest(path) for path in result.outputs
+            },
+        }
+        write_json(self.folder / "manifest.json", self.data)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run folder.
+
+    Raises:
+        ManifestError: there is none, or it is not JSON.
+    """
+    path = folder / "manifest.json"
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(f"{path}: not found; give the folder of a run") from None
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{path}: not valid JSON ({error}); restore it") from None
+    return data
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a torn one."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def tree_digest(path: Path) -> str:
+    """SHA-256 over the names and bytes of a file, or of all files under a folder."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        digest.update(file.relative_to(path.parent).as_posix().encode() + b"\0")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def settings_digest(settings: Settings) -> str:
+    """Twelve hex digits that name a set of settings."""
+    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
+
+
+def git_state() -> dict[str, str | None]:
+    """Commit of the code that runs, and a digest of its uncommitted changes (None if clean)."""
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel").strip()) != root:
+            return {"commit": None, "changes": None}
+        commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return {"commit": None, "changes": None}
+    return {
+        "commit": commit,
+        "changes": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _relative(path: Path | None, folder: Path) -> str | None:
+    return path.relative_to(folder).as_posix() if path else None
+
+
+def _differences(old: Any, new: Any, path: str = "") -> str:
+    """`a.b: 1 -> 2` for every leaf that differs, at most five."""
+    found: list[str] = []
+
+    def walk(a: Any, b: Any, at: str) -> None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in sorted(a.keys() | b.keys()):
+                walk(a.get(key), b.get(key), f"{at}.{key}" if at else key)
+        elif a != b:
+            found.append(f"{at}: {a!r} -> {b!r}")
+
+    walk(old, new, path)
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return ", ".join(found[:5]) + more

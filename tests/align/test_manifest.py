@@ -1,0 +1,80 @@
+"""The manifest: finished stages are kept, changed settings and changed files are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from align.errors import ManifestError
+from align.manifest import Manifest, tree_digest
+from align.recipe import load_recipe
+from align.stages.context import StageResult
+
+RECIPE = load_recipe("phi-nano")
+
+
+def finished(folder: Path) -> Path:
+    """A run whose stage `sft` is done."""
+    model = folder / "sft" / "model"
+    with Manifest.open(folder, RECIPE) as manifest:
+        model.mkdir(parents=True)
+        (model / "weights").write_text("1")
+        manifest.add("sft", {"a": {"b": 1}}, StageResult(model, {"rows": 3}, (model,)), 1.0)
+    return model
+
+
+def test_finished_stage_is_kept(tmp_path: Path) -> None:
+    model = finished(tmp_path)
+    with Manifest.open(tmp_path, RECIPE) as manifest:
+        result = manifest.done("sft", {"a": {"b": 1}})
+        assert manifest.done("pts", {}) is None
+    assert result == StageResult(model, {"rows": 3}, (model,))
+
+
+def test_other_settings_are_named(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with (
+        Manifest.open(tmp_path, RECIPE) as manifest,
+        pytest.raises(ManifestError, match=r"a\.b: 1 -> 2"),
+    ):
+        manifest.done("sft", {"a": {"b": 2}})
+
+
+def test_changed_output_is_refused(tmp_path: Path) -> None:
+    model = finished(tmp_path)
+    (model / "weights").write_text("2")
+    with (
+        Manifest.open(tmp_path, RECIPE) as manifest,
+        pytest.raises(ManifestError, match="was changed since stage 'sft'"),
+    ):
+        manifest.done("sft", {"a": {"b": 1}})
+
+
+def test_two_processes_on_one_folder_are_refused(tmp_path: Path) -> None:
+    with (
+        Manifest.open(tmp_path, RECIPE),
+        pytest.raises(ManifestError, match="another process"),
+        Manifest.open(tmp_path, RECIPE),
+    ):
+        raise AssertionError("the second one must not open")
+
+
+def test_manifest_says_what_ran(tmp_path: Path) -> None:
+    finished(tmp_path)
+    data = json.loads((tmp_path / "manifest.json").read_text())
+    assert data["recipe"]["name"] == "phi-nano"
+    assert {"python", "torch", "transformers"} <= data["versions"].keys()
+    assert {"commit", "changes"} == data["git"].keys()
+
+
+def test_digest_sees_names_and_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    first = tree_digest(folder)
+    (folder / "a").rename(folder / "b")
+    second = tree_digest(folder)
+    (folder / "b").write_text("2")
+    assert len({first, second, tree_digest(folder)}) == 3

@@ -1,0 +1,100 @@
+"""Imports point one way: a module imports only what stands to its right in its package's order."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PTS = [
+    {"cli"},
+    {"api"},
+    {"runner", "report", "inspect"},
+    {"engines", "verifiers", "store", "journal", "testing"},
+    {"methods", "estimate", "branches", "pairs", "config"},
+    {"types"},
+    {"errors"},
+]
+ALIGN = [
+    {"cli"},
+    {"pipeline"},
+    {"check"},
+    {"stages"},
+    {"training", "evaluate", "report", "table", "export", "chat", "manifest", "statistics"},
+    {"data", "models", "losses", "judge"},
+    {"recipe", "errors"},
+]
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def place(order: list[set[str]], name: str) -> int | None:
+    return next((i for i, names in enumerate(order) if name in names), None)
+
+
+def own_room(path: Path, package: str) -> str:
+    return path.relative_to(ROOT / package).parts[0].removesuffix(".py").split("_")[0]
+
+
+@pytest.mark.parametrize(("package", "order"), [("pts", PTS), ("align", ALIGN)])
+def test_imports_point_one_way(package: str, order: list[set[str]]) -> None:
+    wrong = []
+    for path in modules(package):
+        here = place(order, own_room(path, package))
+        for name in imports(path):
+            if not name.startswith(f"{package}.") or here is None:
+                continue
+            there = place(order, room(name))
+            if there is not None and there < here:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_every_room_has_a_place() -> None:
+    for package, order in (("pts", PTS), ("align", ALIGN)):
+        for path in modules(package):
+            name = own_room(path, package)
+            assert name == "" or place(order, name) is not None, path
+
+
+def test_pts_knows_nothing_of_align() -> None:
+    for path in modules("pts"):
+        assert not {n for n in imports(path) if n.split(".")[0] == "align"}, path
+
+
+def test_only_training_touches_trl_and_peft() -> None:
+    allowed = {"align/training.py", "pts/engines/transformers.py"}
+    for path in modules("align") + modules("pts"):
+        touched = {n.split(".")[0] for n in imports(path)} & {"trl", "peft", "accelerate"}
+        where = path.relative_to(ROOT).as_posix()
+        assert not touched or where in allowed, (where, touched)
+
+
+@pytest.mark.parametrize("module", ["pts", "align", "align.cli", "pts.cli", "align.recipe"])
+def test_import_is_light(module: str) -> None:
+    code = (
+        f"import sys, {module}; heavy = {{'torch', 'transformers', 'trl', 'datasets', 'pandas'}};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,214 @@
+"""Files of a run: results, pairs and their atomic writes.
+
+A run folder holds
+
+    journal.jsonl   every finished wish, append-only (`pts.journal`)
+    results.jsonl   one question a line: its `QuestionResult` and what its rollouts cost; appended
+                    as questions finish, sorted at the end
+    pairs.jsonl     one confirmed `TokenPair` a line
+    pieces.json     text of every token id that the results mention: for reports without a model
+    summary.json    totals of the run
+
+results.jsonl survives SIGKILL at any byte (a torn last line is dropped and its question replayed
+from the journal); the files that are written whole are replaced atomically.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from pts.errors import DataError
+from pts.journal import drop_torn_line, dumps, write_all
+from pts.types import Purpose, QuestionResult, TokenPair
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Rollouts really sampled for one purpose; prefixes judged as they stand cost none.
+
+    `passed`, `cut` and `unscored` count among `rollouts`; UNSCORED draws were drawn again.
+    """
+
+    rollouts: int = 0
+    tokens: int = 0
+    passed: int = 0
+    cut: int = 0
+    unscored: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.rollouts + other.rollouts,
+            self.tokens + other.tokens,
+            self.passed + other.passed,
+            self.cut + other.cut,
+            self.unscored + other.unscored,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of results.jsonl: a question's result and what its rollouts cost."""
+
+    result: QuestionResult
+    spent: Mapping[Purpose, Tally]
+
+
+_RECORD = TypeAdapter(Record)
+_PAIR = TypeAdapter(TokenPair)
+
+
+class JsonLines(Generic[_T]):
+    """Records of a JSONL file, read one at a time at every iteration; `len` counts the lines."""
+
+    def __init__(self, path: Path, read: Callable[[bytes], _T]) -> None:
+        self.path = path
+        self._read = read
+
+    def __iter__(self) -> Iterator[_T]:
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield self._read(line)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    where = ".".join(map(str, first["loc"]))
+                    what = f"{where}: {first['msg']}" if where else first["msg"]
+                    raise DataError(f"{self.path}, line {number}: {what}") from None
+
+    def __len__(self) -> int:
+        with self.path.open("rb") as file:
+            return sum(1 for _ in file)
+
+
+def read_records(path: Path) -> JsonLines[Record]:
+    """Results with their costs, lazily. Iterating raises DataError (with the line number)."""
+    return JsonLines(path, _RECORD.validate_json)
+
+
+def read_results(path: Path) -> JsonLines[QuestionResult]:
+    """The `QuestionResult`s of a results.jsonl, lazily; see `read_records`."""
+    return JsonLines(path, lambda line: _RECORD.validate_json(line).result)
+
+
+def record_line(record: Record) -> str:
+    """A record as one line of JSON, without the newline. ValueError on NaN."""
+    return dumps(_RECORD.dump_python(record, mode="json"))
+
+
+class ResultFile:
+    """results.jsonl, open for a run: appended as questions finish, sorted when all have."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.touch()
+        drop_torn_line(path)
+        self.finished = {record.result.problem_id for record in read_records(path)}
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, record: Record) -> None:
+        """Add a finished question."""
+        write_all(self._file, (record_line(record) + "\n").encode())
+        self.finished.add(record.result.problem_id)
+
+    def sort(self, order: Iterable[str]) -> None:
+        """Rewrite the file in the order of the problems; results of others keep to the end."""
+        lines: dict[str, int] = {}
+        offset = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                lines[json.loads(line)["result"]["problem_id"]] = offset
+                offset += len(line)
+            asked = [lines.pop(name) for name in order if name in lines]
+            with replacing(self.path) as out:
+                for start in [*asked, *lines.values()]:
+                    file.seek(start)
+                    out.write(file.readline().decode())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class replacing:  # noqa: N801 - reads as a verb in `with replacing(path) as file`
+    """Context: a text file that takes the place of `path` when the block ends without error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+
+    def __enter__(self) -> io.TextIOWrapper:
+        self._file = self._temporary.open("w", encoding="utf-8", newline="\n")
+        return self._file
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is None:
+            os.replace(self._temporary, self._path)
+        else:
+            self._temporary.unlink()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write an indented JSON file atomically."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+def write_pairs(path: Path, pairs: Iterable[TokenPair]) -> None:
+    """Write token pairs as JSONL, atomically."""
+    with replacing(path) as file:
+        for pair in pairs:
+            file.write(dumps(_PAIR.dump_python(pair, mode="json")) + "\n")
+
+
+def read_pairs(path: Path) -> list[TokenPair]:
+    """Read token pairs. Raises DataError with the line number."""
+    return list(JsonLines(path, _PAIR.validate_json))
+
+
+def pairs_dataset(pairs: Iterable[TokenPair]) -> Dataset:
+    """The pairs as a Hugging Face dataset, tokenised: no text is involved, nothing to retokenise.
+
+    Columns `prompt_ids`, `chosen_ids`, `rejected_ids` (int64 lists; the last two of length 1), as
+    TRL's DPOTrainer names them after its own tokenisation (stock TRL 1.16 tokenises again, so its
+    trainer must be told to skip that step), and `problem_id`, `gap`, `worth`, `criterion`.
+    """
+    from datasets import Dataset, Features, List, Value
+
+    ids = List(Value("int64"))
+    numbers = {"gap": Value("float64"), "worth": Value("float64")}
+    columns = {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids}
+    text = {"problem_id": Value("string"), "criterion": Value("string")}
+    return Dataset.from_list(
+        [_row(pair) for pair in pairs], features=Features({**columns, **text, **numbers})
+    )
+
+
+def _row(pair: TokenPair) -> dict[str, Any]:
+    return {
+        "prompt_ids": list(pair.prompt_ids),
+        "chosen_ids": [pair.chosen],
+        "rejected_ids": [pair.rejected],
+        "problem_id": pair.problem_id,
+        "criterion": pair.criterion,
+        "gap": pair.gap.mean,
+        "worth": pair.worth,
+    }

@@ -1,0 +1,354 @@
+"""The runner: order, limits, seeds, redraws, the window, the engine's contract."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pts.engines.base import Wish
+from pts.errors import DataError, EngineError, VerifierError
+from pts.journal import Journal
+from pts.runner import Finished, Progress, SetAside, Steps, run
+from pts.types import Ids, Judgement, Outcome, Problem, Sample, Score, Verdict
+
+from .scripted import NEXT, STOP, ScriptedEngine, judge_odd, problems
+
+Outcomes = list[Outcome]
+
+
+def sample_once(wish: Sample) -> Steps[Outcomes]:
+    (outcomes,) = yield [wish]
+    return outcomes  # type: ignore[return-value]
+
+
+def two_rounds() -> Steps[list[Any]]:
+    """Two wishes of different length, then one at a place that the first round chose."""
+    first, second = yield [Sample((), 5, "filter"), Sample((1,), 3, "search")]
+    (third,) = yield [Sample(first[0].ids[:1], 4, "confirm")]
+    return [first, second, third]
+
+
+def results(finished: Iterable[Finished[Any]]) -> dict[str, Any]:
+    return {done.problem.id: done.result for done in finished}
+
+
+def one(wish: Sample, engine: ScriptedEngine, verifier: Any = judge_odd) -> Outcomes:
+    (done,) = run([(problems(1)[0], sample_once(wish))], engine, verifier)
+    return done.result
+
+
+def test_yields_are_answered_whole_and_in_order() -> None:
+    first, second, third = results(run([(problems(1)[0], two_rounds())], *scene()))["q0"]
+    assert [len(first), len(second), len(third)] == [5, 3, 4]
+
+
+def scene(width: int = 1) -> tuple[ScriptedEngine, Any]:
+    return ScriptedEngine(width=width), judge_odd
+
+
+def test_results_do_not_depend_on_order_batching_or_window() -> None:
+    def everything(width: int, window: int, reverse: bool) -> dict[str, Any]:
+        asked = problems(9)[::-1] if reverse else problems(9)
+        return results(run(((p, two_rounds()) for p in asked), *scene(width), window=window))
+
+    alone = everything(1, 1, False)
+    assert everything(7, 9, False) == alone
+    assert everything(3, 4, True) == alone
+    assert len(alone) == 9
+
+
+def test_the_run_seed_the_question_the_place_and_the_purpose_change_the_noise() -> None:
+    def outcomes(n: int = 40, **kw: Any) -> list[Ids]:
+        steps = sample_once(Sample(kw.pop("at", ()), n, kw.pop("purpose", "search")))
+        (done,) = run([(problems(9)[kw.pop("which", 0)], steps)], *scene(), **kw)
+        return [(*outcome.ids, outcome.length) for outcome in done.result]
+
+    plain = outcomes()
+    assert plain == outcomes()
+    assert plain[:10] == outcomes(n=10), "a larger n extends the same rollouts"
+    for change in ({"seed": 1}, {"which": 1}, {"at": (1,)}, {"purpose": "confirm"}):
+        assert outcomes(**change) != plain, change
+
+
+def test_a_repeated_wish_continues_the_index() -> None:
+    def repeated() -> Steps[list[Outcomes]]:
+        a, b = yield [Sample((), 3, "search"), Sample((), 3, "search")]
+        (c,) = yield [Sample((), 3, "search")]
+        return [a, b, c]  # type: ignore[list-item]
+
+    (done,) = run([(problems(1)[0], repeated())], *scene(width=2))
+    assert list(itertools.chain(*done.result)) == one(Sample((), 9, "search"), ScriptedEngine())
+
+
+def test_the_limit_is_on_the_whole_completion() -> None:
+    engine = ScriptedEngine(max_new_tokens=6)
+    one(Sample((1, 2), 2, "search"), engine)
+    assert [wish.limit for wish in engine.wishes] == [4]
+
+
+def test_a_completion_that_fills_the_limit_without_stopping_fails_unasked() -> None:
+    asked = []
+
+    def verifier(problem: Problem, text: str) -> Judgement:
+        asked.append(text)
+        return Judgement(Verdict.PASS)
+
+    outcomes = one(Sample((), 60, "filter"), ScriptedEngine(max_new_tokens=2), verifier)
+    cut = [outcome for outcome in outcomes if outcome.ids[-1] != STOP]
+    assert cut
+    assert all(o.cut and o.verdict is Verdict.FAIL and o.length == 2 for o in cut)
+    stopped = [outcome for outcome in outcomes if outcome.ids[-1] == STOP]
+    assert stopped
+    assert all(not o.cut and o.verdict is Verdict.PASS for o in stopped)
+    assert all(len(text) == 1 for text in asked), "a letter and the stop, never two letters"
+
+
+@pytest.mark.parametrize(
+    ("at", "verdict", "cut"),
+    [
+        ((1, STOP), Verdict.PASS, False),
+        ((2, STOP), Verdict.FAIL, False),
+        ((1, 1, 1, 1, 1, 1), Verdict.FAIL, True),
+        ((1, 1, 1, 1, 1, STOP), Verdict.PASS, False),
+    ],
+)
+def test_finished_prefixes_are_judged_without_sampling(
+    at: Ids, verdict: Verdict, cut: bool
+) -> None:
+    engine = ScriptedEngine(max_new_tokens=6)
+    (done,) = run([(problems(1)[0], sample_once(Sample(at, 3, "search")))], engine, judge_odd)
+    assert done.result == [Outcome((), verdict, cut, 0)] * 3
+    assert done.spent == {}
+    assert engine.wishes == []
+
+
+def test_only_filter_outcomes_keep_all_their_tokens() -> None:
+    filtered = one(Sample((), 30, "filter"), ScriptedEngine())
+    searched = one(Sample((), 30, "search"), ScriptedEngine())
+    assert all(len(outcome.ids) == outcome.length for outcome in filtered)
+    assert all(len(outcome.ids) == 1 for outcome in searched)
+    assert max(outcome.length for outcome in searched) > 1
+
+
+def test_scores_are_answered_in_their_slot() -> None:
+    def steps() -> Steps[list[Any]]:
+        answers = yield [Sample((), 2, "search"), Score((1, 2)), Sample((1,), 1, "search")]
+        return answers
+
+    (done,) = run([(problems(1)[0], steps())], *scene())
+    assert [len(answer) for answer in done.result] == [2, 2, 1]
+    assert done.result[1][1].prob(2) == NEXT[1][2]
+
+
+def test_spent_counts_rollouts_tokens_passes_and_cuts() -> None:
+    (done,) = run([(problems(1)[0], sample_once(Sample((), 50, "filter")))], *scene())
+    tally = done.spent["filter"]
+    assert tally.rollouts == 50
+    assert tally.tokens == sum(outcome.length for outcome in done.result)
+    assert tally.passed == sum(outcome.success for outcome in done.result)
+    assert tally.cut == sum(outcome.cut for outcome in done.result) > 0
+    assert tally.unscored == 0
+
+
+class Flaky:
+    """Cannot judge its first `failures` completions."""
+
+    def __init__(self, failures: int, error: Exception | None = None) -> None:
+        self.left, self.error = failures, error
+
+    def __call__(self, problem: Problem, text: str) -> Judgement:
+        if self.left > 0:
+            self.left -= 1
+            if self.error is not None:
+                raise self.error
+            return Judgement(Verdict.UNSCORED, reason="no worker")
+        return judge_odd(problem, text)
+
+
+def test_unscored_rollouts_are_drawn_again_and_counted() -> None:
+    engine = ScriptedEngine(max_new_tokens=30)
+    steps = sample_once(Sample((), 200, "search"))
+    (done,) = run([(problems(1)[0], steps)], engine, Flaky(2, OSError("disk")))
+    assert [len(wish.seeds) for wish in engine.wishes] == [200, 2]
+    assert not set(engine.wishes[0].seeds) & set(engine.wishes[1].seeds)
+    assert done.spent["search"].unscored == 2
+    assert done.spent["search"].rollouts == 202
+    assert len(done.result) == 200
+    assert Verdict.UNSCORED not in Counter(outcome.verdict for outcome in done.result)
+
+
+@pytest.mark.parametrize(("failures", "aside"), [(2, False), (3, True), (10**6, True)])
+def test_a_question_with_too_many_unscored_rollouts_is_set_aside(
+    failures: int, aside: bool
+) -> None:
+    """100 rollouts and 2 redraws make a share below .02, 3 redraws one above."""
+    closed = []
+
+    def steps() -> Steps[str]:
+        try:
+            yield [Sample((), 100, "filter")]
+            yield [Sample((), 1, "search")]
+        except GeneratorExit:
+            closed.append(True)
+            raise
+        return "searched"
+
+    def on_set_aside(about: SetAside) -> str:
+        assert about.reason == "no worker"
+        assert about.spent["filter"].unscored >= 3
+        return "aside"
+
+    engine = ScriptedEngine(max_new_tokens=30)
+    searches = [(problems(1)[0], steps())]
+    (done,) = run(searches, engine, Flaky(failures), set_aside=on_set_aside)
+    assert done.result == ("aside" if aside else "searched")
+    assert bool(closed) == aside
+
+
+def test_without_a_callback_a_hopeless_question_is_an_error_that_names_it() -> None:
+    with pytest.raises(VerifierError, match=r"(?s)'q0'.*OSError: disk"):
+        one(
+            Sample((), 3, "filter"),
+            ScriptedEngine(max_new_tokens=30),
+            Flaky(10**6, OSError("disk")),
+        )
+
+
+def test_a_finished_prefix_that_cannot_be_judged_sets_the_question_aside() -> None:
+    with pytest.raises(VerifierError, match="no worker"):
+        one(Sample((1, STOP), 3, "filter"), ScriptedEngine(), Flaky(10**6))
+
+
+def test_a_verifier_must_return_a_judgement() -> None:
+    with pytest.raises(VerifierError, match=r"True.*CallableVerifier"):
+        one(Sample((), 30, "filter"), ScriptedEngine(), lambda problem, text: True)
+
+
+def test_the_stream_is_read_lazily_and_the_window_is_kept_full() -> None:
+    started: list[str] = []
+    most = 0
+
+    def stream() -> Iterator[tuple[Problem, Steps[Outcomes]]]:
+        for problem in problems(20):
+            started.append(problem.id)
+            yield problem, sample_once(Sample((), 2, "search"))
+
+    for count, _ in enumerate(run(stream(), *scene(width=3), window=4)):
+        most = max(most, len(started) - count)
+    assert len(started) == 20
+    assert most == 4
+
+
+def test_generators_are_closed_when_the_consumer_stops() -> None:
+    closed = []
+
+    def steps(name: str) -> Steps[None]:
+        try:
+            while name != "q0":
+                yield [Sample((), 1, "search")]
+            yield [Sample((), 1, "search")]
+        finally:
+            closed.append(name)
+
+    live = run(((p, steps(p.id)) for p in problems(3)), *scene())
+    next(live)
+    live.close()
+    assert sorted(closed) == ["q0", "q1", "q2"]
+
+
+def test_errors_of_a_generator_name_the_question() -> None:
+    def steps() -> Steps[None]:
+        yield [Sample((), 1, "search")]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(run([(problems(1)[0], steps())], *scene()))
+    assert "'q0'" in caught.value.__notes__[0]
+
+
+def test_repeated_ids_are_refused() -> None:
+    same = [problems(1)[0], problems(1)[0]]
+    with pytest.raises(DataError, match="two problems have the id 'q0'"):
+        list(run(((p, sample_once(Sample((), 1, "search"))) for p in same), *scene()))
+
+
+class Broken(ScriptedEngine):
+    """Delivers `answer` instead of rollouts."""
+
+    def __init__(self, answer: list[Ids]) -> None:
+        super().__init__(max_new_tokens=3)
+        self.answer = answer
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        yield next(wishes), self.answer  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], [()], [(1,)], [(1, 1, 1, 1)], [(1, STOP, 1)], [(1, STOP), (1, STOP)]],
+    ids=["none", "empty", "unfinished", "too long", "past the stop", "too many"],
+)
+def test_an_engine_that_breaks_its_contract_is_an_error(answer: list[Ids]) -> None:
+    with pytest.raises(EngineError, match=r"Broken\.sample gave"):
+        one(Sample((), 1, "search"), Broken(answer))
+
+
+def test_an_engine_that_forgets_wishes_is_an_error() -> None:
+    with pytest.raises(EngineError, match="ended while"):
+        list(
+            run(
+                [(problems(1)[0], two_rounds())],
+                Broken([(1, STOP)] * 5),
+                judge_odd,
+            )
+        )
+
+
+def test_progress_is_reported() -> None:
+    seen: list[Progress] = []
+    engine = ScriptedEngine()
+    searches = [(p, sample_once(Sample((), 5, "search"))) for p in problems(4)]
+    list(run(searches, engine, judge_odd, on_progress=seen.append))
+    assert (seen[-1].questions, seen[-1].rollouts, seen[-1].replayed) == (4, 20, 0)
+
+
+def test_a_journal_answers_everything_the_second_time(tmp_path: Path) -> None:
+    def once(engine: ScriptedEngine) -> list[Finished[Any]]:
+        with Journal(tmp_path / "journal.jsonl", {}) as journal:
+            searches = ((p, two_rounds()) for p in problems(5))
+            done = list(run(searches, engine, judge_odd, journal=journal))
+        return sorted(done, key=lambda finished: finished.problem.id)
+
+    first, again = ScriptedEngine(), ScriptedEngine()
+    assert once(first) == once(again)
+    assert len(first.wishes) == 15
+    assert again.wishes == []
+
+
+def test_redraws_are_journalled_with_their_cost(tmp_path: Path) -> None:
+    def once(verifier: Any) -> Finished[Any]:
+        with Journal(tmp_path / "journal.jsonl", {}) as journal:
+            steps = sample_once(Sample((), 200, "search"))
+            (done,) = run([(problems(1)[0], steps)], ScriptedEngine(20), verifier, journal=journal)
+        return done
+
+    assert once(Flaky(2)) == once(Flaky(0))
+
+
+def test_a_changed_reference_is_noticed_on_resume(tmp_path: Path) -> None:
+    from pts.errors import JournalError
+
+    for reference, bad in (("odd", False), ("odd", False), ("even", True)):
+        with Journal(tmp_path / "journal.jsonl", {}) as journal:
+            searches = [(Problem("q0", "a", reference), sample_once(Sample((), 1, "search")))]
+            live = run(searches, ScriptedEngine(), judge_odd, journal=journal)
+            if bad:
+                with pytest.raises(JournalError, match="'q0' has changed"):
+                    list(live)
+            else:
+                list(live)

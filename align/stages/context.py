@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ class StageContext:
     """`token_dpo` only: the pairs that the search wrote."""
     progress: bool = True
     """Show progress bars."""
+
+    def seed(self, purpose: str) -> int:
+        """A 31-bit seed of its own for each purpose, fixed by the recipe's seed."""
+        text = f"{self.recipe.seed}|{purpose}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
 @dataclass(frozen=True)

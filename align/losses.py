@@ -1,0 +1,82 @@
+"""Losses of direct preference optimisation as pure functions of tensors.
+
+    margin_B = token_margin(hidden_BH, head.weight, head.bias, chosen_B, rejected_B)
+    loss = weighted_mean(dpo_loss(margin_B, reference_margin_B, beta), weight_B)
+
+Shape suffixes: B pairs, H hidden size, V vocabulary. Everything is computed in float32, whatever
+the type of the inputs. The log-probabilities of full-length completions are not made here: TRL's
+trainer sums them itself.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that the torch documentation uses
+from torch import Tensor
+
+
+def row_logits(hidden_BH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_B: Tensor) -> Tensor:
+    """Logit of one token a row in float32, shape [B], without the other V - 1.
+
+    bfloat16 logits near 20 are 0.125 apart: too coarse for the difference of two of them.
+    """
+    logits_B = (hidden_BH.float() * weight_VH[ids_B].float()).sum(-1)
+    return logits_B if bias_V is None else logits_B + bias_V[ids_B].float()
+
+
+def token_margin(
+    hidden_BH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    chosen_B: Tensor,
+    rejected_B: Tensor,
+) -> Tensor:
+    """log π(chosen) - log π(rejected) of two next tokens in one context, shape [B].
+
+    Both share the softmax's denominator, so the difference of their logits is exact, and no
+    gradient reaches the logits of third tokens.
+    """
+    chosen_logit_B = row_logits(hidden_BH, weight_VH, bias_V, chosen_B)
+    return chosen_logit_B - row_logits(hidden_BH, weight_VH, bias_V, rejected_B)
+
+
+def dpo_loss(margin_B: Tensor, reference_margin_B: Tensor, beta: float) -> Tensor:
+    """-log σ(β (margin - reference margin)) of each pair, shape [B].
+
+    A margin is log π(chosen) - log π(rejected) of one policy; written with margins this is
+    equation 7 of Rafailov et al. 2023. It holds for single tokens and for whole completions.
+    """
+    return -F.logsigmoid(beta * (margin_B.float() - reference_margin_B.float()))
+
+
+def chosen_nll(logits_BV: Tensor, chosen_B: Tensor) -> Tensor:
+    """-log π(chosen) of each pair, shape [B]: the anchor against displacement.
+
+    The DPO loss is silent about third tokens; this term pulls mass back from them.
+    """
+    return F.cross_entropy(logits_BV.float(), chosen_B, reduction="none")
+
+
+def pair_probs(logits_BV: Tensor, chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
+    """π(chosen), π(rejected) and the mass of all other tokens at temperature 1, shape [B, 3]."""
+    probs_BV = logits_BV.float().softmax(-1)
+    chosen_B1, rejected_B1 = chosen_B[:, None], rejected_B[:, None]
+    pair_B2 = torch.cat([probs_BV.gather(1, chosen_B1), probs_BV.gather(1, rejected_B1)], dim=1)
+    return torch.cat([pair_B2, 1 - pair_B2.sum(1, keepdim=True)], dim=1)
+
+
+def weighted_mean(loss_B: Tensor, weight_B: Tensor) -> Tensor:
+    """Mean of weight * loss, a scalar.
+
+    The divisor is B, not the sum of the weights: weights have mean 1 over the data set, so a
+    batch of worthy pairs counts for more than a batch of poor ones.
+    """
+    return (loss_B * weight_B).mean()
+
+
+def mean_one(weights: list[float]) -> list[float]:
+    """Weights scaled to mean 1. A list of zeros has no scale: ValueError."""
+    total = sum(weights)
+    if total <= 0:
+        raise ValueError(f"weights must have a positive sum, got {total}")
+    return [weight * len(weights) / total for weight in weights]

@@ -1,0 +1,162 @@
+"""Stage 2b: DPO on the pivotal tokens that the search confirmed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from align.errors import StageError
+from align.losses import mean_one
+from align.manifest import write_json
+from align.recipe import TokenDPOConfig
+from align.stages.context import StageContext, StageResult
+from pts.store import read_pairs
+from pts.types import TokenPair
+
+START_TOLERANCE = 1e-5
+"""Largest |margin - reference margin| before the first step, relative where margins exceed 1."""
+
+
+def run(context: StageContext) -> StageResult:
+    """Train on `context.pairs`.
+
+    Raises:
+        StageError: no pairs, pairs of another policy, or a reference that is not the start.
+        pts.errors.DataError: a pair cannot be read.
+    """
+    from align import training
+    from align.training_token import TokenDPOTrainer, check_head
+
+    config = context.recipe.token_dpo
+    done = training.begin(context, config)
+    if done is not None:
+        return done
+    pairs = select_pairs(_pairs(context), config)
+    policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
+    _check_policy(context, pairs)
+    training.switch_off_dropout(policy)
+    rows = _rows(context, policy, pairs)
+    check_head(policy, rows[: config.batch_size])
+    if config.reference == "start":
+        check_start(policy, rows[: config.batch_size])
+    trainer = TokenDPOTrainer(
+        training.with_adapter(policy, training.adapter(config.lora, policy)),
+        training.arguments(context, config, "token_dpo"),
+        rows,
+        config.beta,
+        config.anchor,
+    )
+    numbers = {"pairs": len(pairs), **training.fit(trainer, context)}
+    return training.finish(context, trainer.model, tokenizer, numbers)
+
+
+def _pairs(context: StageContext) -> list[TokenPair]:
+    if context.pairs is None:
+        raise StageError("token_dpo: needs the pairs of a search; run the stage 'pts' before it")
+    pairs = read_pairs(context.pairs)
+    if not pairs:
+        raise StageError(
+            f"{context.pairs}: holds no pairs; search more questions (pts.questions), or problems "
+            "that the policy solves sometimes but not always"
+        )
+    return pairs
+
+
+def select_pairs(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[TokenPair]:
+    """The `max_pairs` pairs of highest worth, in the file's order."""
+    if not config.max_pairs:
+        return list(pairs)
+    ranked = sorted(range(len(pairs)), key=lambda i: -pairs[i].worth)
+    return [pairs[i] for i in sorted(ranked[: config.max_pairs])]
+
+
+def weights(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[float]:
+    """A weight for each pair, mean 1. Pairs measured to be worth less than nothing weigh 0."""
+    if config.weight_by == "none":
+        return [1.0] * len(pairs)
+    return mean_one([max(0.0, pair.worth) for pair in pairs])
+
+
+def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
+    """Pairs say what helps the policy that they were measured on, and no other."""
+    from align import training
+
+    config = context.recipe.token_dpo
+    digest = training.policy_digest(_reference_path(context), context.recipe.model)
+    strangers = sum(pair.policy != digest for pair in pairs)
+    if not strangers:
+        return
+    message = (
+        f"{context.pairs}: {strangers} of {len(pairs)} pairs were measured on another policy than "
+        f"the reference {_reference_path(context)}; search again, or set token_dpo.strict=false"
+    )
+    if config.strict:
+        raise StageError(message)
+    warnings.warn(message, stacklevel=2)
+
+
+def _reference_path(context: StageContext) -> Path:
+    reference = context.recipe.token_dpo.reference
+    return context.policy if reference == "start" else Path(reference)
+
+
+def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> list[Any]:
+    """Rows with weights and reference margins."""
+    from align.training_token import TokenRow
+
+    config = context.recipe.token_dpo
+    rows = [
+        TokenRow(pair.prompt_ids, pair.chosen, pair.rejected, weight)
+        for pair, weight in zip(pairs, weights(pairs, config), strict=True)
+    ]
+    known = _reference_margins(context, policy, rows)
+    return [
+        dataclasses.replace(row, reference_margin=margin)
+        for row, margin in zip(rows, known, strict=True)
+    ]
+
+
+def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) -> list[float]:
+    """Margins under the reference with its own weights, computed once and kept in the folder."""
+    from align import training
+    from align.training_token import all_margins
+
+    config = context.recipe.token_dpo
+    file = context.folder / "reference.json"
+    asked = [(row.prompt, row.chosen, row.rejected) for row in rows]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    if file.is_file():
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored["pairs"] == key:
+            return stored["margins"]
+    model = policy
+    if config.reference != "start":
+        model, _ = training.load_trainable(config.reference, context.recipe.model, config)
+        training.switch_off_dropout(model)
+    found = all_margins(model, rows, config.batch_size)
+    write_json(file, {"pairs": key, "margins": found})
+    return found
+
+
+def check_start(policy: Any, rows: Sequence[Any]) -> None:
+    """Before the first step the policy is the reference, so margins must agree.
+
+    Raises:
+        StageError: they differ, so the stored margins belong to other weights.
+    """
+    from align.training_token import all_margins
+
+    found = all_margins(policy, rows, len(rows))
+    stored = [row.reference_margin for row in rows]
+    tolerance = START_TOLERANCE if policy.dtype.itemsize == 4 else 1e-2
+    gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, stored, strict=True)]
+    if max(gaps) > tolerance:
+        raise StageError(
+            f"token_dpo: the starting policy's margins differ from the reference's by up to "
+            f"{max(gaps):.2g}; delete the stage's folder, or name the reference that is meant"
+        )

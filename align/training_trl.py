@@ -1,0 +1,135 @@
+"""The two trainers that come from TRL, fed with token ids: SFT and full-length DPO.
+
+TRL tokenises text itself and changes it on the way (it appends an end-of-text token to
+preference pairs and closes open turns). Here rows are ids from the start, so that what was
+sampled is what is trained, and every row that enters is used: nothing is cut or filtered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from align import training
+from align.data.chat import ChatIds
+from align.models.load import device_of
+from align.recipe import FullDPOConfig, TrainingConfig
+from align.stages.context import StageContext
+from pts.types import Ids
+
+IGNORED = -100
+"""Label of tokens without a loss (PyTorch's convention)."""
+
+
+class IdSFTTrainer(SFTTrainer):
+    """TRL's SFT trainer without the model card that it writes at each checkpoint."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: the run's report tells what was trained."""
+
+
+def sft_trainer(
+    context: StageContext,
+    config: TrainingConfig,
+    seed: str,
+    policy: Any,
+    tokenizer: Any,
+    rows: Sequence[ChatIds],
+    new_tokens: Sequence[int] = (),
+) -> SFTTrainer:
+    """SFT on the tokens under the mask.
+
+    The loss is the mean over the masked tokens of an optimiser step. Steps are random draws from
+    the data, not sorted by length, so short answers get no more weight than their tokens have.
+    """
+    device = device_of(context.recipe.model)
+    args = training.arguments(
+        context,
+        config,
+        seed,
+        SFTConfig,
+        logging_steps=5,
+        gradient_checkpointing=training.recompute_activations(policy, device),
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    data = Dataset.from_dict(
+        {"input_ids": [list(row.ids) for row in rows], "labels": [labels(row) for row in rows]}
+    )
+    return IdSFTTrainer(
+        model=policy,
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=training.adapter(config.lora, policy, new_tokens),
+    )
+
+
+def labels(row: ChatIds) -> list[int]:
+    """The ids, with `IGNORED` where the mask is 0."""
+    return [token if flag else IGNORED for token, flag in zip(row.ids, row.mask, strict=True)]
+
+
+class IdDPOTrainer(DPOTrainer):
+    """TRL's DPO trainer on rows of `prompt_ids`, `chosen_ids` and `rejected_ids`.
+
+    Nothing is appended to the ids and nothing is cut. Reference log-probabilities are computed
+    once from the weights at hand, and kept in memory instead of a cache on disk.
+    """
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: the run's report tells what was trained."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        model = self.ref_model or self.model
+        model.eval()
+        columns: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
+        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator):
+            moved = {key: value.to(self.accelerator.device) for key, value in batch.items()}
+            pair = self.compute_ref_log_probs(model, moved)
+            for column, logps in zip(columns.values(), pair, strict=True):
+                column.extend(logps.float().tolist())
+        for key, values in columns.items():
+            dataset = dataset.add_column(key, values)
+        return dataset
+
+
+def dpo_trainer(
+    context: StageContext,
+    config: FullDPOConfig,
+    seed: str,
+    policy: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[Ids, Ids, Ids]],
+    reference: Any = None,
+) -> DPOTrainer:
+    """DPO on (prompt, chosen, rejected) ids; without `reference`, against `policy` as it is now."""
+    training.switch_off_dropout(policy)
+    device = device_of(context.recipe.model)
+    args = training.arguments(
+        context,
+        config,
+        seed,
+        DPOConfig,
+        gradient_checkpointing=training.recompute_activations(policy, device),
+        beta=config.beta,
+        max_length=None,
+        precompute_ref_log_probs=True,
+    )
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    columns = {name: [list(pair[k]) for pair in pairs] for k, name in enumerate(names)}
+    return IdDPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        peft_config=training.adapter(config.lora, policy),
+    )

@@ -14,7 +14,7 @@ import io
 import json
 import logging
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -62,10 +62,10 @@ class Journal:
     prefix with digest `at`, each outcome as `[code, length, *ids]` (code 0 fail, 1 pass, 2 cut),
     with `"r": [draws, tokens]` where UNSCORED draws were replaced.
 
-    Only byte offsets of unfinished questions are kept in memory.
+    Only byte offsets are kept in memory, and those of a question until it begins.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any], finished: Collection[str] = ()):
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         """Create the journal, or open it to resume.
 
         Raises JournalError if another process holds it, if it belongs to a run with another
@@ -77,7 +77,7 @@ class Journal:
         self._file = path.open("a+b", buffering=0)
         try:
             self._lock()
-            self._load(json.loads(dumps(fingerprint)), finished)
+            self._load(json.loads(dumps(fingerprint)))
         except BaseException:
             self._file.close()
             raise
@@ -91,7 +91,7 @@ class Journal:
                 "or give this run another output folder"
             ) from None
 
-    def _load(self, fingerprint: dict[str, Any], finished: Collection[str]) -> None:
+    def _load(self, fingerprint: dict[str, Any]) -> None:
         header = None
         for number, offset, entry in _entries(self.path):
             if number == 1:
@@ -99,11 +99,16 @@ class Journal:
                 _same_run(self.path, entry, fingerprint)
             elif (question := entry.get("q")) is None:
                 raise _damaged(self.path, number, "the line names no question")
-            elif question not in finished:
+            else:
                 self._offsets.setdefault(question, array("q")).append(offset)
         drop_torn_line(self.path)
         if header is None:
             self._append({"format": FORMAT, "fingerprint": fingerprint})
+
+    def forget(self, questions: Iterable[str]) -> None:
+        """Let go of questions that will not be begun again."""
+        for question in questions:
+            self._offsets.pop(question, None)
 
     def begin(self, question: str, digest: str) -> Replay:
         """Start a question: return what is on file, and let go of it.
@@ -203,6 +208,15 @@ def drop_torn_line(path: Path) -> None:
         if last and _parse(last) is None:
             _log.warning("%s: dropped a half-written last line (%d bytes)", path, len(last))
             file.truncate(keep - len(last))
+
+
+def read_fingerprint(path: Path) -> dict[str, Any]:
+    """What a run's journal says of it. Raises JournalError if the journal has no header."""
+    for number, _, entry in _entries(path):
+        if number == 1 and isinstance(entry.get("fingerprint"), dict):
+            return dict(entry["fingerprint"])
+        break
+    raise JournalError(f"{path}: no header; this is not the journal of a run")
 
 
 def _same_run(path: Path, header: dict[str, Any], fingerprint: dict[str, Any]) -> None:

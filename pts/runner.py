@@ -30,11 +30,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 from pts.engines.base import Engine, Wish
 from pts.errors import DataError, EngineError, VerifierError
 from pts.journal import Journal, Replay
+from pts.methods.steps import Steps
 from pts.runner_judging import Judge
 from pts.runner_rollouts import Draw
 from pts.store import Tally
@@ -52,9 +53,6 @@ from pts.types import (
 from pts.verifiers.base import Verifier
 
 R = TypeVar("R")
-
-Steps: TypeAlias = Generator[Wishes, list[Measurement], R]
-"""A question's generator; `pts.types.Search` is the one that returns a `QuestionResult`."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +107,8 @@ def run(
     `searches` is read lazily, `window` questions ahead, so memory does not grow with their
     number. With a `journal`, finished wishes are recorded and those on file are not drawn again.
 
-    A question is set aside when one rollout stays UNSCORED through all attempts
-    (`pts.runner_rollouts.ATTEMPTS`), when a finished prefix cannot be judged, or when UNSCORED draws are
+    A question is set aside when one rollout stays UNSCORED through all its attempts (ATTEMPTS in
+    `pts.runner_rollouts`), when a finished prefix cannot be judged, or when UNSCORED draws are
     more than `unscored_limit` of its draws (read once 1/unscored_limit are drawn, and at the
     end). Without `set_aside` this raises VerifierError.
 

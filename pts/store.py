@@ -193,13 +193,12 @@ def pairs_dataset(pairs: Iterable[TokenPair]) -> Dataset:
     """
     from datasets import Dataset, Features, List, Value
 
-    ids = List(Value("int64"))
-    numbers = {"gap": Value("float64"), "worth": Value("float64")}
-    columns = {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids}
-    text = {"problem_id": Value("string"), "criterion": Value("string")}
-    return Dataset.from_list(
-        [_row(pair) for pair in pairs], features=Features({**columns, **text, **numbers})
-    )
+    ids, number, text = List(Value("int64")), Value("float64"), Value("string")
+    features = {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids, "problem_id": text}
+    features |= {"criterion": text, "gap": number, "worth": number}
+    rows = [_row(pair) for pair in pairs]
+    columns = {name: [row[name] for row in rows] for name in features}
+    return Dataset.from_dict(columns, features=Features(features))
 
 
 def _row(pair: TokenPair) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+"""A key/value cache with one slot a rollout, each slot at its own length.
+
+`SlotCache` is a `transformers` `Cache` over preallocated buffers [layers, rows, heads, capacity,
+dim]. Before a forward it is aimed at positions [n, Q]: row i writes its Q tokens there, and
+attention reads the first `span` positions of rows 0..n-1; a 4D mask hides what a row has not
+written. Rows in use are kept dense (0..n-1), so that a batch is a view and never a gather.
+
+`kv_shape` finds the sizes by a one-token forward and refuses models whose layers are not all plain
+attention of one shape (recurrent layers, shared or uneven KV). `exact_length` tells how long a
+sequence may be: a sliding window is exact only while everything fits inside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+from pts.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class KvShape:
+    """What one token occupies in the cache of one layer, and how many layers there are."""
+
+    layers: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Over all layers, keys and values together."""
+        size = torch.empty(0, dtype=self.dtype).element_size()
+        return self.layers * self.heads * (self.key_dim + self.value_dim) * size
+
+
+@dataclass(frozen=True, slots=True)
+class Kv:
+    """Keys and values of one token sequence, [layers, heads, length, dim] each."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+
+@torch.inference_mode()
+def kv_shape(model: Any) -> KvShape:
+    """Sizes of the model's cache. Raises EngineError for a cache that slots cannot hold."""
+    device = next(model.parameters()).device
+    cache: Any = DynamicCache(config=model.config)
+    model(torch.zeros((1, 1), dtype=torch.long, device=device), past_key_values=cache)
+    layers = cache.layers
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    if plain and all(layer.is_initialized for layer in layers):
+        shapes = {(tuple(layer.keys.shape), tuple(layer.values.shape)) for layer in layers}
+        if len(shapes) == 1:
+            ((_, heads, _, key_dim), (*_, value_dim)) = shapes.pop()
+            keys = layers[0].keys
+            return KvShape(len(layers), heads, key_dim, value_dim, keys.dtype, keys.device)
+    kinds = sorted({type(layer).__name__ for layer in layers})
+    raise EngineError(
+        f"{type(model).__name__}: cache layers {', '.join(kinds)} are not attention layers of "
+        "one shape; use a server engine for this model"
+    )
+
+
+def exact_length(config: Any) -> tuple[int, str] | None:
+    """The longest sequence whose attention slots reproduce, and the config key behind it.
+
+    None when there is no such bound. Covered: sliding and chunked attention, RoPE that rescales
+    itself past a length (all of a batch would switch at once), learned position tables.
+    """
+    bounds: list[tuple[int, str]] = []
+    kinds = getattr(config, "layer_types", None)
+    for key, kind in (
+        ("sliding_window", "sliding_attention"),
+        ("attention_chunk_size", "chunked_attention"),
+    ):
+        size = getattr(config, key, None)
+        off = key == "sliding_window" and getattr(config, "use_sliding_window", True) is False
+        if size and not off and (kinds is None or kind in kinds):
+            bounds.append((int(size), key))
+    table = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None)
+    if table and not rope:
+        bounds.append((int(table), "max_position_embeddings"))
+    if rope and table and {"dynamic", "longrope"} & _rope_types(rope):
+        key = "original_max_position_embeddings"
+        bounds.append((int(rope.get(key) or getattr(config, key, None) or table), key))
+    return min(bounds) if bounds else None
+
+
+def _rope_types(rope: Any) -> set[str]:
+    """The RoPE variants in use; some configs hold one set of parameters for each kind of layer."""
+    nested = [value for value in rope.values() if isinstance(value, dict)]
+    return {str(part.get("rope_type")) for part in [rope, *nested]}
+
+
+@dataclass(slots=True)
+class _Aim:
+    """Where the next forward writes and how far it reads; shared by all layers of a cache."""
+
+    rows: torch.Tensor
+    positions: torch.Tensor
+    span: int
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """One layer's view of the buffers."""
+
+    is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, cache: SlotCache, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.cache = cache
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the buffers exist."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        aim, n = self.cache.aim, key_states.shape[0]
+        self.keys[aim.rows, :, aim.positions] = key_states.transpose(1, 2)
+        self.values[aim.rows, :, aim.positions] = value_states.transpose(1, 2)
+        return self.keys[:n, :, : aim.span], self.values[:n, :, : aim.span]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.aim.span, 0
+
+    def get_seq_length(self) -> int:
+        return self.cache.aim.span
+
+    def get_max_length(self) -> int:
+        return int(self.keys.shape[-2])
+
+
+class SlotCache(Cache):
+    """Buffers for `rows` sequences of at most `capacity` tokens.
+
+    Filled with zeros: attention multiplies what the mask hides by 0, and 0 x NaN is NaN.
+    """
+
+    def __init__(self, shape: KvShape, rows: int, capacity: int) -> None:
+        self.shape, self.rows, self.capacity = shape, rows, capacity
+        lead = (shape.layers, rows, shape.heads, capacity)
+        options: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
+        self.all_keys = torch.zeros((*lead, shape.key_dim), **options)
+        self.all_values = torch.zeros((*lead, shape.value_dim), **options)
+        nowhere = torch.zeros((0, 1), dtype=torch.long, device=shape.device)
+        self.aim = _Aim(nowhere, nowhere, 0)
+        super().__init__(
+            layers=[
+                _SlotLayer(self, self.all_keys[i], self.all_values[i]) for i in range(shape.layers)
+            ]
+        )
+
+    def point(self, positions: torch.Tensor, span: int) -> None:
+        """Aim the next forward of rows 0..n-1 at `positions` [n, Q], reading `span` positions."""
+        rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+        self.aim = _Aim(rows, positions, span)
+
+    def put(self, start: int, count: int, kv: Kv, length: int) -> None:
+        """Copy the first `length` tokens of `kv` into rows start..start+count-1."""
+        rows = slice(start, start + count)
+        self.all_keys[:, rows, :, :length] = kv.keys[:, None, :, :length]
+        self.all_values[:, rows, :, :length] = kv.values[:, None, :, :length]
+
+    def take(self, row: int, length: int) -> Kv:
+        """A copy of the first `length` tokens of a row."""
+        return Kv(
+            self.all_keys[:, row, :, :length].clone(), self.all_values[:, row, :, :length].clone()
+        )
+
+    def move(self, source: torch.Tensor, target: torch.Tensor, length: int) -> None:
+        """Copy the first `length` tokens of rows `source` over rows `target`."""
+        self.all_keys[:, target, :, :length] = self.all_keys[:, source, :, :length]
+        self.all_values[:, target, :, :length] = self.all_values[:, source, :, :length]
+
+    def resized(self, rows: int, capacity: int, live: int, length: int) -> SlotCache:
+        """A cache of other sizes that holds the first `length` tokens of rows 0..live-1."""
+        other = SlotCache(self.shape, rows, capacity)
+        other.all_keys[:, :live, :, :length] = self.all_keys[:, :live, :, :length]
+        other.all_values[:, :live, :, :length] = self.all_values[:, :live, :, :length]
+        return other
+
+
+@torch.inference_mode()
+def forward(
+    model: Any, cache: SlotCache, tokens: torch.Tensor, positions: torch.Tensor, keep: int
+) -> torch.Tensor:
+    """Run tokens [n, Q] at positions [n, Q] through rows 0..n-1 of the cache.
+
+    Every position up to a token's own is visible to it, so a row must have been written without
+    gaps. Returns logits of the last `keep` columns, [n, keep, V].
+    """
+    span = int(positions.max()) + 1
+    cache.point(positions, span)
+    hidden = torch.arange(span, device=positions.device) > positions[:, :, None]
+    mask = torch.zeros(hidden.shape, dtype=cache.shape.dtype, device=positions.device)
+    mask.masked_fill_(hidden, torch.finfo(cache.shape.dtype).min)
+    output = model(
+        input_ids=tokens,
+        attention_mask=mask[:, None],
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    )
+    logits: torch.Tensor = output.logits
+    return logits

@@ -1,0 +1,475 @@
+"""The transformers engine on tiny random models: exactness, sharing, the live queue, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from pts.config import SamplingConfig
+from pts.engines.base import Engine, Wish
+from pts.engines.batch import Limits, RolloutBatch
+from pts.engines.sampling import truncate
+from pts.engines.transformers import TransformersEngine, weights_digest
+from pts.errors import EngineError
+from pts.types import Ids, Message, Problem
+
+VOCAB = 60
+STOP = 1
+PROMPT = (5, 9, 13, 17, 21)
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+
+
+def tiny(kind: str, **changes: Any) -> Any:
+    """A random model with logits spread enough for sampling to have something to choose."""
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": STOP,
+        "initializer_range": 0.4,
+    }
+    config, cls = {
+        "phi3": (Phi3Config, Phi3ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }[kind]
+    torch.manual_seed(0)
+    return cls(config(**{**sizes, **changes})).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    special = ["<pad>", "<|im_end|>", "<s>", "<|im_start|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCAB - len(special)]
+    accent = ["Ã", "©"]  # stand-ins of the two bytes of é
+    letters = [c for c in letters if c not in accent][: VOCAB - len(special) - 2] + accent
+    vocab = {t: i for i, t in enumerate([*special, *letters])}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<s>",
+        additional_special_tokens=["<|im_start|>"], chat_template=TEMPLATE,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["phi3", "llama"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return tiny(request.param)
+
+
+def engine(model: Any, tokenizer: Any, max_rows: int | None = None, **sampling: Any) -> Any:
+    return TransformersEngine(model, tokenizer, SamplingConfig(**sampling), max_rows=max_rows)
+
+
+def drawn(engine: Any, wishes: list[Wish]) -> dict[int, list[Ids]]:
+    return {wish.key: outputs for wish, outputs in engine.sample(iter(wishes))}
+
+
+def some_wishes() -> list[Wish]:
+    """Prefixes of several lengths, several rollouts each, some sharing a path."""
+    rng = np.random.default_rng(3)
+    wishes = []
+    for key in range(12):
+        prompt = PROMPT if key % 2 else (*PROMPT, 30, 31, 32, 33)
+        at = tuple(rng.integers(2, VOCAB, key).tolist())
+        seeds = tuple(int(s) for s in rng.integers(0, 2**63, 1 + key % 4))
+        wishes.append(Wish(key, prompt, at, 3 + 2 * key, seeds))
+    return wishes
+
+
+def reference_rollout(model: Any, wish: Wish, seed: int, sampling: SamplingConfig) -> Ids:
+    """One rollout by plain full forwards, without cache or batch."""
+    from pts.engines.sampling import uniforms
+
+    out: list[int] = []
+    while len(out) < wish.limit and (not out or out[-1] != STOP):
+        ids = torch.tensor([[*wish.prompt, *wish.at, *out]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, -1:]
+        number = uniforms(np.array([seed], np.uint64), np.array([len(out)]))
+        out.append(int(truncate(logits, sampling).draw(number)[0]))
+    return tuple(out)
+
+
+def test_it_is_an_engine(model: Any, tokenizer: Any) -> None:
+    made = engine(model, tokenizer)
+    assert isinstance(made, Engine)
+    assert made.stop_ids == {STOP}
+    assert made.reproducible
+
+
+def test_greedy_equals_generate(model: Any, tokenizer: Any) -> None:
+    greedy = engine(model, tokenizer, temperature=0)
+    for at in [(), (7, 8), tuple(range(20, 40))]:
+        ids = torch.tensor([[*PROMPT, *at]])
+        out = model.generate(ids, do_sample=False, max_new_tokens=25, eos_token_id=STOP)
+        expected = tuple(out[0, ids.shape[1] :].tolist())
+        assert drawn(greedy, [Wish(0, PROMPT, at, 25, (1, 2))])[0] == [expected, expected]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 5},
+        {"top_p": 0.7},
+        {"min_p": 0.1},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
+        {"temperature": 0},
+    ],
+)
+def test_score_equals_a_plain_forward(model: Any, tokenizer: Any, sampling: dict) -> None:
+    completion = tuple(range(10, 40))
+    rows = engine(model, tokenizer, **sampling).score(PROMPT, completion)
+    with torch.no_grad():
+        logits = model(torch.tensor([[*PROMPT, *completion]])).logits[0]
+    expected = truncate(logits[len(PROMPT) - 1 : -1], SamplingConfig(**sampling)).rows()
+    assert len(rows) == len(completion)
+    for row, other in zip(rows, expected, strict=True):
+        assert sorted(row.ids) == sorted(other.ids)
+        np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
+
+
+def test_score_in_pieces_equals_score_at_once(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completion = tuple(range(10, 40))
+    whole = engine(model, tokenizer).score(PROMPT, completion)
+    monkeypatch.setattr("pts.engines.transformers.SCORE_CELLS", 3 * VOCAB)
+    pieces = engine(model, tokenizer).score(PROMPT, completion)
+    for row, other in zip(whole, pieces, strict=True):
+        np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
+    assert engine(model, tokenizer).score(PROMPT, ()) == []
+
+
+def test_score_does_not_depend_on_what_was_sampled_before(model: Any, tokenizer: Any) -> None:
+    fresh, used = engine(model, tokenizer), engine(model, tokenizer)
+    drawn(used, some_wishes())
+    for row, other in zip(
+        fresh.score(PROMPT, (7, 8, 9)), used.score(PROMPT, (7, 8, 9)), strict=True
+    ):
+        assert (row.ids == other.ids).all()
+        assert (row.probs == other.probs).all()
+
+
+@pytest.mark.parametrize(
+    "sampling", [{}, {"top_k": 6}, {"top_p": 0.8}, {"min_p": 0.05, "temperature": 0.7}]
+)
+def test_frequencies_match_score(tokenizer: Any, sampling: dict) -> None:
+    n, made = 3000, engine(tiny("phi3"), tokenizer, **sampling)
+    outputs = drawn(made, [Wish(0, PROMPT, (7,), 2, tuple(range(n)))])[0]
+    first = made.score(PROMPT, (7, 8))[1]
+    assert chi_square(first, [o[0] for o in outputs]) > 1e-3
+    common = int(first.ids[0]) if first.ids[0] != STOP else int(first.ids[1])
+    second = made.score(PROMPT, (7, common, 8))[2]
+    assert chi_square(second, [o[1] for o in outputs if o[0] == common]) > 1e-3
+
+
+def chi_square(row: Any, tokens: list[int]) -> float:
+    counts = np.array([tokens.count(int(i)) for i in row.ids])
+    assert counts.sum() == len(tokens), "a token outside the support was drawn"
+    expected = row.probs * len(tokens)
+    small = expected < 5
+    if small.any():
+        expected = np.append(expected[~small], expected[small].sum())
+        counts = np.append(counts[~small], counts[small].sum())
+    return float(stats.chisquare(counts, expected).pvalue)
+
+
+def test_rollouts_do_not_depend_on_the_batch(model: Any, tokenizer: Any) -> None:
+    sampling = {"temperature": 0.9, "top_p": 0.95}
+    wishes = some_wishes()
+    expected = {
+        w.key: [reference_rollout(model, w, s, SamplingConfig(**sampling)) for s in w.seeds]
+        for w in wishes
+    }
+    for max_rows in (1, 3, 512):
+        assert drawn(engine(model, tokenizer, max_rows, **sampling), wishes) == expected
+    assert drawn(engine(model, tokenizer, 5, **sampling), wishes[::-1]) == expected
+    alone = engine(model, tokenizer, **sampling)
+    assert drawn(alone, wishes[7:8])[7] == expected[7]
+
+
+def test_the_same_call_gives_the_same_bits(model: Any, tokenizer: Any) -> None:
+    a, b = (engine(model, tokenizer, 7) for _ in range(2))
+    assert drawn(a, some_wishes()) == drawn(b, some_wishes())
+
+
+def test_sharing_a_path_changes_nothing(model: Any, tokenizer: Any) -> None:
+    path = tuple(range(10, 40))
+    wishes = [
+        Wish(0, PROMPT, path[:12], 15, (1, 2, 3)),
+        Wish(1, PROMPT, (*path[:12], 50), 14, (4, 5, 6)),
+        Wish(2, PROMPT, path, 4, (7,)),
+        Wish(3, PROMPT, (*path[:5], 50, 51), 14, (8, 9)),
+    ]
+    cold, warm = engine(model, tokenizer), engine(model, tokenizer)
+    warm.score(PROMPT, path)
+    assert drawn(cold, wishes) == drawn(warm, wishes)
+
+
+def test_limit_and_stop(model: Any, tokenizer: Any) -> None:
+    wish = Wish(0, PROMPT, (), 6, tuple(range(300)))
+    outputs = drawn(engine(model, tokenizer), [wish])[0]
+    assert all(1 <= len(o) <= 6 for o in outputs)
+    assert all(STOP not in o[:-1] for o in outputs)
+    stopped = [o for o in outputs if o[-1] == STOP]
+    assert stopped
+    assert all(len(o) == 6 for o in outputs if o[-1] != STOP)
+    assert drawn(engine(model, tokenizer), [Wish(1, PROMPT, (), 0, (1,))]) == {1: [()]}
+    assert drawn(engine(model, tokenizer), [Wish(2, PROMPT, (), 4, ())]) == {2: []}
+
+
+def test_a_prefix_of_one_token(model: Any, tokenizer: Any) -> None:
+    wish = Wish(0, (5,), (), 8, (1, 2))
+    expected = [reference_rollout(model, wish, s, SamplingConfig()) for s in wish.seeds]
+    assert drawn(engine(model, tokenizer), [wish])[0] == expected
+
+
+def test_a_live_queue_answers_before_it_is_exhausted(model: Any, tokenizer: Any) -> None:
+    answered: list[int] = []
+
+    def queue() -> Iterator[Wish | None]:
+        yield Wish(0, PROMPT, (), 5, (1,))
+        while 0 not in answered:
+            yield None
+        yield Wish(1, PROMPT, (7,), 40, (2, 3))
+        yield None
+        yield Wish(2, PROMPT, (7, 8), 5, (4,))
+
+    for wish, outputs in engine(model, tokenizer).sample(queue()):
+        answered.append(wish.key)
+        assert len(outputs) == len(wish.seeds)
+    assert sorted(answered) == [0, 1, 2]
+    assert list(engine(model, tokenizer).sample(iter([]))) == []
+
+
+def test_a_queue_that_can_never_move_is_a_deadlock(model: Any, tokenizer: Any) -> None:
+    def queue() -> Iterator[Wish | None]:
+        yield Wish(0, PROMPT, (), 3, (1,))
+        while True:
+            yield None
+
+    results = engine(model, tokenizer).sample(queue())
+    assert next(results)[0].key == 0
+    with pytest.raises(EngineError, match="deadlock"):
+        next(results)
+
+
+def test_bad_wishes_are_refused(model: Any, tokenizer: Any) -> None:
+    with pytest.raises(EngineError, match="at least one token"):
+        drawn(engine(model, tokenizer), [Wish(4, (), (), 3, (1,))])
+    with pytest.raises(EngineError, match="max_rows"):
+        engine(model, tokenizer, max_rows=0)
+    with pytest.raises(EngineError, match="prompt token"):
+        engine(model, tokenizer).score((), (3,))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "key"),
+    [
+        ("phi3", {"sliding_window": 16}, "sliding_window"),
+        (
+            "llama",
+            {
+                "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+                "max_position_embeddings": 16,
+            },
+            "original_max_position_embeddings",
+        ),
+    ],
+)
+def test_lengths_beyond_exactness_are_refused(
+    tokenizer: Any, kind: str, changes: dict, key: str
+) -> None:
+    made = engine(tiny(kind, **changes), tokenizer)
+    with pytest.raises(EngineError, match=f"{key} = 16"):
+        drawn(made, [Wish(0, PROMPT, (), 12, (1,))])
+    with pytest.raises(EngineError, match=f"{key} = 16"):
+        made.score(PROMPT, tuple(range(2, 14)))
+    wish = Wish(0, PROMPT, (), 11, (1, 2))
+    expected = [reference_rollout(made.model, wish, s, made.sampling) for s in wish.seeds]
+    assert drawn(made, [wish])[0] == expected
+
+
+def test_learned_positions_bound_the_length(tokenizer: Any) -> None:
+    config = GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=1, n_head=2, n_positions=16)
+    made = engine(GPT2LMHeadModel(config).eval(), tokenizer)
+    with pytest.raises(EngineError, match="max_position_embeddings = 16"):
+        drawn(made, [Wish(0, PROMPT, (), 12, (1,))])
+
+
+def test_small_budgets_make_wishes_wait_and_grow(model: Any, tokenizer: Any) -> None:
+    """A byte budget for few rows: the batch resizes between short and long wishes."""
+    made = engine(model, tokenizer)
+    room = made._shape.bytes_per_token * 64 * 4  # four rows of 64 positions, two of 128
+    made._limits = Limits(100, room)
+    wishes = [Wish(i, PROMPT, (), 20 if i < 4 else 90, (i, i + 50)) for i in range(8)]
+    assert drawn(made, wishes) == drawn(engine(model, tokenizer), wishes)
+
+
+class Cramped(Phi3ForCausalLM):
+    """Runs out of device memory above three rows."""
+
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        if input_ids.shape[0] > 3:
+            raise torch.cuda.OutOfMemoryError("too many rows")
+        return super().forward(input_ids=input_ids, **kwargs)
+
+
+def test_out_of_memory_halves_the_batch(tokenizer: Any) -> None:
+    roomy = tiny("phi3")
+    cramped = Cramped(roomy.config).eval()
+    cramped.load_state_dict(roomy.state_dict())
+    wishes = [Wish(i, (*PROMPT, i + 3), (), 12, (i, i + 50, i + 90)) for i in range(6)]
+    assert drawn(engine(cramped, tokenizer, 16), wishes) == drawn(engine(roomy, tokenizer), wishes)
+
+
+def test_batch_shrinks_to_the_live_rows(tokenizer: Any) -> None:
+    made = engine(tiny("phi3"), tokenizer)
+    sizes: list[int] = []
+
+    class Watched(Phi3ForCausalLM):
+        def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+            sizes.append(input_ids.shape[0])
+            return super().forward(input_ids=input_ids, **kwargs)
+
+    watched = Watched(made.model.config).eval()
+    watched.load_state_dict(made.model.state_dict())
+    batch = RolloutBatch(
+        watched, made._shape, made.sampling, made.stop_ids, made._paths, Limits(64, 2**28)
+    )
+    batch.add(Wish(0, (5,), (), 2, tuple(range(40))))
+    batch.add(Wish(1, (6,), (), 9, (1,)))
+    while not batch.idle:
+        batch.advance()
+    assert sizes[0] == 41
+    assert max(sizes[2:], default=0) <= 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_encode(tokenizer: Any, model: Any) -> None:
+    made = engine(model, tokenizer)
+    plain = Problem("a", "%&'", "")
+    text = tuple(tokenizer.convert_tokens_to_ids(list("%&'")))
+    assert made.encode(plain) == text
+    chat = Problem("b", (Message("+", "%&"),), "")
+    ids = made.encode(chat)
+    assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
+    other = TransformersEngine(
+        model, tokenizer, SamplingConfig(), chat_template="{{ messages[0]['content'] }}"
+    )
+    assert other.encode(chat) == text[:2]
+    with pytest.raises(EngineError, match="no tokens"):
+        made.encode(Problem("c", "", ""))
+
+
+def test_bos_goes_in_front_when_the_tokenizer_wants_it(tokenizer: Any, model: Any) -> None:
+    from copy import deepcopy
+
+    from tokenizers.processors import TemplateProcessing
+
+    wanting = deepcopy(tokenizer)
+    wanting.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 2)]
+    )
+    assert engine(model, wanting).encode(Problem("a", "%", ""))[0] == 2
+    assert engine(model, tokenizer).encode(Problem("a", "%", ""))[0] != 2
+
+
+def test_messages_without_a_template_are_refused(tokenizer: Any, model: Any) -> None:
+    from copy import deepcopy
+
+    bare = deepcopy(tokenizer)
+    bare.chat_template = None
+    with pytest.raises(EngineError, match="chat template"):
+        engine(model, bare).encode(Problem("a", (Message("user", "%"),), ""))
+
+
+def test_decode_and_pieces(tokenizer: Any, model: Any) -> None:
+    made = engine(model, tokenizer)
+    a, accent = tokenizer.convert_tokens_to_ids("%"), tokenizer.convert_tokens_to_ids(["Ã", "©"])
+    assert made.decode((a, *accent, STOP, 0)) == "%é"
+    assert made.pieces((a, *accent, STOP)) == ["%", "\\xc3", "\\xa9", "<|im_end|>"]
+
+
+def test_digest_follows_the_weights(tokenizer: Any) -> None:
+    a, b = tiny("phi3"), tiny("phi3")
+    assert weights_digest(a) == weights_digest(b) == engine(a, tokenizer).policy
+    with torch.no_grad():
+        b.lm_head.weight[0, 0] += 1
+    assert weights_digest(a) != weights_digest(b)
+    named = TransformersEngine(a, tokenizer, SamplingConfig(), policy="mine")
+    assert named.policy == "mine"
+
+
+def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny("phi3")
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    plain = TransformersEngine.load(tmp_path / "base", SamplingConfig())
+    assert plain.policy == weights_digest(base)
+    assert plain.stop_ids == {STOP}
+
+    lora = get_peft_model(
+        tiny("phi3"), LoraConfig(r=2, target_modules=["qkv_proj"], init_lora_weights=False)
+    )
+    lora.peft_config["default"].base_model_name_or_path = "base"
+    lora.save_pretrained(tmp_path / "adapter")
+    rows = engine(lora.merge_and_unload(), tokenizer).score(PROMPT, (7, 8, 9))
+    given = TransformersEngine.load(
+        tmp_path / "base", SamplingConfig(), adapter=tmp_path / "adapter"
+    )
+    found = TransformersEngine.load(tmp_path / "adapter", SamplingConfig())
+    for made in (given, found):
+        assert made.policy != plain.policy
+        for row, other in zip(made.score(PROMPT, (7, 8, 9)), rows, strict=True):
+            assert row.ids.tolist() == other.ids.tolist()
+            np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
+    assert abs(plain.score(PROMPT, (7,))[0].probs - rows[0].probs).max() > 1e-4
+
+
+def test_load_refuses_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot load"):
+        TransformersEngine.load(tmp_path / "nothing", SamplingConfig())
+
+
+def test_phi_nano_if_it_has_been_built() -> None:
+    path = Path(__file__).parents[2] / "recipes" / "phi-nano" / "base"
+    if not (path / "model.safetensors").exists():
+        pytest.skip("recipes/phi-nano/base has not been built")
+    made = TransformersEngine.load(path, SamplingConfig(temperature=0.7, max_new_tokens=16))
+    prompt = made.encode(Problem("a", "2 + 3 =", "5"))
+    outputs = drawn(made, [Wish(0, prompt, (), 16, (1, 2, 3))])[0]
+    rows = made.score(prompt, outputs[0])
+    assert all(row.prob(token) > 0 for row, token in zip(rows, outputs[0], strict=True))
+    assert isinstance(made.decode(outputs[0]), str)

@@ -15,7 +15,9 @@ import torch.nn.functional as F  # noqa: N812 - the name that the torch document
 from torch import Tensor
 
 
-def row_logits(hidden_BH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_B: Tensor) -> Tensor:
+def row_logits(
+    hidden_BH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_B: Tensor
+) -> Tensor:
     """Logit of one token a row in float32, shape [B], without the other V - 1.
 
     bfloat16 logits near 20 are 0.125 apart: too coarse for the difference of two of them.

@@ -45,9 +45,7 @@ _LARGE = 1_000_000_000
 """Parameters from which activations are recomputed to save memory."""
 
 
-def load_trainable(
-    path: str | Path, model: ModelConfig, config: TrainingConfig
-) -> tuple[Any, Any]:
+def load_trainable(path: str | Path, model: ModelConfig, config: TrainingConfig) -> tuple[Any, Any]:
     """Policy and tokenizer to train.
 
     Weights that are all trained are held in float32, whatever the recipe's dtype: updates of

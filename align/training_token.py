@@ -158,8 +158,13 @@ class TokenDPOTrainer(Trainer):
     """DPO on `TokenRow`s with known reference margins; logs the mass of third tokens."""
 
     def __init__(
-        self, model: Any, args: TrainingArguments, rows: Sequence[TokenRow], beta: float,
-        anchor: float = 0.0, **more: Any,
+        self,
+        model: Any,
+        args: TrainingArguments,
+        rows: Sequence[TokenRow],
+        beta: float,
+        anchor: float = 0.0,
+        **more: Any,
     ) -> None:
         super().__init__(
             model=model, args=args, train_dataset=list(rows), data_collator=collate, **more

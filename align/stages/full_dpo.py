@@ -1,0 +1,100 @@
+"""Stage 3: DPO on full-length pairs, sampled from the stage before and judged by the verifier."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from align.data.preferences import (
+    PreferencePair,
+    build_pairs,
+    count_outcomes,
+    write_preferences,
+)
+from align.errors import StageError
+from align.stages.context import StageContext, StageResult
+from align.stages.sampling import load_engine, sample_answers
+
+PAIRS = "pairs.jsonl"
+
+
+def run(context: StageContext) -> StageResult:
+    """Sample, pair, train.
+
+    Raises:
+        StageError: no question with both right and wrong answers, or a reference other than the
+            sampled policy under `strict`.
+    """
+    from align import training
+    from align.training_trl import dpo_trainer
+
+    config = context.recipe.full_dpo
+    done = training.begin(context, config)
+    if done is not None:
+        return done
+    pairs, numbers = collect(context)
+    policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
+    rows = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
+    reference = None
+    if config.reference != "start":
+        reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
+    trainer = dpo_trainer(context, config, "full_dpo", policy, tokenizer, rows, reference)
+    numbers |= training.fit(trainer, context)
+    return training.finish(context, trainer.model, tokenizer, numbers, [PAIRS])
+
+
+def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]]:
+    """Pairs (also written to pairs.jsonl) and the counts behind them."""
+    config = context.recipe.full_dpo
+    engine = load_engine(context)
+    _check_reference(context, engine.policy)
+    sampled = sample_answers(context, engine, config.questions, config.samples)
+    pairs = build_pairs(
+        sampled,
+        engine.policy,
+        per_question=config.pairs_per_question,
+        limit=config.max_pairs,
+        style_weight=config.style_weight,
+        seed=context.seed("pairs"),
+    )
+    outcomes = count_outcomes(sampled)
+    if not pairs:
+        raise StageError(
+            f"full_dpo: none of {outcomes['questions']} questions has both right and wrong answers "
+            f"({outcomes['questions_all_right']} all right, {outcomes['questions_all_wrong']} all "
+            "wrong); raise full_dpo.samples or change the problems' difficulty"
+        )
+    write_preferences(context.folder / PAIRS, pairs)
+    return pairs, {**outcomes, **_describe(pairs)}
+
+
+def _describe(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    n = len(pairs)
+    return {
+        "pairs": n,
+        "pairs_rejected_cut": sum(pair.rejected_cut for pair in pairs),
+        "chosen_tokens_mean": sum(len(pair.chosen_ids) for pair in pairs) / n,
+        "rejected_tokens_mean": sum(len(pair.rejected_ids) for pair in pairs) / n,
+        "chosen_score_mean": sum(pair.chosen_scores.mean for pair in pairs) / n,
+        "rejected_score_mean": sum(pair.rejected_scores.mean for pair in pairs) / n,
+    }
+
+
+def _check_reference(context: StageContext, sampled: str) -> None:
+    """The reference should be the policy that the pairs are sampled from."""
+    from align import training
+
+    config = context.recipe.full_dpo
+    if config.reference == "start":
+        return
+    if training.policy_digest(Path(config.reference), context.recipe.model) == sampled:
+        return
+    message = (
+        f"full_dpo.reference: {config.reference} is another policy than {context.policy}, which "
+        "the pairs are sampled from; use 'start', or set full_dpo.strict=false"
+    )
+    if config.strict:
+        raise StageError(message)
+    warnings.warn(message, stacklevel=2)

@@ -1,0 +1,48 @@
+"""Control arm: SFT on the policy's own right answers, as ids exactly as they were sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from align.data.chat import ChatIds
+from align.data.preferences import Sampled, count_outcomes
+from align.errors import StageError
+from align.stages import sft
+from align.stages.context import StageContext, StageResult
+from align.stages.sampling import load_engine, sample_answers
+
+
+def run(context: StageContext) -> StageResult:
+    """Sample `samples` answers to `questions` problems and train on the right ones.
+
+    Raises:
+        StageError: no right answer, or the audit of the rows found faults.
+    """
+    from align import training
+
+    config = context.recipe.rejection_sft
+    done = training.begin(context, config)
+    if done is not None:
+        return done
+    sampled = sample_answers(context, load_engine(context), config.questions, config.samples)
+    rows = right_answers(sampled)
+    if not rows:
+        raise StageError(
+            f"rejection_sft: no right answer among {config.samples} samples of each of "
+            f"{len(sampled)} questions; raise rejection_sft.samples or take easier problems"
+        )
+    policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
+    new_tokens = sft.prepare(policy, tokenizer)
+    audited = sft.audit_rows(tokenizer, rows, config)
+    numbers = {**count_outcomes(sampled), **audited.numbers}
+    return sft.train(context, config, policy, tokenizer, audited.rows, numbers, new_tokens)
+
+
+def right_answers(sampled: Sequence[Sampled]) -> list[ChatIds]:
+    """A row for each distinct right answer of a question. A cut answer is never right."""
+    rows = []
+    for question in sampled:
+        distinct = dict.fromkeys(answer.ids for answer in question.answers if answer.right)
+        prompt = question.prompt_ids
+        rows += [ChatIds((*prompt, *ids), (0,) * len(prompt) + (1,) * len(ids)) for ids in distinct]
+    return rows

@@ -1,0 +1,71 @@
+"""Completions of the policy at hand, for the stages that learn from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from align.data.preferences import Answer, Sampled
+from align.stages.context import StageContext
+from pts.journal import Journal
+from pts.runner import Steps, run
+from pts.runner_progress import Watch
+from pts.types import Outcome, Sample
+
+if TYPE_CHECKING:
+    from pts.engines.transformers import TransformersEngine
+
+
+def load_engine(context: StageContext) -> TransformersEngine:
+    """The stage's policy, to be sampled as the recipe says."""
+    from align.models.load import load_policy
+    from pts.engines.transformers import TransformersEngine
+
+    model, tokenizer = load_policy(context.policy, context.recipe.model)
+    return TransformersEngine(model, tokenizer, context.recipe.sampling)
+
+
+def sample_answers(
+    context: StageContext, engine: TransformersEngine, questions: int, samples: int
+) -> list[Sampled]:
+    """`samples` judged answers to each of `questions` train problems, in the problems' order.
+
+    Rollouts are journalled in the stage's folder, and a killed run draws only the rest. The
+    problems are drawn with another seed than the search's. A question whose answers could not be
+    judged has none.
+    """
+    seed = context.seed("answers")
+    problems = context.task.problems("train", questions, seed)
+    fingerprint = {
+        "policy": engine.policy,
+        "sampling": engine.sampling.model_dump(mode="json"),
+        "samples": samples,
+        "seed": seed,
+    }
+    found: dict[str, Sampled] = {}
+    with (
+        Journal(context.folder / "answers.journal.jsonl", fingerprint) as journal,
+        Watch(len(problems), context.progress) as watch,
+    ):
+        finished = run(
+            ((problem, _ask(samples)) for problem in problems),
+            engine,
+            context.task.verifier,
+            seed=seed,
+            journal=journal,
+            set_aside=lambda about: [],
+            on_progress=watch,
+        )
+        for done in finished:
+            answers = tuple(_answer(engine, outcome) for outcome in done.result)
+            found[done.problem.id] = Sampled(done.problem.id, engine.encode(done.problem), answers)
+    return [found[problem.id] for problem in problems]
+
+
+def _ask(samples: int) -> Steps[list[Outcome]]:
+    """Whole completions: the purpose "filter" is the one whose outcomes keep all their ids."""
+    [outcomes] = yield [Sample((), samples, "filter")]
+    return [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+
+
+def _answer(engine: TransformersEngine, outcome: Outcome) -> Answer:
+    return Answer(outcome.ids, outcome.success, outcome.cut, engine.decode(outcome.ids))

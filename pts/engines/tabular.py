@@ -1,0 +1,240 @@
+"""A small language model whose p(success) is known exactly at every prefix.
+
+It is a finite state machine over tokens: the next token depends on the state, the state on the
+tokens so far. A completion answers by `RIGHT` or `WRONG` and then stops. Truncation (temperature,
+top-k, top-p, min-p) and the length limit apply as for any engine, and `success` accounts for
+both, so a search can be scored against the truth. `pts.engines.tabular_shapes` makes machines of
+chosen difficulty, `pts.testing.run_search` runs a search on them.
+
+Not covered: text. A token decodes to its own name, and problems hold a machine's index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pts.config import SamplingConfig
+from pts.engines.base import Wish
+from pts.errors import ConfigError, EngineError
+from pts.types import Ids, Judgement, Problem, Row, Verdict
+
+STOP, RIGHT, WRONG = 0, 1, 2
+"""Reserved tokens; machines name their other tokens from 3 upwards."""
+
+CLOSING = -1
+"""The state after an answer: only `STOP` follows."""
+
+_NAMES = {STOP: "<stop>", RIGHT: "right", WRONG: "wrong"}
+
+
+class Arc(NamedTuple):
+    """A next token, its probability before truncation, and the state it leads to."""
+
+    token: int
+    prob: float
+    to: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """States as lists of arcs; generation starts in state 0.
+
+    Raises ConfigError with every fault: probabilities that do not sum to 1, a token twice in a
+    state, an arc to nowhere, an answer that does not lead to `CLOSING` or another token that does.
+    """
+
+    states: Sequence[Sequence[Arc]]
+
+    def __post_init__(self) -> None:
+        faults = [f for i, arcs in enumerate(self.states) for f in _faults(i, arcs, self.states)]
+        if faults:
+            raise ConfigError(*faults)
+
+
+def _faults(index: int, arcs: Sequence[Arc], states: Sequence[Sequence[Arc]]) -> Iterator[str]:
+    total = sum(arc.prob for arc in arcs)
+    if abs(total - 1.0) > 1e-9 or any(arc.prob <= 0 for arc in arcs):
+        yield f"state {index}: probabilities must be positive and sum to 1, found {total}"
+    if len({arc.token for arc in arcs}) < len(arcs):
+        yield f"state {index}: a token occurs twice; merge its arcs"
+    for arc in arcs:
+        if arc.token == STOP or arc.token < 0:
+            yield f"state {index}: token {arc.token} is reserved; answer by {RIGHT} or {WRONG}"
+        elif (arc.token in (RIGHT, WRONG)) != (arc.to == CLOSING):
+            yield f"state {index}: answers, and only they, lead to {CLOSING}, found {arc}"
+        elif not CLOSING <= arc.to < len(states):
+            yield f"state {index}: {arc} leads to no state (there are {len(states)})"
+
+
+@dataclass(frozen=True)
+class _Support:
+    """A state under the sampling distribution: its row, and the same for fast drawing."""
+
+    row: Row
+    edges: list[float]
+    tokens: list[int]
+    probs: list[float]
+    to: list[int]
+
+
+class TabularEngine:
+    """An `Engine` over one or several machines; `problems()` lists one problem a machine."""
+
+    reproducible = True
+    stop_ids = frozenset({STOP})
+
+    def __init__(self, machines: Sequence[Machine], sampling: SamplingConfig) -> None:
+        self.machines, self.sampling = list(machines), sampling
+        self.policy = hashlib.blake2b(repr(self.machines).encode(), digest_size=8).hexdigest()
+        self._supports: dict[tuple[int, int], _Support] = {}
+        self._values: dict[tuple[int, int, int], float] = {}
+
+    def problems(self) -> list[Problem]:
+        """One problem a machine; its prompt is the machine's index."""
+        return [Problem(f"tabular-{i}", str(i), "right") for i in range(len(self.machines))]
+
+    def encode(self, problem: Problem) -> Ids:
+        text = problem.prompt
+        if not isinstance(text, str) or not text.isdigit() or int(text) >= len(self.machines):
+            raise EngineError(
+                f"problem {problem.id!r}: the prompt must be the index of one of "
+                f"{len(self.machines)} machines, found {text!r}; take one from problems()"
+            )
+        return (int(text),)
+
+    def decode(self, ids: Ids) -> str:
+        return " ".join(self.pieces(tuple(token for token in ids if token != STOP)))
+
+    def pieces(self, ids: Ids) -> list[str]:
+        return [_NAMES.get(token, f"t{token}") for token in ids]
+
+    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+        """Rows along a completion; EngineError at a token that its machine does not have."""
+        states = self._states(prompt, completion)
+        return [self._support(prompt[0], state).row for state in states[:-1]]
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        for wish in wishes:
+            if wish is not None:
+                state = self._states(wish.prompt, wish.at)[-1]
+                yield wish, [self._rollout(wish, state, seed) for seed in wish.seeds]
+
+    def success(self, at: Ids, prompt: Ids = (0,)) -> float:
+        """The exact p(success) of the completion prefix `at` (or of a finished completion)."""
+        if at and at[-1] == STOP:
+            return float(RIGHT in at)
+        state = self._states(prompt, at)[-1]
+        left = self.sampling.max_new_tokens - len(at)
+        if state == CLOSING:
+            return float(at[-1] == RIGHT and left > 0)
+        return self._value(prompt[0], state, left)
+
+    def _states(self, prompt: Ids, at: Ids) -> list[int]:
+        """The state before each token, and the one after the last."""
+        states, machine = [0], self.machines[prompt[0]]
+        for position, token in enumerate(at):
+            state = states[-1]
+            if state == CLOSING:
+                to = CLOSING if token == STOP else None
+            else:
+                to = next((arc.to for arc in machine.states[state] if arc.token == token), None)
+            if to is None:
+                raise EngineError(
+                    f"machine {prompt[0]} has no token {token} in state {state} (position "
+                    f"{position}); give a completion that the machine can produce"
+                )
+            states.append(to)
+        return states
+
+    def _support(self, machine: int, state: int) -> _Support:
+        key = (machine, state)
+        if key not in self._supports:
+            arcs = [Arc(STOP, 1.0, CLOSING)]
+            if state != CLOSING:
+                arcs = list(self.machines[machine].states[state])
+            self._supports[key] = _truncated(arcs, self.sampling)
+        return self._supports[key]
+
+    def _rollout(self, wish: Wish, state: int, seed: int) -> Ids:
+        uniform, ids = random.Random(seed).random, list[int]()
+        while len(ids) < wish.limit:
+            support = self._support(wish.prompt[0], state)
+            drawn = min(bisect_right(support.edges, uniform()), len(support.tokens) - 1)
+            ids.append(support.tokens[drawn])
+            state = support.to[drawn]
+            if ids[-1] == STOP:
+                break
+        return tuple(ids)
+
+    def _value(self, machine: int, state: int, left: int) -> float:
+        """Backward recursion over (state, tokens left), with a stack instead of recursive calls."""
+        values, stack = self._values, [(machine, state, left)]
+        while stack:
+            key = stack[-1]
+            if key in values:
+                stack.pop()
+                continue
+            support = self._support(machine, key[1])
+            missing = [
+                (machine, to, key[2] - 1)
+                for to in support.to
+                if key[2] > 0 and to != CLOSING and (machine, to, key[2] - 1) not in values
+            ]
+            stack += missing
+            if not missing:
+                values[key] = self._expected(support, machine, key[2])
+        return values[machine, state, left]
+
+    def _expected(self, support: _Support, machine: int, left: int) -> float:
+        if left <= 0:
+            return 0.0
+        arcs = zip(support.tokens, support.probs, support.to, strict=True)
+        return sum(
+            prob * (token == RIGHT and left > 1)
+            if to == CLOSING
+            else prob * self._values[machine, to, left - 1]
+            for token, prob, to in arcs
+        )
+
+
+class TabularVerifier:
+    """PASS for a completion that says "right"."""
+
+    def __call__(self, problem: Problem, text: str) -> Judgement:
+        answer = next((word for word in text.split() if word in ("right", "wrong")), None)
+        verdict = Verdict.PASS if answer == problem.reference else Verdict.FAIL
+        return Judgement(verdict, answer)
+
+
+def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
+    ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
+    probs = truncate(np.array([arc.prob for arc in ranked]), sampling)
+    ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
+    edges = [float(edge) for edge in probs.cumsum()]
+    to = [arc.to for arc in ranked[: len(probs)]]
+    return _Support(Row(ids, probs), edges, ids.tolist(), probs.tolist(), to)
+
+
+def truncate(probs: npt.NDArray[np.float64], sampling: SamplingConfig) -> npt.NDArray[np.float64]:
+    """Temperature, top-k, top-p, min-p, in this order; `probs` descending, the result shorter.
+
+    Temperature 0 leaves the first token; top-p keeps the smallest head that holds that much.
+    """
+    if sampling.temperature == 0:
+        return np.ones(1)
+    scaled = np.power(probs / probs[0], 1.0 / sampling.temperature)
+    scaled = scaled[: sampling.top_k or len(scaled)]
+    scaled = scaled / scaled.sum()
+    if sampling.top_p < 1:
+        before = np.concatenate([[0.0], scaled.cumsum()[:-1]])
+        scaled = scaled[before < sampling.top_p]
+    scaled = scaled[scaled >= sampling.min_p * scaled[0]]
+    return np.asarray(scaled / scaled.sum(), dtype=np.float64)

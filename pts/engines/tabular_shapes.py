@@ -1,0 +1,291 @@
+"""Machines of chosen difficulty, for tests and benchmarks of searches.
+
+Each shape takes a numpy Generator and returns an `Instance`: a machine, a completion planted in
+it (None for `wandering`, where any rollout will do) and the sampling settings under which it
+was made. p(success) at the prompt lies in [0.25, 0.75].
+
+A planted completion is built backwards from its verdict. Beside every token stand siblings that
+lead through a few filler tokens to an answer which is right with a chosen probability; they fix
+p(success) one token earlier, and so on. Siblings never return to the completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pts.config import SamplingConfig
+from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine
+from pts.types import Ids
+
+FILLER, MAIN, SIBLING = 3, 4, 5
+LEVELS = 100
+"""Success probabilities of siblings are multiples of 1 / LEVELS."""
+
+Floats = npt.NDArray[np.float64]
+Offer: TypeAlias = tuple[float, float, float]
+"""(probability of the path's token, success of its siblings together, spread between them)."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A machine, a completion planted in it, and the sampling settings it is meant for."""
+
+    machine: Machine
+    path: Ids | None
+    sampling: SamplingConfig
+
+
+class _Builder:
+    """Collects states; tails of equal length and success are shared."""
+
+    def __init__(self) -> None:
+        self.states: list[list[Arc]] = []
+        self.tails: dict[tuple[int, int], int] = {}
+
+    def tail(self, level: int, length: int) -> int:
+        """A state `length` filler tokens before an answer that is right with level / LEVELS."""
+        key = (level, length)
+        if key not in self.tails:
+            arcs = answer(level / LEVELS)
+            if length:
+                arcs = [Arc(FILLER, 1.0, self.tail(level, length - 1))]
+            self.states.append(arcs)
+            self.tails[key] = len(self.states) - 1
+        return self.tails[key]
+
+
+def answer(p: float) -> list[Arc]:
+    """Arcs of a state that answers right with probability p."""
+    arcs = [Arc(RIGHT, p, CLOSING), Arc(WRONG, 1.0 - p, CLOSING)]
+    return [arc for arc in arcs if arc.prob > 0]
+
+
+def plant(
+    rng: np.random.Generator,
+    length: int,
+    offer: Callable[[int, float], Offer],
+    passes: bool,
+    decoys: bool = False,
+) -> tuple[Machine, Ids, float]:
+    """A machine around one completion of `length` tokens and an answer; also its p(success).
+
+    `offer(i, p_after)` is asked from the last token to the first. With `decoys` each state also
+    has tokens of small probability outside a nucleus of 0.9 that always succeed.
+    """
+    builder, p = _Builder(), float(passes)
+    builder.states = [[] for _ in range(length + 1)]
+    builder.states[length] = answer(p)
+    for i in reversed(range(length)):
+        keep, success, spread = offer(i, p)
+        shares = (1.0 - keep) * rng.dirichlet(np.full(int(rng.integers(1, 4)), 3.0))
+        values = np.clip(success + spread * rng.normal(size=len(shares)), 0, 1)
+        if len(shares) == 1:
+            values[:] = success
+        levels = np.rint(values * LEVELS).astype(int)
+        p = keep * p + float(shares @ (levels / LEVELS))
+        arcs = [Arc(MAIN, keep, i + 1)] + [
+            Arc(SIBLING + k, float(share), builder.tail(int(level), int(rng.integers(2, 25))))
+            for k, (share, level) in enumerate(zip(shares, levels, strict=True))
+        ]
+        builder.states[i] = _with_decoys(arcs, builder) if decoys else _normed(arcs)
+    ids = (MAIN,) * length + (RIGHT if passes else WRONG, STOP)
+    return Machine(builder.states), ids, p
+
+
+def _normed(arcs: list[Arc]) -> list[Arc]:
+    total = sum(arc.prob for arc in arcs)
+    return [arc._replace(prob=arc.prob / total) for arc in arcs]
+
+
+def _with_decoys(arcs: list[Arc], builder: _Builder) -> list[Arc]:
+    """Shrink all arcs to 0.93 and fill up with seven lucky tokens of 0.01."""
+    lucky = builder.tail(LEVELS, 3)
+    shrunk = [arc._replace(prob=0.93 * arc.prob) for arc in _normed(arcs)]
+    return _normed(shrunk + [Arc(20 + k, 0.01, lucky) for k in range(7)])
+
+
+def _mostly_sure(rng: np.random.Generator, length: int, uncertain: int) -> Floats:
+    """π of the path's tokens: near 1 but for `uncertain` places, never the last two tokens'."""
+    keep = 1.0 - 10.0 ** rng.uniform(-4, -1.7, length)
+    places = rng.choice(length, size=uncertain, replace=False)
+    keep[places] = rng.uniform(0.3, 0.8, uncertain)
+    return keep
+
+
+def _quiet(rng: np.random.Generator, keep: float, p: float) -> Offer:
+    """Siblings that change p by about 0.03."""
+    d = p + rng.normal() * 0.03 / max(1.0 - keep, 0.05)
+    return keep, float(np.clip(d, 0, 1)), 0.1
+
+
+def _jump(keep: float, p: float, delta: float) -> Offer:
+    """Siblings such that the path's token changes p by `delta`, as far as 0 <= d <= 1 allows."""
+    return keep, float(np.clip(p - delta / (1.0 - keep), 0, 1)), 0.02
+
+
+def _balanced(
+    rng: np.random.Generator, length: int, make: Callable[[], Callable[[int, float], Offer]]
+) -> tuple[Machine, Ids]:
+    """Plant until p(success) at the prompt lies in [0.25, 0.75]."""
+    while True:
+        machine, ids, p = plant(rng, length, make(), bool(rng.random() < 0.5))
+        if 0.25 <= p <= 0.75:
+            return machine, ids
+
+
+def _instance(rng: np.random.Generator, length: int, make: Callable[[], Plan]) -> Instance:
+    machine, ids = _balanced(rng, length, make)
+    return Instance(machine, ids, SamplingConfig(max_new_tokens=length + 40))
+
+
+Plan: TypeAlias = Callable[[int, float], Offer]
+
+
+def _planned(
+    rng: np.random.Generator, keep: Floats, jumps: Mapping[int, float], low: float = 0.3
+) -> Plan:
+    """Quiet siblings, except that the token at i changes p by jumps[i] (towards 1/2 if it must)."""
+
+    def offer(i: int, p: float) -> Offer:
+        if i not in jumps:
+            return _quiet(rng, float(keep[i]), p)
+        delta = jumps[i] if 0.0 <= p - jumps[i] <= 1.0 else -jumps[i]
+        return _jump(min(float(keep[i]), low), p, delta)
+
+    return offer
+
+
+def sparse(rng: np.random.Generator, length: int = 150) -> Instance:
+    """A fifth of the tokens uncertain, one to three of them pivotal by 0.3 to 0.6."""
+
+    def make() -> Plan:
+        keep = _mostly_sure(rng, length, length // 5)
+        places = rng.choice(np.flatnonzero(keep < 0.9), size=int(rng.integers(1, 4)), replace=False)
+        return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places})
+
+    return _instance(rng, length, make)
+
+
+def cancelling(rng: np.random.Generator, length: int = 100) -> Instance:
+    """Jumps up followed by jumps down of the same size, three to ten tokens later."""
+
+    def make() -> Plan:
+        keep, jumps = _mostly_sure(rng, length, length // 6), dict[int, float]()
+        for start in rng.choice(length // 20 - 1, size=2, replace=False) * 20:
+            size = _signed(rng, 0.3, 0.45)
+            jumps[int(start)] = size
+            jumps[int(start + rng.integers(3, 11))] = -size
+        jumps[length - 3] = _signed(rng, 0.4, 0.6)
+        return _planned(rng, keep, jumps)
+
+    return _instance(rng, length, make)
+
+
+def long(rng: np.random.Generator, length: int = 2000) -> Instance:
+    """Thousands of nearly certain tokens, a dozen uncertain ones, up to three pivotal."""
+
+    def make() -> Plan:
+        keep = 1.0 - 10.0 ** rng.uniform(-5, -2.5, length)
+        places = rng.choice(length, size=12, replace=False)
+        keep[places] = rng.uniform(0.3, 0.8, 12)
+        return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places[:3]})
+
+    return _instance(rng, length, make)
+
+
+def crowd(rng: np.random.Generator, length: int = 100) -> Instance:
+    """Many tokens that change p by 0.1 to 0.3, on both sides of the usual threshold of 0.2."""
+
+    def make() -> Plan:
+        keep = _mostly_sure(rng, length, length // 6)
+        places = rng.choice(length - 3, size=8, replace=False)
+        jumps = {int(i): _signed(rng, 0.1, 0.3) for i in places} | {length - 3: 0.45}
+        return _planned(rng, keep, jumps, low=0.4)
+
+    return _instance(rng, length, make)
+
+
+def rare(rng: np.random.Generator, length: int = 120) -> Instance:
+    """Decisive tokens that the policy hardly ever takes (π of 0.02 to 0.15)."""
+
+    def make() -> Plan:
+        keep = _mostly_sure(rng, length, length // 6)
+        places = rng.choice(length, size=2, replace=False)
+        jumps = {int(i): _signed(rng, 0.35, 0.6) for i in places}
+        return _planned(rng, keep, jumps, low=float(rng.uniform(0.02, 0.15)))
+
+    return _instance(rng, length, make)
+
+
+def calm(rng: np.random.Generator, length: int = 120) -> Instance:
+    """No pivotal token: p drifts to the verdict in steps below 0.12."""
+
+    def make() -> Plan:
+        keep = _mostly_sure(rng, length, length // 3)
+
+        def offer(i: int, p: float) -> Offer:
+            if keep[i] > 0.9:
+                return _quiet(rng, float(keep[i]), p)
+            towards = 0.5 - p
+            delta = float(np.clip(-towards, -0.08, 0.08)) if abs(towards) > 0.05 else 0.0
+            return float(keep[i]), float(np.clip(p - delta / (1 - keep[i]), 0, 1)), 0.03
+
+        return offer
+
+    return _instance(rng, length, make)
+
+
+def truncated(rng: np.random.Generator, length: int = 80) -> Instance:
+    """Top-p 0.9 cuts off tokens that would always succeed; pivots lie off the likeliest token."""
+    sampling = SamplingConfig(top_p=0.9, max_new_tokens=length + 40)
+    while True:
+        keep = np.where(rng.random(length) < 0.2, rng.uniform(0.2, 0.45, length), 0.97)
+        places = rng.choice(length, size=2, replace=False)
+        plan = _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places}, low=0.35)
+        machine, ids, p = plant(rng, length, plan, bool(rng.random() < 0.5), decoys=True)
+        if 0.25 <= p <= 0.75:
+            return Instance(machine, ids, sampling)
+
+
+def wandering(rng: np.random.Generator, length: int = 60, lanes: int = 21) -> Instance:
+    """No planted completion: p(success) wanders between lanes, and every rollout has its pivots.
+
+    State (i, lane) keeps its lane by its main token; siblings change it. The last state of lane l
+    answers right with probability l / (lanes - 1).
+    """
+    states: list[list[Arc]] = []
+    for i in range(length):
+        calm_place = bool(rng.random() < 0.8)
+        for lane in range(lanes):
+            keep = 1 - 10.0 ** rng.uniform(-4, -1.7) if calm_place else rng.uniform(0.3, 0.8)
+            moves = rng.normal(0, 2 if rng.random() < 0.8 else 8, 3)
+            to = np.clip(np.rint(lane + moves), 0, lanes - 1).astype(int)
+            shares = (1 - keep) * rng.dirichlet([2.0, 2.0, 2.0])
+            start = (i + 1) * lanes
+            arcs = [Arc(MAIN, float(keep), start + lane)]
+            arcs += [Arc(SIBLING + k, float(shares[k]), start + int(to[k])) for k in range(3)]
+            states.append(_normed(arcs))
+    states += [answer(lane / (lanes - 1)) for lane in range(lanes)]
+    states[0] = _normed([Arc(MAIN + k, 1.0, lanes + lanes // 2 - 1 + k) for k in range(3)])
+    return Instance(Machine(states), None, SamplingConfig(max_new_tokens=length + 10))
+
+
+def _signed(rng: np.random.Generator, least: float, most: float) -> float:
+    return float(rng.choice([-1, 1]) * rng.uniform(least, most))
+
+
+SHAPES: Mapping[str, Callable[[np.random.Generator], Instance]] = {
+    "sparse": sparse,
+    "cancelling": cancelling,
+    "long": long,
+    "crowd": crowd,
+    "rare": rare,
+    "calm": calm,
+    "truncated": truncated,
+    "wandering": wandering,
+}

@@ -1,0 +1,236 @@
+"""Intervals, tests and the chain recursion that the searches decide by.
+
+Everything here is a function of counts: no randomness, no model. Proportions get Jeffreys
+intervals (Brown, Cai & DasGupta 2001), differences of two proportions Newcombe's hybrid score
+interval (Newcombe 1998, method 10), one-sided tests against a margin the score test with the
+constrained maximum likelihood of Farrington & Manning (1990), several tests together the
+step-up rule of Benjamini & Hochberg (1995). `chain` turns outcomes of branches into
+p(success) along a whole completion.
+
+Not covered: intervals that stay valid under optional stopping. An interval computed while a
+search decides where to sample next is nominal; fresh rollouts (`pts.methods.confirm`) are what
+a published number rests on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+from scipy.special import betaincinv, ndtr
+
+from pts.types import Estimate
+
+Z95 = 1.959963984540054
+"""Half-width of a two-sided 95 % normal interval, in standard errors."""
+
+UNIFORM_VARIANCE = 1.0 / 12.0
+
+Decision: TypeAlias = Literal["yes", "no", "zone", "open"]
+
+
+@lru_cache(maxsize=65536)
+def jeffreys_bounds(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Equal-tailed bounds of the Beta(s + 1/2, n - s + 1/2) posterior, closed at 0 and 1.
+
+    The lower bound is 0 when nothing passed and the upper bound 1 when everything did, as Brown,
+    Cai & DasGupta advise; with n = 0 the bounds are (0, 1).
+    """
+    tail = float(ndtr(-z))
+    a, b = successes + 0.5, n - successes + 0.5
+    low = 0.0 if successes == 0 else float(betaincinv(a, b, tail))
+    high = 1.0 if successes == n else float(betaincinv(a, b, 1.0 - tail))
+    return low, high
+
+
+def jeffreys(successes: int, n: int, z: float = Z95) -> Estimate:
+    """The raw proportion s / n (one half when n = 0) with its Jeffreys interval."""
+    low, high = jeffreys_bounds(successes, n, z)
+    return Estimate(successes / n if n else 0.5, low, high, n, "jeffreys")
+
+
+def exact(value: float) -> Estimate:
+    """A probability known without sampling: the verdict on a finished completion."""
+    return Estimate(value, value, value, 0, "exact")
+
+
+def wilson_bounds(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score bounds of a proportion, n >= 1."""
+    p, z2 = successes / n, z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def newcombe(s1: int, n1: int, s2: int, n2: int, z: float = Z95) -> Estimate:
+    """p1 - p2 from two independent samples (n1, n2 >= 1), Newcombe's hybrid score interval."""
+    (l1, u1), (l2, u2) = wilson_bounds(s1, n1, z), wilson_bounds(s2, n2, z)
+    return square_and_add(
+        Estimate(s1 / n1, l1, u1, n1, "wilson"), Estimate(s2 / n2, l2, u2, n2, "wilson"), "newcombe"
+    )
+
+
+def square_and_add(first: Estimate, second: Estimate, method: str) -> Estimate:
+    """first - second, their one-sided half-widths added in quadrature (Newcombe 1998)."""
+    mean = first.mean - second.mean
+    below = math.hypot(first.mean - first.low, second.high - second.mean)
+    above = math.hypot(first.high - first.mean, second.mean - second.low)
+    low, high = max(-1.0, mean - below), min(1.0, mean + above)
+    return Estimate(mean, low, high, first.n + second.n, method)
+
+
+def constrained_mle(s1: int, n1: int, s2: int, n2: int, margin: float) -> tuple[float, float]:
+    """Maximum-likelihood (p1, p2) subject to p1 - p2 = margin, -1 < margin < 1.
+
+    The root of the cubic score equation in closed form (Farrington & Manning 1990, appendix).
+    """
+    p1, p2, ratio = s1 / n1, s2 / n2, n2 / n1
+    a = 1 + ratio
+    b = -(1 + ratio + p1 + ratio * p2 + margin * (ratio + 2))
+    c = margin * margin + margin * (2 * p1 + ratio + 1) + p1 + ratio * p2
+    d = -p1 * margin * (1 + margin)
+    v = b**3 / (3 * a) ** 3 - b * c / (6 * a * a) + d / (2 * a)
+    u = math.copysign(math.sqrt(max(0.0, b * b / (3 * a) ** 2 - c / (3 * a))), v)
+    angle = math.acos(max(-1.0, min(1.0, v / u**3))) if u else math.acos(0.0)
+    root = 2 * u * math.cos((math.pi + angle) / 3) - b / (3 * a)
+    root = max(max(0.0, margin), min(min(1.0, 1.0 + margin), root))
+    return root, root - margin
+
+
+def score_test(s1: int, n1: int, s2: int, n2: int, margin: float) -> float:
+    """One-sided p-value of H0: p1 - p2 <= margin.
+
+    The score statistic with the constrained estimate and the (N / (N - 1)) variance factor of
+    Miettinen & Nurminen (1985).
+    """
+    q1, q2 = constrained_mle(s1, n1, s2, n2, margin)
+    total = n1 + n2
+    variance = (q1 * (1 - q1) / n1 + q2 * (1 - q2) / n2) * total / (total - 1)
+    distance = s1 / n1 - s2 / n2 - margin
+    if variance <= 1e-15:
+        return 0.0 if distance > 1e-12 else 1.0
+    return float(ndtr(-distance / math.sqrt(variance)))
+
+
+def benjamini_hochberg(pvalues: Sequence[float], fdr: float) -> list[bool]:
+    """Which hypotheses the step-up rule rejects at false discovery rate `fdr`, in given order."""
+    m = len(pvalues)
+    ranked = sorted(pvalues)
+    passed = [p for rank, p in enumerate(ranked, start=1) if p <= fdr * rank / m]
+    threshold = max(passed, default=-1.0)
+    return [p <= threshold for p in pvalues]
+
+
+def decide(delta: Estimate, p_gap: float, zone: float) -> Decision:
+    """Is |delta| >= p_gap? Errors inside p_gap ± zone are accepted, errors outside are not.
+
+    "yes": the estimate reaches p_gap and its interval lies above p_gap - zone (or mirrored below
+    zero). "no": the estimate falls short and its interval lies within ±(p_gap + zone). "zone":
+    the interval lies inside the indifference zone, so that more rollouts would buy nothing.
+    """
+    low, high = (delta.low, delta.high) if delta.mean >= 0 else (-delta.high, -delta.low)
+    above, below = low >= p_gap - zone, high <= p_gap + zone and low >= -(p_gap + zone)
+    if above and below:
+        return "zone"
+    if above and abs(delta.mean) >= p_gap:
+        return "yes"
+    return "no" if below and abs(delta.mean) < p_gap else "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """p(success) at every block boundary of a completion, and D of every block.
+
+    `points` has B + 1 entries (the last one is the exact verdict), the others B. `through[k]` is
+    the weight of everything after block k in p before it; `variance[k]` that of D_k.
+    """
+
+    points: tuple[Estimate, ...]
+    exits: tuple[Estimate, ...]
+    variance: tuple[float, ...]
+    through: tuple[float, ...]
+
+
+def chain(
+    leave: Sequence[float],
+    successes: Sequence[int],
+    trials: Sequence[int],
+    end: float,
+    z: float = Z95,
+) -> Chain:
+    """Carry the verdict `end` backwards through the blocks of a completion.
+
+    Block k is left with probability `leave[k]` and then passes with probability D_k, so
+    `p_k = (1 - leave_k) p_{k+1} + leave_k D_k`. `successes` and `trials` count its branches.
+
+    A sampled block has the Jeffreys posterior of D_k. An unsampled one is taken to change nothing
+    on average: D_k = p_{k+1} + e, where e has mean 0 and the variance of a uniform (1/12), and
+    where bounds are asked for spans all that 0 <= D_k <= 1 allows. What follows then enters p_k
+    with weight 1, not 1 - leave_k. Half-widths below and above are added in quadrature (the
+    blocks' pools are independent), and every p_k stays inside what the end of the path alone
+    proves: s p_T <= p_k <= s p_T + 1 - s, with s the probability of the rest of the path.
+    """
+    walk = _Walk(end)
+    for k in reversed(range(len(leave))):
+        walk.step(leave[k], successes[k], trials[k], z)
+    return walk.result()
+
+
+class _Walk:
+    """State of the backward recursion: the estimate at the current boundary."""
+
+    def __init__(self, end: float) -> None:
+        self.mean = self.end = end
+        self.below = self.above = 0.0  # squared half-widths
+        self.stay = 1.0
+        self.n = 0
+        self.points = [exact(end)]
+        self.exits: list[Estimate] = []
+        self.variance: list[float] = []
+        self.through: list[float] = []
+
+    def step(self, leave: float, successes: int, n: int, z: float) -> None:
+        if n:
+            d = (successes + 0.5) / (n + 1)
+            low, high = jeffreys_bounds(successes, n, z)
+            weight, variance = 1.0 - leave, d * (1 - d) / (n + 2)
+        else:
+            d, low, high, weight, variance = self.mean, 0.0, 1.0, 1.0, UNIFORM_VARIANCE
+        self.mean = (1.0 - leave) * self.mean + leave * d
+        self.below = weight * weight * self.below + (leave * (d - low)) ** 2
+        self.above = weight * weight * self.above + (leave * (high - d)) ** 2
+        self.stay *= 1.0 - leave
+        self.n += n
+        self.exits.append(Estimate(d, low, high, n, "jeffreys"))
+        self.variance.append(variance)
+        self.through.append(weight)
+        self.points.append(self._point())
+
+    def _point(self) -> Estimate:
+        floor = self.stay * self.end
+        low = max(floor, self.mean - math.sqrt(self.below))
+        high = min(floor + 1.0 - self.stay, self.mean + math.sqrt(self.above))
+        return Estimate(self.mean, min(low, self.mean), max(high, self.mean), self.n, "chain")
+
+    def result(self) -> Chain:
+        return Chain(
+            tuple(reversed(self.points)),
+            tuple(reversed(self.exits)),
+            tuple(reversed(self.variance)),
+            tuple(reversed(self.through)),
+        )
+
+
+def chain_delta(chained: Chain, k: int, leave: float) -> Estimate:
+    """Δ of a one-token block: `leave (p_{k+1} - D_k)`, never beyond what 0 <= D_k <= 1 allows."""
+    after, out = chained.points[k + 1], chained.exits[k]
+    least, most = -leave * (1.0 - after.low), leave * after.high
+    if out.n == 0:
+        return Estimate(0.0, least, most, after.n, "chain")
+    raw = square_and_add(after, out, "chain")
+    mean = leave * raw.mean
+    low, high = max(least, leave * raw.low), min(most, leave * raw.high)
+    return Estimate(mean, min(low, mean), max(high, mean), raw.n, "chain")

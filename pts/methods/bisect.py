@@ -1,0 +1,166 @@
+"""`bisect`: the search that the Phi-4 report publishes (Abdin et al. 2024, section 4.3, figure 4).
+
+A segment whose ends differ in p(success) by p_gap is cut in two, until single tokens are left.
+Where the report is silent: a segment is cut after the first token at which the cumulative
+-log π reaches half of the segment's total, so that both sides hold a token, and in the middle if
+the total is 0; every prefix gets `bisect_rollouts` rollouts, once; the finished path is judged.
+
+What it cannot see: opposite changes inside a segment whose ends have equal p(success), however
+many rollouts are spent. What it reports falsely: noise, when rollouts are few (at n = 10 the
+standard error of a difference is 0.22 at p = 0.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from pts.branches import Groups, Path, Tally
+from pts.config import SearchConfig
+from pts.estimate import decide, exact, jeffreys, square_and_add, wilson_bounds
+from pts.methods.confirm import screening_budget
+from pts.methods.steps import Steps, ask
+from pts.pairs import Belief, Finding
+from pts.types import Estimate, Ids, Outcome, PathResult, PivotalToken, Sample
+
+Segment = tuple[int, int]
+
+
+def split_point(probs: Sequence[float], start: int, end: int) -> int:
+    """Where to cut the tokens `start <= i < end` (at least two): the second half's first token."""
+    surprise = -np.log(np.asarray(probs[start:end], dtype=np.float64))
+    total = float(surprise.sum())
+    if total <= 0.0:
+        return start + (end - start) // 2
+    reached = int(np.argmax(np.cumsum(surprise) >= total / 2))
+    return min(max(start + reached + 1, start + 1), end - 1)
+
+
+def search_bisect(paths: Sequence[Path], config: SearchConfig) -> Steps[list[Finding]]:
+    """Search paths of one question level by level; prefixes that they share are sampled once."""
+    memo: dict[Ids, list[Outcome]] = {}
+    tracks = [_Track(path, memo, config) for path in paths]
+    while True:
+        wanted = {at: None for track in tracks for at in track.wanted()}
+        if not wanted:
+            return [track.finding() for track in tracks]
+        samples = [Sample(at, config.bisect_rollouts, "search") for at in wanted]
+        answers = yield from ask(samples)
+        memo.update(zip(wanted, answers, strict=True))
+        for track in tracks:
+            track.advance()
+
+
+class _Track:
+    """One path: the segments still to be judged, and the ends that were measured."""
+
+    def __init__(self, path: Path, memo: dict[Ids, list[Outcome]], config: SearchConfig) -> None:
+        self.path, self.memo, self.config = path, memo, config
+        self.measured: set[int] = {len(path.ids)}
+        self.pending: list[Segment] = [(0, len(path.ids))]
+
+    def wanted(self) -> list[Ids]:
+        """Prefixes to be sampled before the pending segments can be judged."""
+        ends = {at for segment in self.pending for at in segment if at < len(self.path.ids)}
+        return [self.path.ids[:at] for at in sorted(ends) if self.path.ids[:at] not in self.memo]
+
+    def advance(self) -> None:
+        """Judge all pending segments whose ends are known, down to unsampled midpoints."""
+        while self.pending and not self.wanted():
+            children: list[Segment] = []
+            for start, end in self.pending:
+                self.measured |= {start, end}
+                if end - start > 1 and abs(self.mean(end) - self.mean(start)) >= self.config.p_gap:
+                    middle = split_point(list(self.path.probs), start, end)
+                    children += [(start, middle), (middle, end)]
+            self.pending = children
+
+    def mean(self, at: int) -> float:
+        """Estimated p(success) after `at` tokens: the raw proportion, or the verdict."""
+        if at == len(self.path.ids):
+            return self.path.end
+        outcomes = self.memo[self.path.ids[:at]]
+        return sum(outcome.success for outcome in outcomes) / len(outcomes)
+
+    def tally(self, at: int) -> Tally:
+        tally = Tally()
+        for outcome in self.memo[self.path.ids[:at]]:
+            tally.add(outcome)
+        return tally
+
+    def point(self, at: int) -> Estimate:
+        if at == len(self.path.ids):
+            return exact(self.path.end)
+        tally = self.tally(at)
+        return jeffreys(tally.successes, tally.n, self.config.z)
+
+    def delta(self, start: int, end: int) -> Estimate:
+        return square_and_add(self._scored(end), self._scored(start), "newcombe")
+
+    def _scored(self, at: int) -> Estimate:
+        if at == len(self.path.ids):
+            return exact(self.path.end)
+        tally = self.tally(at)
+        bounds = wilson_bounds(tally.successes, tally.n, self.config.z)
+        return Estimate(tally.successes / tally.n, *bounds, tally.n, "wilson")
+
+    def finding(self) -> Finding:
+        groups = self._groups()
+        marks = sorted(self.measured)
+        result = PathResult(
+            ids=self.path.ids,
+            verdict=self.path.verdict,
+            probs=tuple(float(q) for q in self.path.probs),
+            curve_at=tuple(marks),
+            curve=tuple(self.point(at) for at in marks),
+            tokens=tuple(self._tokens(marks)),
+            siblings=groups.table(self.path),
+            stopped="decided",
+        )
+        after, left = self._beliefs(marks)
+        budget = screening_budget(self.config)
+        return Finding(self.path, result, groups, after, left, budget)
+
+    def _tokens(self, marks: Sequence[int]) -> list[PivotalToken]:
+        found = []
+        for start, end in pairwise(marks):
+            delta = self.delta(start, end)
+            if end - start == 1 and abs(delta.mean) >= self.config.p_gap:
+                verdict = decide(delta, self.config.p_gap, self.config.zone)
+                found.append(self._token(start, delta, verdict == "yes"))
+        return found
+
+    def _token(self, at: int, delta: Estimate, decided: bool) -> PivotalToken:
+        return PivotalToken(
+            position=at,
+            token=self.path.ids[at],
+            prob=float(self.path.probs[at]),
+            before=self.point(at),
+            after=self.point(at + 1),
+            delta=delta,
+            decided=decided,
+        )
+
+    def _groups(self) -> Groups:
+        """First tokens of the rollouts from each measured prefix, with what became of them."""
+        groups = Groups()
+        for at in sorted(self.measured - {len(self.path.ids)}):
+            for outcome in self.memo[self.path.ids[:at]]:
+                groups.add(at, outcome.ids[0], [outcome])
+        return groups
+
+    def _beliefs(self, marks: Sequence[int]) -> tuple[list[Belief], list[Belief]]:
+        """p after each token: measured, or interpolated and then hardly believed."""
+        line = np.interp(np.arange(len(self.path.ids) + 1), marks, [self.mean(m) for m in marks])
+        after = [
+            Belief.of(float(p), (point.high - point.low) / (2 * self.config.z))
+            if (point := self._known(at + 1)) is not None
+            else Belief(float(p))
+            for at, p in enumerate(line[1:])
+        ]
+        return after, [Belief(float(p)) for p in line[:-1]]
+
+    def _known(self, at: int) -> Estimate | None:
+        return self.point(at) if at in self.measured else None

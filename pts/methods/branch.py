@@ -1,0 +1,177 @@
+"""`branch`: spend rollouts on alternatives to a path's tokens instead of on its prefixes.
+
+Let p_i be p(success) after i tokens and q_i the probability of the next one. With d_i the
+probability of success when another token is drawn instead, p_i = q_i p_{i+1} + (1 - q_i) d_i, so
+the change at that token is (1 - q_i)(p_{i+1} - d_i). The finished path's verdict is known, and
+estimates of the d_i carry it backwards (`pts.estimate.chain`). Tokens that the policy is almost
+sure of cost nothing: they cannot change p by more than 1 - q_i.
+
+Rounds: each gives a few rollouts to the blocks that shrink the variance of undecided tokens most
+per expected generated token. It ends when every candidate is decided or inside the indifference
+zone (see `pts.estimate.decide`), or when the budget is spent.
+
+Intervals are nominal: they know nothing of the stopping rule. Whoever publishes a difference
+confirms it by fresh rollouts (`pts.methods.confirm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from pts.branches import Branches, Exit, Path
+from pts.config import SearchConfig
+from pts.estimate import Chain, Decision, chain, chain_delta, decide
+from pts.methods.confirm import screening_budget
+from pts.methods.steps import Steps, ask
+from pts.pairs import Belief, Finding
+from pts.types import Estimate, Outcome, PathResult, PivotalToken, Sample
+
+Stopped: TypeAlias = Literal["decided", "zone", "budget", "no candidates"]
+
+
+def search_branch(
+    path: Path, unforced: Sequence[Outcome], config: SearchConfig, rng: np.random.Generator
+) -> Steps[Finding]:
+    """Find the pivotal tokens of one path whose every token has π > 0.
+
+    `unforced` are whole rollouts from the prompt (the filter's, the path itself left out). Each
+    counts as one branch where it leaves the path; they guide the search, and since the question
+    was kept because of them they slightly bias what it sees.
+    """
+    pool = Branches(path, config.p_gap, rng)
+    pool.record_unforced(unforced)
+    budget = config.max_rollouts - screening_budget(config)
+    while True:
+        view = _View(pool, config)
+        if not view.open or budget <= 0:
+            return _finding(pool, view, config, max(0, budget) + screening_budget(config))
+        requests = view.allocate(budget)
+        budget -= sum(n for _, n in requests)
+        yield from _sample(pool, requests)
+
+
+def _sample(pool: Branches, requests: Iterable[tuple[int, int]]) -> Steps[None]:
+    drawn: dict[Exit, int] = {}
+    for k, n in requests:
+        for exit_ in pool.draw(k, n):
+            drawn[exit_] = drawn.get(exit_, 0) + 1
+    wishes = [
+        Sample((*pool.path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()
+    ]
+    answers = yield from ask(wishes)
+    for exit_, outcomes in zip(drawn, answers, strict=True):
+        pool.record(exit_, outcomes)
+
+
+class _View:
+    """What the pool says between two rounds."""
+
+    def __init__(self, pool: Branches, config: SearchConfig) -> None:
+        self.pool, self.config = pool, config
+        tallies = pool.tallies
+        self.chain: Chain = chain(
+            [block.leave for block in pool.blocks],
+            [tally.successes for tally in tallies],
+            [tally.n for tally in tallies],
+            pool.path.end,
+            config.z,
+        )
+        self.deltas: dict[int, Estimate] = {
+            k: chain_delta(self.chain, k, block.leave)
+            for k, block in enumerate(pool.blocks)
+            if block.candidate
+        }
+        self.decisions: dict[int, Decision] = {
+            k: decide(delta, config.p_gap, config.zone) for k, delta in self.deltas.items()
+        }
+        self.open = {k for k, decision in self.decisions.items() if decision == "open"}
+
+    def allocate(self, budget: int) -> list[tuple[int, int]]:
+        """(block, rollouts) of the next round, at most `budget` rollouts together."""
+        gains = self._gains()
+        best = sorted(range(len(gains)), key=lambda k: (-gains[k], k))[: self.config.round_blocks]
+        requests = []
+        for k in best:
+            n = min(self.config.round_rollouts, budget)
+            if gains[k] > 0 and n > 0:
+                requests.append((k, n))
+                budget -= n
+        return requests
+
+    def _gains(self) -> list[float]:
+        """Expected fall of Σ Var(Δ_i) over open candidates i, per generated token, by block.
+
+        Block j enters Δ_i of an earlier candidate i with weight leave_i · ∏ through_k · leave_j
+        (over the blocks k between them) and its own Δ_j with leave_j. The variance of D_j under a
+        Beta posterior of n + 1 pseudo-counts falls on average to (n + 1) / (n + 1 + m) of itself
+        after m more rollouts; an unsampled block has the two pseudo-counts of a uniform.
+        """
+        gains, carried, m = [], 0.0, self.config.round_rollouts
+        lengths = self._lengths()
+        for k, block in enumerate(self.pool.blocks):
+            own = block.leave**2 if k in self.open else 0.0
+            counts = self.pool.tallies[k].n + 1 if self.pool.tallies[k].n else 2
+            fall = self.chain.variance[k] * m / (m + counts)
+            gains.append((block.leave**2 * carried + own) * fall / lengths[k])
+            carried = self.chain.through[k] ** 2 * carried + own
+        return gains
+
+    def _lengths(self) -> list[float]:
+        """Expected tokens of a branch by block: at first what the path has left, later the mean."""
+        total = len(self.pool.path.ids)
+        return [
+            max(1.0, (t.tokens + total - (b.start + b.end) / 2) / (t.n + 1))
+            for b, t in zip(self.pool.blocks, self.pool.tallies, strict=True)
+        ]
+
+    def stopped(self) -> Stopped:
+        if not self.deltas:
+            return "no candidates"
+        if self.open:
+            return "budget"
+        return "zone" if "zone" in self.decisions.values() else "decided"
+
+
+def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) -> Finding:
+    path = pool.path
+    tokens = [
+        PivotalToken(
+            position=pool.blocks[k].start,
+            token=path.ids[pool.blocks[k].start],
+            prob=float(path.probs[pool.blocks[k].start]),
+            before=view.chain.points[k],
+            after=view.chain.points[k + 1],
+            delta=delta,
+            decided=view.decisions[k] == "yes",
+        )
+        for k, delta in view.deltas.items()
+        if abs(delta.mean) >= config.p_gap
+    ]
+    result = PathResult(
+        ids=path.ids,
+        verdict=path.verdict,
+        probs=tuple(float(q) for q in path.probs),
+        curve_at=(0, *(block.end for block in pool.blocks)),
+        curve=view.chain.points,
+        tokens=tuple(tokens),
+        siblings=pool.groups.table(path),
+        stopped=view.stopped(),
+    )
+    after, left = _beliefs(pool, view.chain, config.z)
+    return Finding(path, result, pool.groups, after, left, screening)
+
+
+def _beliefs(pool: Branches, chained: Chain, z: float) -> tuple[list[Belief], list[Belief]]:
+    """What the chain says of p after each token of the path, and of p when it is left there."""
+    after, left = [], []
+    for k, block in enumerate(pool.blocks):
+        end, out = chained.points[k + 1], chained.exits[k]
+        sd = (end.high - end.low) / (2 * z)
+        stay = np.exp(np.log1p(-pool.path.leave[block.start : block.end])[::-1].cumsum()[::-1])
+        for s in (*stay[1:], 1.0):  # the rest of the block, once its next token is passed
+            after.append(Belief.of(float(s * end.mean + (1 - s) * out.mean), sd))
+        left += [Belief(out.mean)] * (block.end - block.start)
+    return after, left

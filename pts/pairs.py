@@ -1,0 +1,251 @@
+"""From searched paths to preference pairs: which siblings to compare, which pairs to keep.
+
+A `Board` looks at one path: for `path` it sets the token that moved p(success) against the
+sibling that moves it the other way most, for `fork` the best against the worst of the likely
+siblings at a position, whichever of them the path took. It names the siblings still to be
+measured and, when nothing more is worth measuring, proposes pairs. `select_pairs` keeps what
+fresh rollouts confirmed (`pts.methods.confirm`), under one false discovery rate for the run.
+
+Pure: no sampling happens here. Pairs are token ids throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from math import hypot, sqrt
+from typing import Literal, TypeAlias
+
+from pts.branches import Groups, Path
+from pts.config import SearchConfig
+from pts.estimate import benjamini_hochberg, jeffreys, newcombe
+from pts.types import CandidatePair, Ids, PathResult, QuestionResult, TokenPair
+
+Criterion: TypeAlias = Literal["path", "fork"]
+
+FAINT = 2.0
+"""Pseudo-rollouts of a belief that rests on the neighbourhood only."""
+
+FIRM = 1e4
+"""Pseudo-rollouts at most; a belief with sd 0 (the judged end of a path) has this many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is thought of a probability before its own rollouts: a mean worth `strength` rollouts.
+
+    It shrinks the choice of a sibling, never a published number.
+    """
+
+    mean: float
+    strength: float = FAINT
+
+    @classmethod
+    def of(cls, mean: float, sd: float) -> Belief:
+        """A belief as strong as a Beta distribution with this mean and standard deviation."""
+        inner = min(max(mean, 0.01), 0.99)
+        strength = inner * (1 - inner) / (sd * sd) - 1 if sd > 0 else FIRM
+        return cls(mean, min(max(strength, FAINT), FIRM))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a search method hands on: its result, and all it learnt of siblings.
+
+    `after[i]` is the belief in p(success) after token i of the path, `left[i]` in that of its
+    siblings at position i; `screening` is the number of rollouts left for measuring siblings.
+    """
+
+    path: Path
+    result: PathResult
+    groups: Groups
+    after: Sequence[Belief]
+    left: Sequence[Belief]
+    screening: int
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One next token at a position: its probability and the shrunk estimate of its success."""
+
+    token: int
+    prob: float
+    mean: float
+    sd: float
+    measured: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A pair as the search sees it, before confirmation."""
+
+    prefix: Ids
+    chosen: Option
+    rejected: Option
+    criterion: Criterion
+
+    @property
+    def position(self) -> int:
+        return len(self.prefix)
+
+    @property
+    def gap(self) -> float:
+        """Shrunk estimate of p(chosen) - p(rejected)."""
+        return self.chosen.mean - self.rejected.mean
+
+    @property
+    def measured(self) -> bool:
+        return self.chosen.measured and self.rejected.measured
+
+    @property
+    def promise(self) -> float:
+        """The gap if it is measured, what it may turn out to be (one sd more) if it is not."""
+        return self.gap if self.measured else self.gap + hypot(self.chosen.sd, self.rejected.sd)
+
+    @property
+    def key(self) -> tuple[Ids, int, int]:
+        return self.prefix, self.chosen.token, self.rejected.token
+
+
+class Board:
+    """All comparisons that one searched path offers."""
+
+    def __init__(self, finding: Finding, config: SearchConfig) -> None:
+        self.finding, self.config = finding, config
+        path = finding.path
+        self.pivots = {t.position: t.delta.mean > 0 for t in finding.result.tokens}
+        self.likely = [
+            [int(token) for token in row.ids[row.probs >= config.min_sibling_prob]]
+            for row in path.rows
+        ]
+        self.forks = [i for i, tokens in enumerate(self.likely) if len(tokens) > 1]
+
+    def option(self, position: int, token: int) -> Option:
+        on_path = token == self.finding.path.ids[position]
+        belief = (self.finding.after if on_path else self.finding.left)[position]
+        tally = self.finding.groups.get((position, token))
+        s, n = (tally.successes, tally.n) if tally else (0, 0)
+        mean = (s + belief.strength * belief.mean) / (n + belief.strength)
+        sd = sqrt(max(0.0, mean * (1 - mean)) / (n + belief.strength + 1))
+        weight = n + (belief.strength if belief.strength > FAINT else 0.0)
+        prob = self.finding.path.rows[position].prob(token)
+        return Option(token, prob, mean, sd, weight >= self.config.fork_rollouts)
+
+    def path_pairs(self) -> list[Proposal]:
+        """For each pivotal token the most promising opponent among its likely siblings."""
+        if "path" not in self.config.criteria:
+            return []
+        found = [self._best(self._against_path(at, up)) for at, up in self.pivots.items()]
+        return [pair for pair in found if pair is not None]
+
+    def fork_pairs(self) -> list[Proposal]:
+        """The most promising pair of each fork, by what it may be worth, `max_pairs` of them."""
+        if "fork" not in self.config.criteria:
+            return []
+        found = [self._best(self._at_fork(at)) for at in self.forks]
+        pairs = [pair for pair in found if pair is not None]
+        pairs.sort(key=lambda pair: (-pair.rejected.prob * pair.promise, pair.position))
+        return pairs[: self.config.max_pairs]
+
+    def _best(self, pairs: Iterable[Proposal]) -> Proposal | None:
+        kept = [pair for pair in pairs if pair.promise >= self.config.p_gap]
+        return max(kept, key=lambda pair: pair.promise, default=None)
+
+    def _against_path(self, position: int, up: bool) -> Iterator[Proposal]:
+        own = self.option(position, self.finding.path.ids[position])
+        prefix = self.finding.path.ids[:position]
+        for token in self.likely[position]:
+            if token != own.token:
+                other = self.option(position, token)
+                yield Proposal(prefix, *((own, other) if up else (other, own)), "path")
+
+    def _at_fork(self, position: int) -> Iterator[Proposal]:
+        prefix = self.finding.path.ids[:position]
+        options = [self.option(position, token) for token in self.likely[position]]
+        for chosen, rejected in permutations(options, 2):
+            yield Proposal(prefix, chosen, rejected, "fork")
+
+    def wanted(self, budget: int) -> list[tuple[Ids, int]]:
+        """(prefix with its next token, rollouts) worth measuring next; empty when done.
+
+        Pivotal tokens come first. Half of `fork_rollouts` at a time: a sibling that falls behind
+        is not measured further.
+        """
+        open_path = [pair for pair in self.path_pairs() if not pair.measured]
+        open_fork = [pair for pair in self.fork_pairs() if not pair.measured]
+        wanted: dict[Ids, int] = {}
+        for pair in open_path + open_fork[: self.config.round_blocks]:
+            for option in (pair.chosen, pair.rejected):
+                at = (*pair.prefix, option.token)
+                if not option.measured and at not in wanted:
+                    n = min(self._step(pair.position, option.token), budget)
+                    budget -= n
+                    wanted[at] = n
+        return [(at, n) for at, n in wanted.items() if n > 0]
+
+    def _step(self, position: int, token: int) -> int:
+        tally = self.finding.groups.get((position, token))
+        missing = self.config.fork_rollouts - (tally.n if tally else 0)
+        return max(1, min(missing, (self.config.fork_rollouts + 1) // 2))
+
+    def proposals(self) -> list[Proposal]:
+        """Pairs whose estimated gap reaches p_gap, `path` before `fork`, none twice."""
+        found: dict[tuple[Ids, int, int], Proposal] = {}
+        for pair in self.path_pairs() + self.fork_pairs():
+            if pair.gap >= self.config.p_gap:
+                found.setdefault(pair.key, pair)
+        return list(found.values())
+
+
+def rank_proposals(proposals: Iterable[Proposal], max_pairs: int) -> list[Proposal]:
+    """The proposals of a question, best estimated worth first, none twice, at most `max_pairs`."""
+    unique: dict[tuple[Ids, int, int], Proposal] = {}
+    for pair in proposals:
+        unique.setdefault(pair.key, pair)
+    ranked = sorted(unique.values(), key=lambda p: (-p.rejected.prob * p.gap, p.key))
+    return ranked[:max_pairs]
+
+
+def select_pairs(
+    results: Iterable[QuestionResult], config: SearchConfig, policy: str
+) -> list[TokenPair]:
+    """The pairs that fresh rollouts confirm, for the whole run.
+
+    All proposed pairs are tested together at false discovery rate `config.fdr`
+    (Benjamini-Hochberg), those of `path` and of `fork` as two families. Each side gets a Jeffreys
+    interval, the gap Newcombe's, both at 95 % and from confirmation rollouts only. `policy` is
+    the digest of what was sampled from. Order: that of the results.
+    """
+    tried = [(r, path, pair) for r in results for path in r.paths for pair in path.pairs]
+    kept: dict[tuple[Ids, int, int], tuple[int, TokenPair]] = {}
+    for criterion in ("path", "fork"):
+        family = [(i, *entry) for i, entry in enumerate(tried) if entry[2].criterion == criterion]
+        passed = benjamini_hochberg([pair.pvalue for *_, pair in family], config.fdr)
+        for (i, question, path, pair), accept in zip(family, passed, strict=True):
+            if accept:
+                exported = _token_pair(question, path, pair, policy)
+                key = (exported.prompt_ids, exported.chosen, exported.rejected)
+                kept.setdefault(key, (i, exported))
+    return [exported for _, exported in sorted(kept.values(), key=lambda item: item[0])]
+
+
+def _token_pair(
+    question: QuestionResult, path: PathResult, pair: CandidatePair, policy: str
+) -> TokenPair:
+    c, r = pair.confirm_chosen, pair.confirm_rejected
+    return TokenPair(
+        problem_id=question.problem_id,
+        prompt_ids=question.prompt_ids + path.ids[: pair.position],
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        chosen_prob=pair.chosen_prob,
+        rejected_prob=pair.rejected_prob,
+        p_chosen=jeffreys(c.successes, c.n),
+        p_rejected=jeffreys(r.successes, r.n),
+        gap=newcombe(c.successes, c.n, r.successes, r.n),
+        pvalue=pair.pvalue,
+        worth=pair.worth,
+        criterion=pair.criterion,
+        policy=policy,
+    )

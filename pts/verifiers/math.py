@@ -1,0 +1,134 @@
+"""A verifier for mathematical answers, by the `math-verify` library (extra `math`).
+
+    verifier = MathVerifier(seconds=5)
+
+The library parses LaTeX and plain expressions and compares them symbolically. Model-written
+expressions can make it run for hours (9^9^9…) and its own time limit works by signals, which only
+the main thread receives; so it runs in a worker process that is killed when the limit has passed.
+An answer that takes longer is FAIL, a reference that cannot be read is UNSCORED, and so is a
+completion whose worker dies. Equal questions are asked once.
+
+Not covered: proofs, units, answers in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import selectors
+import subprocess
+import sys
+import weakref
+from functools import lru_cache
+from typing import Any
+
+from pts.errors import MissingExtra, VerifierError
+from pts.types import Judgement, Problem, Verdict
+
+START_SECONDS = 60.0
+"""Allowed for the worker's imports."""
+
+
+class MathVerifier:
+    """Compares a completion's final answer with the reference as mathematics.
+
+    `seconds` is the time limit of one comparison. Raises MissingExtra without `math-verify`.
+    """
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        if importlib.util.find_spec("math_verify") is None:
+            raise MissingExtra("math-verify", "math")
+        self.seconds = seconds
+        self._worker: _Worker | None = None
+        self._readable = lru_cache(maxsize=4096)(self._read_reference)
+        self._compare = lru_cache(maxsize=65536)(self._ask_comparison)
+
+    def __call__(self, problem: Problem, text: str) -> Judgement:
+        if not self._readable(problem.reference):
+            reason = f"reference of {problem.id}: {problem.reference!r} is no mathematical answer"
+            return Judgement(Verdict.UNSCORED, reason=reason)
+        return self._compare(problem.reference, text)
+
+    def _read_reference(self, reference: str) -> bool:
+        reply = self._ask(reference, None)
+        return reply is not None and bool(reply["readable"])
+
+    def _ask_comparison(self, reference: str, text: str) -> Judgement:
+        reply = self._ask(reference, text)
+        if reply is None:
+            reason = f"comparing took longer than {self.seconds:g} s"
+            return Judgement(Verdict.FAIL, reason=reason)
+        if reply["equal"]:
+            return Judgement(Verdict.PASS, reply["answer"])
+        why = f"expected {reference}" if reply["answer"] is not None else "no final answer"
+        return Judgement(Verdict.FAIL, reply["answer"], why)
+
+    def _ask(self, reference: str, text: str | None) -> dict[str, Any] | None:
+        """The worker's reply; None when time is up. A dead worker raises, the next call mends."""
+        if self._worker is None:
+            self._worker = _Worker()
+        try:
+            reply = self._worker.ask({"reference": reference, "text": text}, self.seconds)
+        except VerifierError:
+            self._drop_worker()
+            raise
+        if reply is None:
+            self._drop_worker()
+        return reply
+
+    def _drop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
+class _Worker:
+    """A process that answers one JSON line with one JSON line."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "pts.verifiers.math_worker"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        self.stop = weakref.finalize(self, _stop, self._process)
+        if self._line(START_SECONDS) != b"ready\n":
+            self.stop()
+            raise VerifierError("the math-verify worker did not start; run: pip check")
+
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise VerifierError("the math-verify worker died between two questions") from None
+        line = self._line(seconds)
+        if line == b"":
+            raise VerifierError("the math-verify worker died (out of memory?)")
+        return None if line is None else dict(json.loads(line))
+
+    def _line(self, seconds: float) -> bytes | None:
+        """One line, b"" at the end of the stream, or None when time is up."""
+        assert self._process.stdout is not None
+        data = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not data.endswith(b"\n"):
+                if not selector.select(seconds):
+                    return None
+                chunk = os.read(self._process.stdout.fileno(), 65536)
+                if not chunk:
+                    return b""
+                data += chunk
+        return data
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):  # a question it died on is still buffered
+                pipe.close()

@@ -12,13 +12,12 @@ cannot tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from rich.progress import track
 from scipy import special
 
 from align.errors import StageError
@@ -27,11 +26,12 @@ from align.statistics import mean_interval, pass_at_k, ratio_interval, wilson
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.journal import Journal
+from pts.methods.steps import Steps, ask
 from pts.runner import SetAside, run
-from pts.types import Estimate, Ids, Measurement, Outcome, Problem, Row, Sample, Wishes
+from pts.runner_progress import Watch
+from pts.types import Estimate, Ids, Outcome, Problem, Row, Sample
 from pts.verifiers.base import Verifier
 
-T = TypeVar("T")
 Load = Callable[[SamplingConfig], Engine]
 """Loads the policy at hand, to be sampled as the settings say."""
 
@@ -40,6 +40,8 @@ _Completion = tuple[Ids, Ids]
 
 DEV_SAMPLES = 2
 """Completions of each dev problem at each temperature above 0."""
+WINDOW = 256
+"""Problems under way at a time: enough to fill the engine's batch with single greedy rollouts."""
 TINY = 1e-300
 """Stands for a probability that underflowed to 0 in a divergence."""
 
@@ -121,32 +123,35 @@ class _Rollouts:
             "sampling": engine.sampling.model_dump(mode="json"),
             "seed": self.plan.seed,
         }
-        searches = ((problem, completions(n)) for problem in problems)
-        with Journal(self.folder / f"{name}.journal.jsonl", fingerprint) as journal:
+        path = self.folder / f"{name}.journal.jsonl"
+        with (
+            Journal(path, fingerprint) as journal,
+            Watch(len(problems), self.plan.progress) as watch,
+        ):
             finished = run(
-                searches,
+                ((problem, completions(n)) for problem in problems),
                 engine,
                 self.verifier,
                 seed=self.plan.seed,
-                window=256,
+                window=WINDOW,
                 journal=journal,
                 set_aside=_unscored,
+                on_progress=watch,
             )
-            shown = self._shown(finished, name, len(problems))
-            drawn = {done.problem.id: done.result for done in shown}
+            drawn = {done.problem.id: done.result for done in finished}
         return {p.id: drawn[p.id] for p in problems if drawn[p.id]}
-
-    def _shown(self, stream: Iterable[T], name: str, total: int) -> Iterable[T]:
-        return track(stream, name, total, transient=True, disable=not self.plan.progress)
 
     def engine(self, temperature: float) -> Engine:
         return self.load(self.plan.sampling.model_copy(update={"temperature": temperature}))
 
 
-def completions(n: int) -> Generator[Wishes, list[Measurement], list[Outcome]]:
-    """The simplest of all searches: n completions of a question."""
-    answers = yield [Sample((), n, "filter")]
-    return [outcome for outcome in answers[0] if isinstance(outcome, Outcome)]
+def completions(n: int) -> Steps[list[Outcome]]:
+    """The simplest of all searches: n completions of a question.
+
+    The purpose "filter" is the one whose outcomes keep all their ids.
+    """
+    [outcomes] = yield from ask([Sample((), n, "filter")])
+    return outcomes
 
 
 def _unscored(about: SetAside) -> list[Outcome]:

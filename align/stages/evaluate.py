@@ -47,7 +47,7 @@ def run(context: StageContext, name: str, before: Path | None) -> StageResult:
         Plan(
             recipe.sampling,
             config.samples,
-            recipe.seed,
+            context.seed("evaluation"),
             config.temperatures,
             progress=context.progress,
         ),

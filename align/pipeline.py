@@ -20,7 +20,7 @@ from align.check import check_recipe
 from align.data.task import Task
 from align.data.tasks import build_task
 from align.manifest import Manifest, read_manifest, settings_digest, tree_digest, write_json
-from align.models.load import base_path
+from align.models.load import prepare_base
 from align.recipe import Recipe, parse_recipe
 from align.report import write_report
 from align.stages.context import StageContext, StageResult
@@ -46,7 +46,7 @@ def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -
     check_recipe(recipe)
     with Manifest.open(folder, recipe) as manifest:
         chain = Chain(recipe, build_task(recipe), manifest, console, progress)
-        policies = [("base", Path(base_path(recipe.model)))]
+        policies = [("base", prepare_base(recipe.model))]
         chain.evaluate(*policies[0], before=None)
         for name in recipe.stages:
             policy = chain.stage(name, policies[-1][1])
@@ -72,7 +72,7 @@ def evaluate_again(
     stages = read_manifest(folder)["stages"]
     recipe = run_recipe(folder, overrides)
     output = output or folder / "evaluations" / settings_digest(recipe.evaluate)
-    policies = [("base", Path(base_path(recipe.model)))]
+    policies = [("base", prepare_base(recipe.model))]
     policies += [(n, folder / stages[n]["model"]) for n in stages if stages[n]["model"]]
     with Manifest.open(output, recipe) as manifest:
         chain = Chain(recipe, build_task(recipe), manifest, console, progress)

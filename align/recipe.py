@@ -149,6 +149,8 @@ class EvaluateConfig(Settings):
     """Temperatures tried on the dev split; the best one is measured on `split` as well."""
     dev_problems: int = Field(300, ge=10)
     """Problems of the dev split on which the best temperature is chosen."""
+    skip: tuple[StageName | Literal["base"], ...] = ()
+    """Policies that are not measured (a control arm shares its start with another run)."""
 
 
 class WordProblemsTask(Settings):

@@ -104,7 +104,9 @@ def score_test(s1: int, n1: int, s2: int, n2: int, margin: float) -> float:
     """One-sided p-value of H0: p1 - p2 <= margin.
 
     The score statistic with the constrained estimate and the (N / (N - 1)) variance factor of
-    Miettinen & Nurminen (1985).
+    Miettinen & Nurminen (1985). Asymptotic: at margin 0.15 with 16 to 64 rollouts a side a test
+    at 0.05 rejects a true null with probability 0.070 at most (all tables enumerated), one at
+    0.01 with 0.022, the worst cases lying where p1 is nearly 1.
     """
     q1, q2 = constrained_mle(s1, n1, s2, n2, margin)
     total = n1 + n2

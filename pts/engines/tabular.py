@@ -12,6 +12,7 @@ Not covered: text. A token decodes to its own name, and problems hold a machine'
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -96,6 +97,7 @@ class TabularEngine:
         self.policy = hashlib.blake2b(repr(self.machines).encode(), digest_size=8).hexdigest()
         self._supports: dict[tuple[int, int], _Support] = {}
         self._values: dict[tuple[int, int, int], float] = {}
+        self._longest = [_longest(machine.states) for machine in self.machines]
 
     def problems(self) -> list[Problem]:
         """One problem a machine; its prompt is the machine's index."""
@@ -174,24 +176,28 @@ class TabularEngine:
                 break
         return tuple(ids)
 
+    def _key(self, machine: int, state: int, left: int) -> tuple[int, int, int]:
+        """Where no completion from a state is longer, more room changes nothing."""
+        return machine, state, int(min(left, self._longest[machine][state]))
+
     def _value(self, machine: int, state: int, left: int) -> float:
         """Backward recursion over (state, tokens left), with a stack instead of recursive calls."""
-        values, stack = self._values, [(machine, state, left)]
+        values, stack = self._values, [self._key(machine, state, left)]
         while stack:
             key = stack[-1]
             if key in values:
                 stack.pop()
                 continue
-            support = self._support(machine, key[1])
-            missing = [
-                (machine, to, key[2] - 1)
-                for to in support.to
-                if key[2] > 0 and to != CLOSING and (machine, to, key[2] - 1) not in values
+            _, at, room = key
+            support = self._support(machine, at)
+            ahead = [
+                self._key(machine, to, room - 1) for to in support.to if room > 0 and to != CLOSING
             ]
+            missing = [k for k in ahead if k not in values]
             stack += missing
             if not missing:
-                values[key] = self._expected(support, machine, key[2])
-        return values[machine, state, left]
+                values[key] = self._expected(support, machine, room)
+        return values[self._key(machine, state, left)]
 
     def _expected(self, support: _Support, machine: int, left: int) -> float:
         if left <= 0:
@@ -200,9 +206,29 @@ class TabularEngine:
         return sum(
             prob * (token == RIGHT and left > 1)
             if to == CLOSING
-            else prob * self._values[machine, to, left - 1]
+            else prob * self._values[self._key(machine, to, left - 1)]
             for token, prob, to in arcs
         )
+
+
+def _longest(states: Sequence[Sequence[Arc]]) -> list[float]:
+    """Tokens of the longest completion from each state, infinite where a loop can be reached."""
+    longest = [math.inf] * len(states)
+    waiting = [len({arc.to for arc in arcs} - {CLOSING}) for arcs in states]
+    sources: list[set[int]] = [set() for _ in states]
+    for i, arcs in enumerate(states):
+        for to in {arc.to for arc in arcs} - {CLOSING}:
+            sources[to].add(i)
+    ready = [i for i, n in enumerate(waiting) if n == 0]
+    while ready:
+        i = ready.pop()
+        tails = [1 if arc.to == CLOSING else longest[arc.to] for arc in states[i]]
+        longest[i] = 1 + max(tails)
+        for source in sources[i]:
+            waiting[source] -= 1
+            if waiting[source] == 0:
+                ready.append(source)
+    return longest
 
 
 class TabularVerifier:

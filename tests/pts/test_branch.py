@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pts.branches import Path
+from pts.config import SearchConfig
+from pts.engines.tabular import TabularEngine, TabularVerifier
+from pts.engines.tabular_shapes import SHAPES, Instance, calm, cancelling, sparse
+from pts.methods.branch import search_branch
+from pts.pairs import Finding
+from pts.testing import run_search
+from pts.types import Outcome, Row, Sample, Verdict
+
+CONFIG = SearchConfig(max_rollouts=1200)
+
+
+def planted_path(instance: Instance) -> tuple[TabularEngine, Path]:
+    engine = TabularEngine([instance.machine], instance.sampling)
+    assert instance.path is not None
+    verdict = Verdict.PASS if engine.success(instance.path) else Verdict.FAIL
+    return engine, Path(instance.path, verdict, tuple(engine.score((0,), instance.path)))
+
+
+def truth(engine: TabularEngine, path: Path) -> np.ndarray:
+    return np.array([engine.success(path.ids[:i]) for i in range(len(path.ids) + 1)])
+
+
+def found_in(instance: Instance, seed: int, config: SearchConfig = CONFIG) -> Finding:
+    engine, path = planted_path(instance)
+    search = search_branch(path, [], config, np.random.default_rng(seed))
+    return run_search(search, engine, engine.problems()[0], TabularVerifier(), seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", [sparse, cancelling])
+def test_planted_tokens_are_found_and_nothing_else(shape: Any, seed: int) -> None:
+    instance = shape(np.random.default_rng(seed))
+    engine, path = planted_path(instance)
+    change = np.abs(np.diff(truth(engine, path)))
+    result = found_in(instance, seed).result
+    reported = {token.position for token in result.tokens}
+    assert set(np.flatnonzero(change >= 0.3)) <= reported
+    assert reported <= set(np.flatnonzero(change >= 0.15))
+    assert all(token.decided for token in result.tokens if change[token.position] >= 0.3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_decided_where_nothing_is_pivotal(seed: int) -> None:
+    result = found_in(calm(np.random.default_rng(seed)), seed).result
+    assert not [token for token in result.tokens if token.decided]
+
+
+def test_a_path_of_certain_tokens_costs_nothing() -> None:
+    row = Row(np.array([7, 8]), np.array([0.9, 0.1]))
+    path = Path((7, 7), Verdict.PASS, (row, row))
+    search = search_branch(path, [], CONFIG, np.random.default_rng(0))
+    with pytest.raises(StopIteration) as stop:
+        next(search)
+    result = stop.value.value.result
+    assert (result.stopped, result.tokens) == ("no candidates", ())
+    assert result.curve[0].low == pytest.approx(0.81)  # what the end of the path alone proves
+
+
+def uncertain_path(tokens: int = 3) -> Path:
+    row = Row(np.array([7, 8, 9]), np.array([0.5, 0.3, 0.2]))
+    return Path((7,) * tokens, Verdict.PASS, (row,) * tokens)
+
+
+def drive(search: Generator[Any, Any, Finding], passes: Any) -> tuple[Finding, list[list[Sample]]]:
+    rounds: list[list[Sample]] = []
+    try:
+        wishes = next(search)
+        while True:
+            rounds.append(wishes)
+            answers = []
+            for wish in wishes:
+                verdict = Verdict.PASS if passes(wish.at) else Verdict.FAIL
+                answers.append([Outcome((1,), verdict, False, 3)] * wish.n)
+            wishes = search.send(answers)
+    except StopIteration as stop:
+        return stop.value, rounds
+
+
+def test_wishes_leave_the_path_by_one_sibling() -> None:
+    path = uncertain_path()
+    config = SearchConfig(round_rollouts=4, round_blocks=2)
+    search = search_branch(path, [], config, np.random.default_rng(0))
+    _, rounds = drive(search, lambda at: True)
+    for wishes in rounds:
+        assert sum(wish.n for wish in wishes) <= 8
+        assert len({len(wish.at) for wish in wishes}) <= 2
+        for wish in wishes:
+            assert wish.at[:-1] == path.ids[: len(wish.at) - 1]
+            assert wish.at[-1] in (8, 9)
+            assert wish.purpose == "search"
+
+
+def test_answers_are_read_in_the_order_of_the_wishes() -> None:
+    """Only branches by token 9 at position 1 fail: the table must say exactly that."""
+    search = search_branch(uncertain_path(), [], CONFIG, np.random.default_rng(0))
+    finding, _ = drive(search, lambda at: at != (7, 9))
+    for position, rows in finding.result.siblings.items():
+        for token, _, successes, n in rows:
+            assert successes == (0 if (position, token) == (1, 9) else n)
+
+
+def test_deltas_follow_the_recursion() -> None:
+    # All siblings fail, the path passes: p = 1, .5, .25, .125 from the end, Δ = .5, .25, .125.
+    config = SearchConfig(max_rollouts=4000, zone=0.01)
+    search = search_branch(uncertain_path(), [], config, np.random.default_rng(0))
+    finding, _ = drive(search, lambda at: False)
+    result = finding.result
+    assert [token.position for token in result.tokens] == [1, 2]
+    assert result.tokens[1].delta.mean == pytest.approx(0.5, abs=0.04)
+    assert result.tokens[0].delta.mean == pytest.approx(0.25, abs=0.04)
+    assert result.tokens[0].before.mean == pytest.approx(0.25, abs=0.04)
+    assert result.tokens[1].after.method == "exact"
+    assert result.curve_at == (0, 1, 2, 3)
+
+
+def test_budget_ends_the_search_and_is_never_exceeded() -> None:
+    config = SearchConfig(max_rollouts=40)
+    finding = found_in(sparse(np.random.default_rng(0)), 0, config)
+    spent = sum(n for rows in finding.result.siblings.values() for *_, n in rows)
+    assert finding.result.stopped == "budget"
+    assert spent == 30  # a quarter is kept for measuring siblings
+    assert finding.screening == 10
+
+
+def test_same_seed_same_search() -> None:
+    instance = cancelling(np.random.default_rng(5))
+    assert found_in(instance, 1).result == found_in(instance, 1).result
+    assert found_in(instance, 1).result != found_in(instance, 2).result
+
+
+def test_unforced_rollouts_save_branches() -> None:
+    path = uncertain_path()
+    known = [
+        Outcome((*path.ids[:at], token, 1, 1), Verdict.FAIL, False, at + 3)
+        for at in range(3)
+        for token in (8, 9)
+        for _ in range(60)
+    ]
+    search = search_branch(path, known, CONFIG, np.random.default_rng(0))
+    _, rounds = drive(search, lambda at: False)
+    fresh = search_branch(path, [], CONFIG, np.random.default_rng(0))
+    _, more = drive(fresh, lambda at: False)
+    assert len(rounds) < len(more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"wandering"}))
+def test_intervals_cover_the_truth(shape: str) -> None:
+    """Nominal 95 % intervals of all candidates' neighbourhood, without filter rollouts."""
+    hits = total = 0
+    for seed in range(30):
+        instance = SHAPES[shape](np.random.default_rng(900 + seed))
+        engine, path = planted_path(instance)
+        p = truth(engine, path)
+        result = found_in(instance, seed).result
+        for at, point in zip(result.curve_at, result.curve, strict=True):
+            hits += point.low - 1e-9 <= p[at] <= point.high + 1e-9
+            total += 1
+    assert hits / total >= 0.92

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.special import betainc, comb, ndtr
+
+from pts.estimate import (
+    UNIFORM_VARIANCE,
+    Z95,
+    benjamini_hochberg,
+    chain,
+    chain_delta,
+    constrained_mle,
+    decide,
+    exact,
+    jeffreys,
+    jeffreys_bounds,
+    newcombe,
+    score_test,
+    wilson_bounds,
+)
+from pts.types import Estimate
+
+
+@pytest.mark.parametrize(("s", "n"), [(1, 4), (3, 10), (40, 48)])
+def test_jeffreys_bounds_cut_off_equal_tails_of_the_posterior(s: int, n: int) -> None:
+    low, high = jeffreys_bounds(s, n)
+    tail = (1 - 0.95) / 2
+    assert betainc(s + 0.5, n - s + 0.5, low) == pytest.approx(tail, abs=1e-9)
+    assert 1 - betainc(s + 0.5, n - s + 0.5, high) == pytest.approx(tail, abs=1e-9)
+
+
+def test_jeffreys_is_closed_at_the_ends_and_reports_the_raw_proportion() -> None:
+    none, every, nothing = jeffreys(0, 8), jeffreys(8, 8), jeffreys(0, 0)
+    assert (none.mean, none.low) == (0.0, 0.0)
+    assert (every.mean, every.high) == (1.0, 1.0)
+    assert (nothing.low, nothing.high) == (0.0, 1.0)
+    assert every.low == pytest.approx(1 - none.high)
+
+
+def test_wilson_solves_its_defining_equation() -> None:
+    s, n = 7, 20
+    for bound in wilson_bounds(s, n):  # |s/n - p| = z sqrt(p (1 - p) / n)
+        assert abs(s / n - bound) == pytest.approx(Z95 * math.sqrt(bound * (1 - bound) / n))
+
+
+def test_newcombe_reproduces_the_published_example() -> None:
+    # Newcombe 1998 (Statistics in Medicine 17:873), table II, example (a), method 10.
+    found = newcombe(56, 70, 48, 80)
+    assert found.mean == pytest.approx(0.2)
+    assert (found.low, found.high) == (
+        pytest.approx(0.0524, abs=1e-4),
+        pytest.approx(0.3339, abs=1e-4),
+    )
+
+
+def likelihood(s1: int, n1: int, s2: int, n2: int, p1: np.ndarray, margin: float) -> np.ndarray:
+    p2 = p1 - margin
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = [s1 * np.log(p1), (n1 - s1) * np.log1p(-p1), s2 * np.log(p2)]
+        terms.append((n2 - s2) * np.log1p(-p2))
+    powers = [s1, n1 - s1, s2, n2 - s2]
+    return sum(np.where(k == 0, 0.0, t) for k, t in zip(powers, terms, strict=True))
+
+
+@pytest.mark.parametrize("margin", [-0.3, 0.05, 0.15, 0.6])
+@pytest.mark.parametrize(
+    ("s1", "n1", "s2", "n2"),
+    [
+        (30, 48, 10, 48),
+        (5, 10, 5, 10),
+        (0, 12, 12, 12),
+        (12, 12, 0, 12),
+        (7, 9, 3, 40),
+        (0, 5, 0, 7),
+    ],
+)
+def test_constrained_estimate_maximises_the_likelihood(
+    s1: int, n1: int, s2: int, n2: int, margin: float
+) -> None:
+    grid = np.linspace(max(0, margin), min(1, 1 + margin), 20001)
+    best = grid[np.argmax(likelihood(s1, n1, s2, n2, grid, margin))]
+    p1, p2 = constrained_mle(s1, n1, s2, n2, margin)
+    assert p1 == pytest.approx(best, abs=1e-4)
+    assert p2 == pytest.approx(p1 - margin)
+
+
+def test_score_test_without_a_margin_is_the_pooled_test() -> None:
+    s1, n1, s2, n2 = 20, 30, 12, 40
+    pooled = (s1 + s2) / (n1 + n2)
+    variance = pooled * (1 - pooled) * (1 / n1 + 1 / n2) * (n1 + n2) / (n1 + n2 - 1)
+    z = (s1 / n1 - s2 / n2) / math.sqrt(variance)
+    assert score_test(s1, n1, s2, n2, 0.0) == pytest.approx(float(ndtr(-z)))
+
+
+def test_score_test_without_variance_decides_by_the_sign() -> None:
+    assert score_test(5, 5, 5, 5, 0.0) == 1.0
+    assert score_test(48, 48, 0, 48, 0.15) < 1e-12
+
+
+@pytest.mark.parametrize("n", [24, 48])
+def test_score_test_holds_its_size(n: int) -> None:
+    """Exact rejection probability at the edge of the null, by enumeration of all tables."""
+    k, margin = np.arange(n + 1), 0.15
+    rejects = np.array([[score_test(a, n, b, n, margin) <= 0.05 for b in k] for a in k])
+    for p2 in (0.02, 0.2, 0.4, 0.6, 0.83):
+        p1 = p2 + margin
+        first = comb(n, k) * p1**k * (1 - p1) ** (n - k)
+        second = comb(n, k) * p2**k * (1 - p2) ** (n - k)
+        assert first @ rejects @ second <= 0.07
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    # Thresholds at fdr 0.05 and m = 4: 0.0125, 0.025, 0.0375, 0.05. The third smallest passes its
+    # own, so all smaller ones pass with it, although the second (0.03) misses its threshold.
+    assert benjamini_hochberg([0.2, 0.001, 0.036, 0.03], 0.05) == [False, True, True, True]
+    assert benjamini_hochberg([0.04, 0.9], 0.05) == [False, False]
+    assert benjamini_hochberg([], 0.05) == []
+
+
+def between(low: float, mean: float, high: float) -> Estimate:
+    return Estimate(mean, low, high, 10, "test")
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        (between(0.16, 0.30, 0.45), "yes"),
+        (between(-0.45, -0.30, -0.16), "yes"),
+        (between(0.10, 0.30, 0.45), "open"),
+        (between(-0.10, 0.05, 0.24), "no"),
+        (between(-0.26, 0.05, 0.24), "open"),
+        (between(0.16, 0.19, 0.30), "open"),
+        (between(0.16, 0.21, 0.24), "zone"),
+        (between(-0.24, -0.19, -0.16), "zone"),
+    ],
+)
+def test_decisions_tolerate_errors_inside_the_zone_only(delta: Estimate, expected: str) -> None:
+    assert decide(delta, p_gap=0.2, zone=0.05) == expected
+
+
+def test_chain_by_hand_on_three_tokens() -> None:
+    # End passed. q = .5, .8, .9; branches 1 of 4, 2 of 4, none at the last token.
+    leave, successes, trials = [0.5, 0.2, 0.1], [1, 2, 0], [4, 4, 0]
+    found = chain(leave, successes, trials, end=1.0)
+    d0, d1 = 1.5 / 5, 2.5 / 5  # Jeffreys posterior means
+    p2 = 1.0  # the unsampled exit changes nothing on average
+    p1 = 0.8 * p2 + 0.2 * d1
+    p0 = 0.5 * p1 + 0.5 * d0
+    assert [point.mean for point in found.points] == pytest.approx([p0, p1, p2, 1.0])
+    assert [out.mean for out in found.exits] == pytest.approx([d0, d1, p2])
+    assert found.through == pytest.approx((0.5, 0.8, 1.0))
+    assert found.variance == pytest.approx((d0 * (1 - d0) / 6, d1 * (1 - d1) / 6, UNIFORM_VARIANCE))
+    # Half-widths below: D_2 may be 0, so p_2 may be 0.9; then weights add in quadrature.
+    low0, low1 = d0 - jeffreys_bounds(1, 4)[0], d1 - jeffreys_bounds(2, 4)[0]
+    below2 = 0.1 * 1.0
+    below1 = math.hypot(0.8 * below2, 0.2 * low1)
+    below0 = math.hypot(0.5 * below1, 0.5 * low0)
+    lows = [point.low for point in found.points]
+    assert lows == pytest.approx([max(0.36, p0 - below0), max(0.72, p1 - below1), 0.9, 1.0])
+    assert found.points[2].high == 1.0
+    assert found.points[3] == exact(1.0)
+    assert [point.n for point in found.points] == [8, 4, 0, 0]
+
+
+def test_delta_of_a_token_by_hand() -> None:
+    found = chain([0.5], [1], [4], end=1.0)
+    delta, d = chain_delta(found, 0, 0.5), 1.5 / 5
+    low, high = jeffreys_bounds(1, 4)
+    assert delta.mean == pytest.approx(0.5 * (1 - d))
+    assert (delta.low, delta.high) == pytest.approx((0.5 * (1 - high), 0.5 * (1 - low)))
+
+
+def test_delta_of_an_unsampled_token_spans_what_is_possible() -> None:
+    found = chain([0.5, 0.4], [0, 2], [0, 8], end=1.0)
+    after = found.points[1]
+    delta = chain_delta(found, 0, 0.5)
+    assert delta.mean == 0.0
+    assert (delta.low, delta.high) == pytest.approx((-0.5 * (1 - after.low), 0.5 * after.high))
+
+
+def test_path_probability_alone_bounds_every_point() -> None:
+    found = chain([0.01, 0.02], [0, 0], [0, 0], end=0.0)
+    assert found.points[0].high <= 1 - 0.99 * 0.98 + 1e-12
+    assert found.points[1].high == pytest.approx(0.02)
+    assert found.points[0].low == 0.0

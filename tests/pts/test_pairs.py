@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pts.branches import Groups, Path
+from pts.config import SearchConfig
+from pts.estimate import jeffreys, newcombe, score_test
+from pts.methods.confirm import confirm, screen
+from pts.pairs import Belief, Board, Finding, Option, Proposal, rank_proposals, select_pairs
+from pts.types import (
+    CandidatePair,
+    Cost,
+    Counts,
+    Estimate,
+    Outcome,
+    PathResult,
+    PivotalToken,
+    QuestionResult,
+    Row,
+    Sample,
+    Verdict,
+)
+
+CONFIG = SearchConfig(fork_rollouts=8)
+
+
+def outcomes(successes: int, n: int) -> list[Outcome]:
+    verdicts = [Verdict.PASS] * successes + [Verdict.FAIL] * (n - successes)
+    return [Outcome((1,), verdict, False, 2) for verdict in verdicts]
+
+
+def estimate(mean: float) -> Estimate:
+    return Estimate(mean, mean - 0.1, mean + 0.1, 20, "test")
+
+
+def finding(delta: float | None, screening: int = 100) -> Finding:
+    """Two positions: π = .5, .3, .16, .04 at the first (path token 7), all sure at the second."""
+    rows = (
+        Row(np.array([7, 8, 9, 10]), np.array([0.5, 0.3, 0.16, 0.04])),
+        Row(np.array([7]), np.array([1.0])),
+    )
+    path = Path((7, 7), Verdict.PASS, rows)
+    tokens = ()
+    if delta is not None:
+        change = estimate(delta)
+        tokens = (PivotalToken(0, 7, 0.5, estimate(0.5), estimate(0.5 + delta), change, True),)
+    result = PathResult(
+        ids=path.ids,
+        verdict=path.verdict,
+        probs=(0.5, 1.0),
+        curve_at=(0, 1, 2),
+        curve=(estimate(0.5),) * 3,
+        tokens=tokens,
+        siblings={},
+        stopped="decided",
+    )
+    after = [Belief(0.5 + (delta or 0.0), 40.0), Belief(1.0)]
+    return Finding(path, result, Groups(), after, [Belief(0.5), Belief(0.5)], screening)
+
+
+def fill(found: Finding, counts: dict[int, tuple[int, int]]) -> Finding:
+    for token, (successes, n) in counts.items():
+        found.groups.add(0, token, outcomes(successes, n))
+    return found
+
+
+def test_belief_has_the_strength_of_its_beta_distribution() -> None:
+    # Beta(3, 7): mean .3, variance .3 * .7 / 11, ten pseudo-rollouts.
+    assert Belief.of(0.3, (0.3 * 0.7 / 11) ** 0.5).strength == pytest.approx(10.0)
+    assert Belief.of(1.0, 0.0).strength == 1e4
+
+
+def test_upward_token_is_chosen_over_the_worst_likely_sibling() -> None:
+    found = fill(finding(0.3), {8: (6, 10), 9: (1, 10), 10: (0, 10)})
+    (pair,) = Board(found, CONFIG).path_pairs()
+    assert (pair.chosen.token, pair.rejected.token) == (7, 9)  # 10 is worse but too rare
+    # Shrunk by two pseudo-rollouts at 0.5: (1 + 1) / 12.
+    assert pair.rejected.mean == pytest.approx(2 / 12)
+    assert pair.gap == pytest.approx(0.8 - 2 / 12)
+    assert pair.measured
+
+
+def test_downward_token_is_rejected_for_the_best_likely_sibling() -> None:
+    found = fill(finding(-0.3), {8: (6, 10), 9: (9, 10), 10: (10, 10)})
+    (pair,) = Board(found, CONFIG).path_pairs()
+    assert (pair.chosen.token, pair.rejected.token) == (9, 7)
+
+
+def test_forks_compare_siblings_whichever_the_path_took() -> None:
+    found = fill(finding(None), {8: (10, 10), 9: (0, 10)})
+    (pair,) = Board(found, CONFIG).fork_pairs()
+    assert (pair.chosen.token, pair.rejected.token, pair.criterion) == (8, 9, "fork")
+    assert Board(found, SearchConfig(criteria=("path",))).fork_pairs() == []
+
+
+def test_no_proposal_below_the_gap() -> None:
+    found = fill(finding(None), {8: (6, 12), 9: (6, 12)})
+    assert Board(found, CONFIG).proposals() == []
+
+
+def test_a_pair_of_both_criteria_is_proposed_once_as_path() -> None:
+    found = fill(finding(0.4), {8: (5, 10), 9: (0, 10)})
+    assert [p.criterion for p in Board(found, CONFIG).proposals()] == ["path"]
+
+
+def drive(search: Any, rate: dict[int, float]) -> tuple[Any, list[Sample]]:
+    asked: list[Sample] = []
+    try:
+        wishes = next(search)
+        while True:
+            asked += wishes
+            wishes = search.send([outcomes(round(rate[w.at[-1]] * w.n), w.n) for w in wishes])
+    except StopIteration as stop:
+        return stop.value, asked
+
+
+def test_screening_measures_what_may_win_and_stops_within_its_budget() -> None:
+    found = finding(0.3)
+    proposals, asked = drive(screen(found, CONFIG), {7: 0.8, 8: 0.75, 9: 0.0})
+    assert {wish.at for wish in asked} <= {(8,), (9,)}  # the path's token is known well enough
+    assert all(wish.purpose == "search" for wish in asked)
+    assert proposals[0].rejected.token == 9
+    _, few = drive(screen(finding(0.3, screening=5), CONFIG), {8: 0.5, 9: 0.5})
+    assert sum(wish.n for wish in few) <= 5
+
+
+def test_screening_leaves_a_sibling_that_fell_behind() -> None:
+    found = finding(-0.3)  # rejected: the path's token; which sibling is best?
+    _, asked = drive(screen(found, SearchConfig(fork_rollouts=20)), {8: 1.0, 9: 0.0})
+    spent = {at: sum(w.n for w in asked if w.at == at) for at in {w.at for w in asked}}
+    assert spent[(8,)] == 20
+    assert spent.get((9,), 0) <= 10
+
+
+def option(token: int, prob: float, mean: float) -> Option:
+    return Option(token, prob, mean, 0.1, True)
+
+
+def test_proposals_rank_by_worth() -> None:
+    good = Proposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")  # .4 * .4
+    rare = Proposal((), option(1, 0.5, 0.9), option(3, 0.06, 0.1), "path")  # .06 * .8
+    best = Proposal((7,), option(1, 0.5, 0.9), option(2, 0.4, 0.4), "fork")  # .4 * .5
+    assert rank_proposals([rare, good, best, good], 2) == [best, good]
+
+
+def test_confirmation_draws_fresh_halves_and_drops_hopeless_pairs() -> None:
+    strong = Proposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")
+    weak = Proposal((), option(3, 0.5, 0.9), option(4, 0.4, 0.5), "fork")
+    rates = {1: 1.0, 2: 0.25, 3: 0.5, 4: 0.5}
+    (kept, dropped), asked = drive(confirm([strong, weak], SearchConfig()), rates)
+    assert asked[:4] == [Sample((token,), 24, "confirm") for token in (1, 2, 3, 4)]
+    assert asked[4:] == [Sample((token,), 24, "confirm") for token in (1, 2)]
+    assert (kept.confirm_chosen, kept.confirm_rejected) == (Counts(48, 48), Counts(12, 48))
+    assert kept.pvalue == score_test(48, 48, 12, 48, 0.15)
+    assert (dropped.confirm_chosen.n, dropped.pvalue) == (24, 1.0)
+
+
+def test_nothing_proposed_nothing_asked() -> None:
+    assert drive(confirm([], SearchConfig()), {}) == ([], [])
+
+
+def candidate(position: int, criterion: Any, pvalue: float, rejected: int = 9) -> CandidatePair:
+    return CandidatePair(
+        position=position,
+        chosen=8,
+        rejected=rejected,
+        chosen_prob=0.3,
+        rejected_prob=0.2,
+        criterion=criterion,
+        search_gap=0.5,
+        confirm_chosen=Counts(40, 48),
+        confirm_rejected=Counts(12, 48),
+        pvalue=pvalue,
+    )
+
+
+def question(*pairs: CandidatePair, paths: int = 1, name: str = "q") -> QuestionResult:
+    found = finding(None).result
+    path = PathResult(
+        ids=(5, 6, 0),
+        verdict=Verdict.PASS,
+        probs=(1.0, 1.0, 1.0),
+        curve_at=found.curve_at,
+        curve=found.curve,
+        tokens=(),
+        siblings={},
+        stopped="decided",
+        pairs=pairs,
+    )
+    cost = {"search": Cost(1, 1)}
+    prompt = (1, 2) if name == "q" else (1, 2, ord(name))
+    return QuestionResult(name, prompt, "searched", estimate(0.5), (path,) * paths, cost)
+
+
+def test_selected_pairs_carry_ids_and_fresh_estimates() -> None:
+    (pair,) = select_pairs([question(candidate(2, "path", 0.001))], SearchConfig(), "digest")
+    assert pair.prompt_ids == (1, 2, 5, 6)
+    assert (pair.chosen, pair.rejected, pair.policy) == (8, 9, "digest")
+    assert pair.p_chosen == jeffreys(40, 48)
+    assert pair.p_rejected == jeffreys(12, 48)
+    assert pair.gap == newcombe(40, 48, 12, 48)
+    assert pair.gap.mean == pytest.approx(28 / 48)
+    assert pair.worth == pytest.approx(0.2 * 28 / 48)
+
+
+def test_criteria_are_two_families_over_the_whole_run() -> None:
+    # fork: .03 and .04 pass together at fdr .05 (.04 <= .05 * 2 / 2). path: .03 beside .9 would
+    # need .025 and fails. One family of four would pass none: .03 > .05 * 2 / 4.
+    results = [
+        question(candidate(0, "path", 0.03), candidate(1, "fork", 0.03, 7), name="a"),
+        question(candidate(0, "path", 0.9), candidate(1, "fork", 0.04, 7), name="b"),
+    ]
+    kept = select_pairs(results, SearchConfig(fdr=0.05), "")
+    assert [(pair.problem_id, pair.criterion) for pair in kept] == [("a", "fork"), ("b", "fork")]
+
+
+def test_equal_pairs_are_exported_once() -> None:
+    results = [question(candidate(1, "path", 0.001), candidate(1, "fork", 0.001), paths=2)]
+    (pair,) = select_pairs(results, SearchConfig(), "")
+    assert pair.criterion == "path"

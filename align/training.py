@@ -19,6 +19,7 @@ import math
 import os
 import shutil
 import sys
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 from align.errors import StageError
 from align.manifest import write_json
@@ -41,6 +43,7 @@ CHECKPOINTS = "checkpoints"
 MONITORS = "monitors.jsonl"
 _SETTINGS = "settings.json"
 _FINISHED = "finished.json"
+disable_progress_bar()
 _LARGE = 1_000_000_000
 """Parameters from which activations are recomputed to save memory."""
 
@@ -68,38 +71,51 @@ def arguments(
     context: StageContext,
     config: TrainingConfig,
     seed: str,
+    policy: Any,
     kind: type[TrainingArguments] = TrainingArguments,
     **more: Any,
-) -> TrainingArguments:
+) -> Any:
     """Training arguments of a stage. `kind` is the class that a TRL trainer wants."""
     device = device_of(context.recipe.model)
-    return kind(
-        output_dir=str(context.folder / CHECKPOINTS),
-        learning_rate=config.learning_rate,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        warmup_steps=config.warmup_ratio,
-        lr_scheduler_type=config.schedule,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        save_steps=config.save_steps,
-        save_total_limit=2,
-        seed=context.seed(seed),
-        use_cpu=device == "cpu",
-        bf16=device == "cuda" and context.recipe.model.dtype == "bfloat16",
-        dataloader_pin_memory=device == "cuda",
-        disable_tqdm=True,
-        report_to="none",
-        logging_nan_inf_filter=False,
-        **{"gradient_checkpointing": False, "logging_steps": 1, **more},
-    )
+    with warnings.catch_warnings():
+        # Its new name is unknown to the oldest transformers that is supported.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")
+        return kind(
+            **_arguments(context, config, seed, device),
+            gradient_checkpointing=device != "cpu" and _is_large(policy),
+            **more,
+        )
 
 
-def recompute_activations(model: Any, device: str) -> bool:
-    """True for models whose activations are better recomputed than kept."""
-    return device != "cpu" and sum(p.numel() for p in model.parameters()) >= _LARGE
+def _arguments(
+    context: StageContext, config: TrainingConfig, seed: str, device: str
+) -> dict[str, Any]:
+    return {
+        "output_dir": str(context.folder / CHECKPOINTS),
+        "learning_rate": config.learning_rate,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "warmup_steps": config.warmup_ratio,
+        "lr_scheduler_type": config.schedule,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "logging_steps": 1,
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "seed": context.seed(seed),
+        "use_cpu": device == "cpu",
+        "bf16": device == "cuda" and context.recipe.model.dtype == "bfloat16",
+        "dataloader_pin_memory": device == "cuda",
+        "disable_tqdm": True,
+        "report_to": "none",
+        "logging_nan_inf_filter": False,
+    }
+
+
+def _is_large(model: Any) -> bool:
+    return sum(p.numel() for p in model.parameters()) >= _LARGE
 
 
 def switch_off_dropout(model: Any) -> None:

@@ -16,7 +16,6 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from align import training
 from align.data.chat import ChatIds
-from align.models.load import device_of
 from align.recipe import FullDPOConfig, TrainingConfig
 from align.stages.context import StageContext
 from pts.types import Ids
@@ -26,16 +25,25 @@ IGNORED = -100
 
 
 class IdSFTTrainer(SFTTrainer):
-    """TRL's SFT trainer without the model card that it writes at each checkpoint."""
+    """TRL's SFT trainer on ids, able to train single rows of the head under LoRA."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _show_bias(self.model.get_output_embeddings())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report tells what was trained."""
 
 
+def _show_bias(head: Any) -> None:
+    """TRL's fused head reads `weight` and `bias`; PEFT's wrapper of token rows shows only one."""
+    if not hasattr(head, "bias"):
+        object.__setattr__(head, "bias", head.token_adapter.base_layer.bias)
+
+
 def sft_trainer(
     context: StageContext,
     config: TrainingConfig,
-    seed: str,
     policy: Any,
     tokenizer: Any,
     rows: Sequence[ChatIds],
@@ -46,14 +54,12 @@ def sft_trainer(
     The loss is the mean over the masked tokens of an optimiser step. Steps are random draws from
     the data, not sorted by length, so short answers get no more weight than their tokens have.
     """
-    device = device_of(context.recipe.model)
     args = training.arguments(
         context,
         config,
-        seed,
+        "sft",
+        policy,
         SFTConfig,
-        logging_steps=5,
-        gradient_checkpointing=training.recompute_activations(policy, device),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
@@ -104,7 +110,6 @@ class IdDPOTrainer(DPOTrainer):
 def dpo_trainer(
     context: StageContext,
     config: FullDPOConfig,
-    seed: str,
     policy: Any,
     tokenizer: Any,
     pairs: Sequence[tuple[Ids, Ids, Ids]],
@@ -112,13 +117,12 @@ def dpo_trainer(
 ) -> DPOTrainer:
     """DPO on (prompt, chosen, rejected) ids; without `reference`, against `policy` as it is now."""
     training.switch_off_dropout(policy)
-    device = device_of(context.recipe.model)
     args = training.arguments(
         context,
         config,
-        seed,
+        "full_dpo",
+        policy,
         DPOConfig,
-        gradient_checkpointing=training.recompute_activations(policy, device),
         beta=config.beta,
         max_length=None,
         precompute_ref_log_probs=True,

@@ -78,7 +78,8 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         StageError: nothing is written there, so a model could not learn to stop.
     """
-    [text], [[(start, stop)]] = _render(tokenizer, [_PROBE])
+    [text], [spans] = _render(tokenizer, [_PROBE])
+    start, stop = spans[-1] if spans else (0, 0)
     end = text[start:stop].partition("b")[2].strip()
     if not end:
         raise StageError(

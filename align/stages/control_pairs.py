@@ -19,7 +19,8 @@ from align.stages.context import StageContext, StageResult
 from pts.config import SearchConfig
 from pts.estimate import jeffreys, newcombe, score_test
 from pts.journal import Journal
-from pts.runner import Finished, Steps, run
+from pts.methods.steps import Steps
+from pts.runner import Finished, run
 from pts.runner_progress import Watch
 from pts.store import Tally, write_json, write_pairs
 from pts.types import Estimate, Ids, Outcome, Problem, Row, Sample, Score, TokenPair

@@ -40,7 +40,7 @@ def run(context: StageContext) -> StageResult:
     reference = None
     if config.reference != "start":
         reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
-    trainer = dpo_trainer(context, config, "full_dpo", policy, tokenizer, rows, reference)
+    trainer = dpo_trainer(context, config, policy, tokenizer, rows, reference)
     numbers |= training.fit(trainer, context)
     return training.finish(context, trainer.model, tokenizer, numbers, [PAIRS])
 

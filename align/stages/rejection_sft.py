@@ -34,8 +34,8 @@ def run(context: StageContext) -> StageResult:
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = sft.prepare(policy, tokenizer)
     audited = sft.audit_rows(tokenizer, rows, config)
-    numbers = {**count_outcomes(sampled), **audited.numbers}
-    return sft.train(context, config, policy, tokenizer, audited.rows, numbers, new_tokens)
+    audited.numbers.update(count_outcomes(sampled))
+    return sft.train(context, config, policy, tokenizer, audited, new_tokens)
 
 
 def right_answers(sampled: Sequence[Sampled]) -> list[ChatIds]:

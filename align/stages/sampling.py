@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from align.data.preferences import Answer, Sampled
 from align.stages.context import StageContext
 from pts.journal import Journal
-from pts.runner import Steps, run
+from pts.methods.steps import Steps
+from pts.runner import run
 from pts.runner_progress import Watch
 from pts.types import Outcome, Sample
 

@@ -42,7 +42,7 @@ def run(context: StageContext) -> StageResult:
     new_tokens = prepare(policy, tokenizer)
     chats = context.task.demonstrations(config.rows, context.seed("sft demonstrations"))
     audited = audit(tokenizer, chats, config)
-    return train(context, config, policy, tokenizer, audited.rows, audited.numbers, new_tokens)
+    return train(context, config, policy, tokenizer, audited, new_tokens)
 
 
 def train(
@@ -50,19 +50,16 @@ def train(
     config: SFTConfig,
     policy: Any,
     tokenizer: Any,
-    rows: Sequence[ChatIds],
-    numbers: dict[str, Any],
+    audited: Audited,
     new_tokens: Sequence[int] = (),
-    files: Sequence[str] = (),
 ) -> StageResult:
     """Train on audited rows and save the policy."""
     from align import training
     from align.training_trl import sft_trainer
 
-    name = context.folder.name
-    trainer = sft_trainer(context, config, name, policy, tokenizer, rows, new_tokens)
-    numbers = {**numbers, **training.fit(trainer, context)}
-    return training.finish(context, trainer.model, tokenizer, numbers, files)
+    trainer = sft_trainer(context, config, policy, tokenizer, audited.rows, new_tokens)
+    numbers = {**audited.numbers, **training.fit(trainer, context)}
+    return training.finish(context, trainer.model, tokenizer, numbers)
 
 
 def prepare(policy: Any, tokenizer: Any) -> list[int]:

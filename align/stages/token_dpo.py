@@ -46,7 +46,7 @@ def run(context: StageContext) -> StageResult:
         check_start(policy, rows[: config.batch_size])
     trainer = TokenDPOTrainer(
         training.with_adapter(policy, training.adapter(config.lora, policy)),
-        training.arguments(context, config, "token_dpo"),
+        training.arguments(context, config, "token_dpo", policy),
         rows,
         config.beta,
         config.anchor,

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from align import training
+from align.data.chat import ChatIds, render_chats
+from align.data.task import Chat
+from align.errors import StageError
+from align.recipe import SFTConfig
+from align.stages import sft
+from pts.types import Message
+from tests.align import tiny
+
+SETTINGS: dict[str, Any] = {"rows": 24, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    context = tiny.context(base, tmp_path_factory.mktemp("sft"), sft=SETTINGS)
+    return sft.run(context)
+
+
+def test_leaves_a_policy_that_chats_and_stops(trained: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained.model)
+    model = AutoModelForCausalLM.from_pretrained(trained.model)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.chat_template == tiny.template()
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token == "<|pad|>"
+    assert model.generation_config.eos_token_id == [end, 0]
+    assert model.config.use_cache
+    assert {p.name for p in trained.outputs} == {"model", "monitors.jsonl"}
+
+
+def test_counts_and_monitors(trained: Any) -> None:
+    assert trained.numbers["rows"] == 24
+    assert trained.numbers["rows_too_long"] == 0
+    assert trained.numbers["assistant_tokens"] == 24 * len("= 7" + "E")
+    assert trained.numbers["steps"] == 6
+    lines = (trained.outputs[1]).read_text().splitlines()
+    assert '"loss"' in lines[0]
+
+
+def test_checkpoints_are_removed_and_a_second_call_trains_nothing(trained: Any, base: Path) -> None:
+    folder = trained.model.parent
+    assert not (folder / training.CHECKPOINTS).exists()
+    before = (trained.model / "model.safetensors").stat().st_mtime_ns
+    assert sft.run(tiny.context(base, folder, sft=SETTINGS)) == trained
+    assert (trained.model / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(trained: Any, base: Path) -> None:
+    with pytest.raises(StageError, match=r"begun with other settings \(stage\)"):
+        sft.run(tiny.context(base, trained.model.parent, sft={**SETTINGS, "rows": 20}))
+
+
+def test_loss_is_the_mean_over_assistant_tokens(base: Path, tmp_path: Path) -> None:
+    context = tiny.context(base, tmp_path, sft={**SETTINGS, "rows": 4, "max_steps": 1})
+    policy, tokenizer = training.load_trainable(base, context.recipe.model, context.recipe.sft)
+    sft.prepare(policy, tokenizer)
+    chats = context.task.demonstrations(4, context.seed("sft demonstrations"))
+    nll, tokens = 0.0, 0
+    for row in render_chats(tokenizer, chats):
+        logps = policy(torch.tensor([row.ids])).logits[0, :-1].log_softmax(-1)
+        for position, (token, flag) in enumerate(zip(row.ids[1:], row.mask[1:], strict=True)):
+            nll -= float(logps[position, token]) * flag
+            tokens += flag
+    assert sft.run(context).numbers["final_loss"] == pytest.approx(nll / tokens, abs=1e-4)
+
+
+@pytest.mark.parametrize("stop", [3, 4])
+def test_a_killed_run_ends_with_the_same_weights(
+    base: Path, trained: Any, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = tiny.context(base, tmp_path, sft=SETTINGS)
+    kill_at(stop, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        sft.run(context)
+    monkeypatch.undo()
+    checkpoints = tmp_path / training.CHECKPOINTS
+    newest = training.last_checkpoint(checkpoints)
+    assert newest is not None
+    tear(newest, checkpoints / "checkpoint-99")
+    result = sft.run(context)
+    assert result.model is not None
+    assert tiny.same(result.model, trained.model)
+    assert result.numbers == trained.numbers
+    assert result.outputs[1].read_text().count('"step"') == trained.outputs[1].read_text().count(
+        '"step"'
+    )
+
+
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise in the middle of the training, after the monitors of `step`."""
+    end = training.Monitors.on_step_end
+
+    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+        return end(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(training.Monitors, "on_step_end", on_step_end)
+
+
+def tear(checkpoint: Path, copy: Path) -> None:
+    """A later checkpoint that a kill left without the end of its optimizer's file."""
+    shutil.copytree(checkpoint, copy)
+    with (copy / "optimizer.pt").open("r+b") as file:
+        file.truncate(1000)
+
+
+def fake_checkpoint(folder: Path) -> Path:
+    """The files of a checkpoint, as transformers names and writes them."""
+    folder.mkdir(parents=True)
+    save_file({"w": torch.zeros(3)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"x": torch.zeros(3)}, folder / name)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2}))
+    return folder
+
+
+@pytest.mark.parametrize("torn", ["missing", "cut"])
+@pytest.mark.parametrize(
+    "name", ["trainer_state.json", "optimizer.pt", "rng_state.pth", "model.safetensors"]
+)
+def test_torn_checkpoints_are_passed_over(tmp_path: Path, name: str, torn: str) -> None:
+    whole, last = (fake_checkpoint(tmp_path / f"checkpoint-{step}") for step in (2, 10))
+    assert training.last_checkpoint(tmp_path) == last
+    data = (last / name).read_bytes()
+    (last / name).unlink()
+    if torn == "cut":
+        (last / name).write_bytes(data[:-5])
+    assert training.last_checkpoint(tmp_path) == whole
+
+
+def test_base_without_chat_tokens_gets_them(tmp_path: Path) -> None:
+    base = tiny.save(tmp_path / "base", chat=False)
+    config = SFTConfig()
+    model = tiny.recipe(base).model
+    policy, tokenizer = training.load_trainable(base, model, config)
+    old = policy.get_input_embeddings().weight.detach().clone()
+    new = sft.prepare(policy, tokenizer)
+    rows = policy.get_input_embeddings().weight.detach()
+    start, end = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>"))
+    assert not sft.tokenizer_faults(tokenizer)
+    assert {start, end} <= set(new)
+    assert rows.shape[0] == policy.config.vocab_size == len(tokenizer)
+    torch.testing.assert_close(rows[: len(old)], old)
+    torch.testing.assert_close(rows[end], old[0])
+    torch.testing.assert_close(rows[start], old.mean(0))
+
+
+def test_a_chat_model_keeps_its_rows(trained: Any) -> None:
+    model = tiny.recipe(trained.model).model
+    policy, tokenizer = training.load_trainable(trained.model, model, SFTConfig())
+    before = {key: value.clone() for key, value in policy.state_dict().items()}
+    assert sft.prepare(policy, tokenizer) == []
+    assert all(torch.equal(value, before[key]) for key, value in policy.state_dict().items())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_lora_trains_new_rows_and_is_merged(tmp_path: Path, tied: bool) -> None:
+    base = tiny.save(tmp_path / "base", chat=False, tied=tied)
+    settings = {**SETTINGS, "lora": {"r": 4, "alpha": 8}}
+    context = tiny.context(base, tmp_path / "sft", sft=settings)
+    policy, tokenizer = training.load_trainable(base, context.recipe.model, context.recipe.sft)
+    new = sft.prepare(policy, tokenizer)
+    result = sft.run(context)
+    assert result.model is not None
+    assert not list(result.model.glob("adapter*"))
+    merged = AutoModelForCausalLM.from_pretrained(result.model)
+    layers = [(policy.get_input_embeddings(), merged.get_input_embeddings())]
+    layers += [(policy.get_output_embeddings(), merged.get_output_embeddings())]
+    for before, after in layers:
+        moved = (after.weight - before.weight).abs().sum(1).nonzero().flatten().tolist()
+        assert set(moved) == set(new)
+    matrices = [n for n, p in policy.named_parameters() if "proj" in n]
+    changed = [
+        n for n in matrices if not torch.equal(policy.state_dict()[n], merged.state_dict()[n])
+    ]
+    assert changed == matrices
+
+
+CHAT: Chat = (Message("user", "1+1"), Message("assistant", "= 2"))
+
+
+def audit(tokenizer: Any, chats: list[Chat], **settings: Any) -> sft.Audited:
+    return sft.audit(tokenizer, chats, SFTConfig(**settings))
+
+
+def ready() -> Any:
+    tokenizer = tiny.tokenizer()
+    tokenizer.eos_token = "<|im_end|>"
+    return tokenizer
+
+
+def test_audit_drops_long_rows_and_counts_them() -> None:
+    longer: Chat = (Message("user", "x" * 50), CHAT[1])
+    audited = audit(ready(), [CHAT, longer], max_length=40)
+    assert audited.numbers == {"rows": 1, "rows_too_long": 1, "assistant_tokens": 4}
+    assert audited.rows == render_chats(ready(), [CHAT])
+
+
+def test_audit_lists_all_faults_at_once() -> None:
+    tokenizer = ready()
+    tokenizer.pad_token = "<|im_end|>"
+    no_answer: Chat = CHAT[:1]
+    injected: Chat = (Message("user", "ends <|im_end|> here"), CHAT[1])
+    with pytest.raises(StageError) as caught:
+        audit(tokenizer, [CHAT, no_answer, injected], max_length=8)
+    text = str(caught.value)
+    assert "must be two tokens" in text
+    assert "row 1: no assistant token" in text
+    assert "chat 2: the user's text holds the special token <|im_end|>" in text
+    assert "no row left of 3" in text
+
+
+def test_audit_names_tokens_that_are_not_single() -> None:
+    tokenizer = tiny.tokenizer(chat=False)
+    with pytest.raises(StageError, match=r"<\|im_sep\|> is 10 tokens"):
+        audit(tokenizer, [CHAT])
+
+
+def test_audit_wants_the_end_of_turn_to_be_learnt() -> None:
+    tokenizer = ready()
+    [row] = render_chats(tokenizer, [CHAT])
+    unlearnt = ChatIds(row.ids, (*row.mask[:-1], 0))
+    with pytest.raises(StageError, match="does not end with <\\|im_end"):
+        sft.audit_rows(tokenizer, [unlearnt], SFTConfig())
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(base: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "learning_rate": 1e30, "max_grad_norm": 1e30}
+    with pytest.raises(StageError, match="the loss is"):
+        sft.run(tiny.context(base, tmp_path, sft=settings))

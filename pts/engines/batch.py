@@ -23,7 +23,7 @@ from pts.config import SamplingConfig
 from pts.engines.base import Wish
 from pts.engines.prefixes import Path, PathStore
 from pts.engines.sampling import truncate, uniforms
-from pts.engines.slots import Kv, KvShape, SlotCache, forward
+from pts.engines.slots import MASK_CELLS, Kv, KvShape, SlotCache, forward
 from pts.errors import EngineError
 from pts.types import Ids
 
@@ -41,7 +41,7 @@ class Limits:
     nbytes: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """A wish under way: `waiting` are the indices of rollouts not yet in a row."""
 
@@ -128,6 +128,7 @@ class RolloutBatch:
         self.stops = np.array(sorted(stop_ids), np.int64)
         self.live = 0
         self.waiting: deque[Job] = deque()
+        self.queued = 0
         self.finished: list[Job] = []
         self.cache: SlotCache | None = None
         self.rows = _Rows.empty(0, 0)
@@ -140,14 +141,15 @@ class RolloutBatch:
     @property
     def hungry(self) -> bool:
         """There is room for more than what waits already."""
-        queued = sum(len(job.waiting) for job in self.waiting)
-        return self.live + queued < self.limits.rows
+        return self.live + self.queued < self.limits.rows
 
     def add(self, wish: Wish) -> None:
         """Queue a wish; one without rollouts or tokens to draw is finished at once."""
         job = open_job(wish)
         (self.waiting if job.left else self.finished).append(job)
+        self.queued += job.left
 
+    @torch.inference_mode()
     def advance(self) -> list[tuple[Wish, list[Ids]]]:
         """Admit, sample one token in every row, and return the wishes finished since."""
         try:
@@ -160,7 +162,6 @@ class RolloutBatch:
         self.finished.clear()
         return done
 
-    @torch.inference_mode()
     def _step(self) -> None:
         cache, rows, n = self._cache(), self.rows, self.live
         device = self.shape.device
@@ -199,7 +200,6 @@ class RolloutBatch:
             )
             self.rows.move(source, target)
 
-    @torch.inference_mode()
     def _admit(self) -> None:
         """Let waiting rollouts into free rows, prefilling unknown prefixes first.
 
@@ -209,17 +209,13 @@ class RolloutBatch:
             return
         chosen: list[tuple[Job, int]] = []
         free = self.limits.rows - self.live
-        while self.waiting and free:
-            job = self.waiting[0]
-            room = self._reserve(job.reach, pending=sum(n for _, n in chosen))
+        for job in self.waiting:
+            room = self._reserve(job.reach, pending=self.limits.rows - self.live - free)
             count = min(room, len(job.waiting))
-            if not count:
-                break
-            chosen.append((job, count))
-            free = room - count
-            if count == len(job.waiting):
-                self.waiting.popleft()
-            else:
+            if count:
+                chosen.append((job, count))
+            free -= count
+            if not free or count < len(job.waiting):
                 break
         self._know([job for job, _ in chosen])
         for job, count in chosen:
@@ -274,9 +270,13 @@ class RolloutBatch:
         width = max(len(ids) for ids in group)
         device = self.shape.device
         padded = [ids + (0,) * (width - len(ids)) for ids in group]
+        tokens = torch.tensor(padded, device=device)
         positions = torch.arange(width, device=device).expand(len(group), width)
         cache = SlotCache(self.shape, len(group), width)
-        forward(self.model, cache, torch.tensor(padded, device=device), positions, keep=1)
+        step = max(1, MASK_CELLS // (len(group) * width))
+        for a in range(0, width, step):
+            piece = slice(a, a + step)
+            forward(self.model, cache, tokens[:, piece], positions[:, piece], keep=1)
         return [cache.take(row, len(ids)) for row, ids in enumerate(group)]
 
     def _enter(self, job: Job, count: int) -> None:
@@ -293,7 +293,9 @@ class RolloutBatch:
         rows.seed[start:stop] = np.array(seeds, np.uint64)
         rows.owner[start:stop] = [(job, i) for i in taken]
         self.live = stop
+        self.queued -= count
         if not job.waiting:
+            self.waiting.popleft()
             job.kv = None
 
     def _halve(self) -> None:
@@ -312,6 +314,7 @@ class RolloutBatch:
             assert owner is not None
             job, index = owner
             job.waiting.appendleft(index)
+            self.queued += 1
             if job not in self.waiting:
                 self.waiting.appendleft(job)
         self.live = min(self.live, rows)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.functional import pad
 
 from pts.config import SamplingConfig
 from pts.errors import EngineError
@@ -67,6 +68,8 @@ def truncate(logits: torch.Tensor, sampling: SamplingConfig) -> Truncated:
     Temperature 0 keeps the most likely token alone (the lowest id among equals).
     Raises EngineError when the model returned NaN or no finite logit.
     """
+    if logits.device.type == "mps":  # which has no float64
+        logits = logits.cpu()
     best, first = logits.max(dim=-1, keepdim=True)
     if not torch.isfinite(best).all():
         raise EngineError(
@@ -98,8 +101,11 @@ def _weights(logits: torch.Tensor, best: torch.Tensor, temperature: float) -> to
 def _ranked(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k most likely tokens of each row, and all that tie with the k-th, ranked.
 
-    Returns logits and ids of shape [N, K] with K >= k; the ranking of a row does not depend on K.
+    Returns logits and ids of shape [N, K] with K >= k, or K = V < k; the ranking of a row does not
+    depend on K.
     """
+    if 2 * k >= logits.shape[-1]:
+        return logits.sort(dim=-1, descending=True, stable=True)
     values, ids = logits.topk(k, dim=-1)
     wide = int((logits >= values[:, -1:]).sum(-1).max())
     if wide > k:
@@ -122,17 +128,31 @@ def _nucleus(weights: torch.Tensor, total: torch.Tensor, top_p: float) -> torch.
 def _nucleus_of_all(
     logits: torch.Tensor, best: torch.Tensor, sampling: SamplingConfig
 ) -> Truncated:
-    """The nucleus out of the whole vocabulary, ranking no more of it than needed."""
-    vocabulary = logits.shape[-1]
+    """The nucleus out of the whole vocabulary, ranking no more of each row than needed.
+
+    A row whose nucleus is not inside the first slice is ranked again in a longer one, alone with
+    its like: a few uncertain rows do not make a large batch slow.
+    """
     total = _weights(logits, best, sampling.temperature).sum(-1, keepdim=True)
-    k = min(FIRST_SLICE, vocabulary)
-    while True:
-        values, ids = _ranked(logits, k)
-        weights = _weights(values, best, sampling.temperature)
-        reached = weights.sum(-1, keepdim=True) >= sampling.top_p * total
-        if k == vocabulary or bool(reached.all()):
-            return Truncated(ids, _nucleus(weights, total, sampling.top_p))
-        k = min(4 * k, vocabulary)
+    k = FIRST_SLICE
+    values, ids = _ranked(logits, k)
+    weights = _weights(values, best, sampling.temperature)
+    short = _unreached(weights, total, sampling.top_p)
+    while short.numel() and k < logits.shape[-1]:
+        k *= 8
+        values, wider = _ranked(logits[short], k)
+        more = _weights(values, best[short], sampling.temperature)
+        missing = max(0, more.shape[-1] - weights.shape[-1])
+        weights, ids = pad(weights, (0, missing)), pad(ids, (0, missing))
+        weights[short, : more.shape[-1]] = more
+        ids[short, : more.shape[-1]] = wider
+        short = short[_unreached(more, total[short], sampling.top_p)]
+    return Truncated(ids, _nucleus(weights, total, sampling.top_p))
+
+
+def _unreached(weights: torch.Tensor, total: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Indices of the rows whose ranked weights do not hold `top_p` of the total."""
+    return (weights.sum(-1, keepdim=True) < top_p * total)[:, 0].nonzero()[:, 0]
 
 
 _LOW = np.uint64(0xFFFFFFFF)

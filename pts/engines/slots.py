@@ -12,6 +12,7 @@ sequence may be: a sliding window is exact only while everything fits inside it.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ from transformers.cache_utils import (
 )
 
 from pts.errors import EngineError
+
+MASK_CELLS = 2**24
+"""Cells of the attention mask that one forward may have; longer inputs are fed in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,28 @@ class Kv:
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
+
+
+def check_forward(model: Any) -> None:
+    """Raise EngineError unless the model's forward takes what `forward` passes, 4D masks too."""
+    own = model.get_base_model() if hasattr(model, "get_base_model") else model
+    known = inspect.signature(own.forward).parameters
+    missing = [
+        name
+        for name in ("attention_mask", "position_ids", "past_key_values", "logits_to_keep")
+        if name not in known
+    ]
+    if missing:
+        raise EngineError(
+            f"{type(own).__name__}.forward takes no {', '.join(missing)}; "
+            "use a server engine for this model"
+        )
+    attention = getattr(own.config, "_attn_implementation", None)
+    if attention not in ("sdpa", "eager"):
+        raise EngineError(
+            f"attention {attention!r} ignores 4D masks; load the model with "
+            "attn_implementation='sdpa'"
+        )
 
 
 @torch.inference_mode()
@@ -210,7 +236,8 @@ def forward(
     """Run tokens [n, Q] at positions [n, Q] through rows 0..n-1 of the cache.
 
     Every position up to a token's own is visible to it, so a row must have been written without
-    gaps. Returns logits of the last `keep` columns, [n, keep, V].
+    gaps. The mask has n x Q x span cells (`MASK_CELLS` is what callers allow). Returns logits of
+    the last `keep` columns, [n, keep, V].
     """
     span = int(positions.max()) + 1
     cache.point(positions, span)

@@ -36,7 +36,7 @@ from pts.engines.batch import Limits, RolloutBatch
 from pts.engines.loading import load_model_and_tokenizer
 from pts.engines.prefixes import Path, PathStore
 from pts.engines.sampling import truncate
-from pts.engines.slots import SlotCache, exact_length, forward, kv_shape
+from pts.engines.slots import MASK_CELLS, SlotCache, check_forward, exact_length, forward, kv_shape
 from pts.engines.text import encode_problem, stop_ids_of, token_pieces
 from pts.errors import EngineError
 from pts.types import Ids, Problem, Row
@@ -44,8 +44,8 @@ from pts.types import Ids, Problem, Row
 CPU_ROWS = 512
 CUDA_ROWS = 2048
 CPU_BYTES = 2**30
-STORE_SHARE = 4
-"""The store of paths may hold a quarter of what the slots may."""
+STORE_SHARE = 2
+"""The store of paths may hold half of what the slots may."""
 SCORE_CELLS = 2**25
 """Logits at most in one scoring forward: T x V is cut into pieces of this size."""
 
@@ -54,9 +54,10 @@ class TransformersEngine:
     """An `Engine` over a loaded model and tokenizer. See the module's text for exactness.
 
     `stop_ids` default to the model's generation config and the tokenizer's eos. `max_rows` bounds
-    the batch; left out, it follows from the KV size of a row and 1 GiB (CPU) or half of the free
-    memory (CUDA). `policy` defaults to `weights_digest(model)`. The model is put in eval mode and,
-    when `device` is given, moved there. Raises EngineError for a model that slots cannot hold.
+    the batch; the KV slots take at most `memory_bytes` (by default 1 GiB, on CUDA 60 % of the free
+    memory), which bounds the rows further, and stored paths half as much again. `policy` defaults
+    to `weights_digest(model)`. The model is put in eval mode and, when `device` is given, moved
+    there. Raises EngineError for a model that slots cannot hold.
     """
 
     reproducible = True
@@ -70,6 +71,7 @@ class TransformersEngine:
         chat_template: str | None = None,
         stop_ids: Iterable[int] | None = None,
         max_rows: int | None = None,
+        memory_bytes: int | None = None,
         device: str | torch.device | None = None,
         policy: str | None = None,
     ) -> None:
@@ -81,9 +83,10 @@ class TransformersEngine:
         self.chat_template = chat_template
         self.stop_ids = frozenset(stop_ids) if stop_ids else stop_ids_of(model, tokenizer)
         self.policy = policy or weights_digest(model)
+        check_forward(model)
         self._shape = kv_shape(model)
         self._bound = exact_length(model.config)
-        self._limits = _limits(self._shape.device, max_rows)
+        self._limits = _limits(self._shape.device, max_rows, memory_bytes)
         self._paths = PathStore(self._limits.nbytes // STORE_SHARE)
 
     @classmethod
@@ -140,7 +143,8 @@ class TransformersEngine:
         self._check_length(len(ids), f"a path of {len(ids)} tokens")
         fed, device = ids[:-1], self._shape.device
         cache = SlotCache(self._shape, 1, len(fed))
-        step = max(1, SCORE_CELLS // int(self.model.config.get_text_config().vocab_size))
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
+        step = max(1, min(SCORE_CELLS // vocabulary, MASK_CELLS // len(fed)))
         rows: list[Row] = []
         for start in range(0, len(fed), step):
             stop = min(start + step, len(fed))
@@ -207,9 +211,9 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _limits(device: torch.device, max_rows: int | None) -> Limits:
+def _limits(device: torch.device, max_rows: int | None, nbytes: int | None) -> Limits:
     """Rows and bytes for the slots of one `sample`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return Limits(max_rows or CUDA_ROWS, free // 2)
-    return Limits(max_rows or CPU_ROWS, CPU_BYTES)
+        return Limits(max_rows or CUDA_ROWS, nbytes or free * 6 // 10)
+    return Limits(max_rows or CPU_ROWS, nbytes or CPU_BYTES)

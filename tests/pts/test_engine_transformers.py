@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -337,18 +341,79 @@ def test_small_budgets_make_wishes_wait_and_grow(model: Any, tokenizer: Any) -> 
 class Cramped(Phi3ForCausalLM):
     """Runs out of device memory above three rows."""
 
-    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+    def forward(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         if input_ids.shape[0] > 3:
             raise torch.cuda.OutOfMemoryError("too many rows")
-        return super().forward(input_ids=input_ids, **kwargs)
+        return super().forward(input_ids, *args, **kwargs)
+
+    forward.__signature__ = inspect.signature(Phi3ForCausalLM.forward)  # type: ignore[attr-defined]
 
 
 def test_out_of_memory_halves_the_batch(tokenizer: Any) -> None:
+    """In a prefill (first wishes: six prompts) as in a step; no rollout is lost or changed."""
     roomy = tiny("phi3")
     cramped = Cramped(roomy.config).eval()
     cramped.load_state_dict(roomy.state_dict())
     wishes = [Wish(i, (*PROMPT, i + 3), (), 12, (i, i + 50, i + 90)) for i in range(6)]
     assert drawn(engine(cramped, tokenizer, 16), wishes) == drawn(engine(roomy, tokenizer), wishes)
+
+
+def test_one_row_that_does_not_fit_is_an_error(tokenizer: Any) -> None:
+    class Full(Cramped):
+        def forward(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("logits_to_keep") == 1:
+                raise torch.cuda.OutOfMemoryError("no row fits")
+            return super().forward(input_ids, *args, **kwargs)
+
+        forward.__signature__ = inspect.signature(Phi3ForCausalLM.forward)  # type: ignore[attr-defined]
+
+    made = engine(Full(tiny("phi3").config).eval(), tokenizer, 4)
+    with pytest.raises(EngineError, match="does not fit into device memory"):
+        drawn(made, [Wish(0, PROMPT, (), 5, (1, 2, 3))])
+
+
+def test_long_prefixes_are_fed_in_pieces(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tuple(range(10, 40))
+    expected = drawn(engine(model, tokenizer), [Wish(0, PROMPT, path, 9, (1, 2))])
+    rows = engine(model, tokenizer).score(PROMPT, path)
+    monkeypatch.setattr("pts.engines.batch.MASK_CELLS", 100)
+    monkeypatch.setattr("pts.engines.transformers.MASK_CELLS", 100)
+    assert drawn(engine(model, tokenizer), [Wish(0, PROMPT, path, 9, (1, 2))]) == expected
+    for row, other in zip(engine(model, tokenizer).score(PROMPT, path), rows, strict=True):
+        np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
+
+
+def test_models_that_slots_cannot_serve_are_refused(tokenizer: Any) -> None:
+    config = BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=1, n_head=2)
+    with pytest.raises(EngineError, match="takes no position_ids"):
+        engine(BloomForCausalLM(config).eval(), tokenizer)
+    flash = tiny("phi3")
+    flash.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(EngineError, match="attn_implementation='sdpa'"):
+        engine(flash, tokenizer)
+
+
+def test_eager_attention_gives_the_same_rollouts(tokenizer: Any) -> None:
+    eager = tiny("phi3")
+    eager.set_attn_implementation("eager")
+    assert drawn(engine(eager, tokenizer), some_wishes()) == drawn(
+        engine(tiny("phi3"), tokenizer), some_wishes()
+    )
+
+
+def test_an_unmerged_adapter_is_sampled_from(tokenizer: Any) -> None:
+    lora = get_peft_model(
+        tiny("phi3"), LoraConfig(r=2, target_modules=["qkv_proj"], init_lora_weights=False)
+    )
+    unmerged = engine(lora, tokenizer)
+    outputs = drawn(unmerged, some_wishes())
+    rows = unmerged.score(PROMPT, (7, 8, 9))
+    merged = engine(lora.merge_and_unload(), tokenizer)
+    assert drawn(merged, some_wishes()) == outputs
+    for row, other in zip(merged.score(PROMPT, (7, 8, 9)), rows, strict=True):
+        np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
 
 
 def test_batch_shrinks_to_the_live_rows(tokenizer: Any) -> None:
@@ -431,8 +496,6 @@ def test_digest_follows_the_weights(tokenizer: Any) -> None:
 
 
 def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
     base = tiny("phi3")
     base.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")

@@ -87,6 +87,19 @@ def test_ties_at_the_edge_of_the_nucleus_are_cut_by_id_in_any_company() -> None:
     assert together.ids.tolist() == alone.ids.tolist()
 
 
+def test_rows_of_different_widths_share_a_batch() -> None:
+    scales = torch.tensor([0.01, 30.0, 1.0, 3.0, 0.3])[:, None]
+    logits = scales * torch.randn(5, 3000, generator=torch.Generator().manual_seed(2))
+    sampling = SamplingConfig(top_p=0.9)
+    rows = truncate(logits, sampling).rows()
+    assert len({len(row.ids) for row in rows}) == 5
+    np.testing.assert_allclose(dense(rows, 3000), warped(logits, sampling), atol=1e-12)
+    for i in range(5):
+        alone = truncate(logits[i : i + 1], sampling).rows()[0]
+        assert alone.ids.tolist() == rows[i].ids.tolist()
+        np.testing.assert_allclose(alone.probs, rows[i].probs, rtol=1e-12)
+
+
 def test_nan_logits_are_refused() -> None:
     with pytest.raises(EngineError, match="NaN"):
         truncate(torch.tensor([[0.0, float("nan")]]), SamplingConfig())

@@ -1,0 +1,137 @@
+"""The pretraining text of phi-nano: worked problems, arithmetic drills and facts.
+
+    Question: Tom has 62 apples. He sells 18. How many apples does Tom have?
+    Answer: 62-18:4,4=44
+    The answer is 44.
+
+Documents are drawn one after the other from a seed; nothing is stored. Word problems come from
+the train split only, in the plain question-and-answer form (no chat markers). The held-out family
+`swap` is among them, so that it is solvable: it is new to SFT and to preference data, not to the
+base model. All answers are right; what varies is the strategy (see `align.data.solutions`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pydantic import Field
+
+from align.data.facts import Fact, facts
+from align.data.solutions import StrategyMix, draw_solution, halves
+from align.data.stories import FAMILIES, HELD_OUT, LEVELS, Difficulty, Op, Step, Story, draw
+from pts.config import Settings
+
+END_OF_TEXT = "<|endoftext|>"
+"""Stands after every document."""
+
+
+class TextbookConfig(Settings):
+    """What the pretraining text is made of. The shares count documents."""
+
+    problems: float = Field(0.6, ge=0)
+    """Share of word problems."""
+    drills: float = Field(0.3, ge=0)
+    """Share of arithmetic drills: a few unrelated calculations a document."""
+    facts: float = Field(0.1, ge=0)
+    """Share of questions about the made-up world."""
+    held_out: float = Field(0.1, ge=0, le=1)
+    """Share of the held-out family among the word problems."""
+    easy: float = Field(0.3, ge=0, le=1)
+    """Share of easy word problems; the others have the recipe's difficulty."""
+    difficulty: Difficulty = "medium"
+    """Difficulty of the word problems and of the drills."""
+    asides: float = Field(0.4, ge=0, le=1)
+    """Probability of a distractor sentence in a word problem."""
+    drill_lines: int = Field(4, ge=1)
+    """Calculations in one drill."""
+    rare: float = Field(0.08, ge=0, le=1)
+    """Share of the `rare` facts among the questions about the made-up world."""
+    drill_careful: float = Field(0.75, ge=0, le=1)
+    """Probability that a calculation of a drill is written carefully."""
+    solutions: StrategyMix = StrategyMix(at_once=0.3, jump=0.15, careful=0.45)
+    """Strategies of the worked answers."""
+
+    @property
+    def drills_alone(self) -> TextbookConfig:
+        """The same text without problems and facts."""
+        return self.model_copy(update={"problems": 0.0, "facts": 0.0, "drills": 1.0})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a document. What can be worked out from the text before it is to be `learnt`;
+    what was drawn at random (a question, the numbers of a drill) is not."""
+
+    text: str
+    learnt: bool
+
+
+Document: TypeAlias = tuple[Part, ...]
+
+
+def as_question(question: str) -> str:
+    """The question-and-answer form of the pretraining text, open where the answer begins."""
+    return f"Question: {question}\nAnswer:"
+
+
+def _answered(question: str, answer: str) -> Document:
+    return Part(as_question(question), False), Part(f" {answer}", True)
+
+
+def documents(config: TextbookConfig, seed: int | str) -> Iterator[Document]:
+    """Draw documents without end; the same seed gives the same sequence."""
+    rng = random.Random(seed)
+    world = facts()
+    common = [f for f in world if f.tier == "common"]
+    rare = [f for f in world if f.tier == "rare"]
+    kinds, weights = "pdf", (config.problems, config.drills, config.facts)
+    while True:
+        kind = rng.choices(kinds, weights)[0]
+        if kind == "p":
+            yield _problem(rng, config)
+        elif kind == "d":
+            yield _drill(rng, config)
+        else:
+            yield _fact(rng.choice(rare if rng.random() < config.rare else common))
+
+
+def train_story(rng: random.Random, config: TextbookConfig) -> Story:
+    """Draw a story of the train split."""
+    family = HELD_OUT if rng.random() < config.held_out else rng.choice(FAMILIES)
+    difficulty: Difficulty = "easy" if rng.random() < config.easy else config.difficulty
+    while True:
+        story = draw(rng, family, difficulty, config.asides)
+        if story.split == "train":
+            return story
+
+
+def _problem(rng: random.Random, config: TextbookConfig) -> Document:
+    story = train_story(rng, config)
+    return _answered(story.text, draw_solution(rng, story, config.solutions))
+
+
+def _drill(rng: random.Random, config: TextbookConfig) -> Document:
+    parts = []
+    for _ in range(config.drill_lines):
+        step = _exercise(rng, LEVELS[config.difficulty].ceiling)
+        sum_, worked = halves(step, rng.random() < config.drill_careful)
+        parts += [Part(sum_, False), Part(f"{worked}\n", True)]
+    return tuple(parts)
+
+
+def _exercise(rng: random.Random, ceiling: int) -> Step:
+    op: Op = rng.choices(("+", "-", "*"), (2, 2, 1))[0]  # type: ignore[arg-type]
+    if op == "*":
+        right = rng.randint(2, 9)
+        return Step(rng.randint(11, min(99, ceiling // right)), op, right)
+    small, large = rng.randint(11, 99), rng.randint(13, ceiling)
+    if op == "+":
+        return Step(min(large, ceiling - small), op, small)
+    return Step(max(large, small + 2), op, small)
+
+
+def _fact(fact: Fact) -> Document:
+    return _answered(fact.question, f"{fact.answer}.")

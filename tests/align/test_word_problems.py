@@ -1,0 +1,206 @@
+"""Stories, splits, solutions, demonstrations: what the shipped task promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from itertools import islice
+
+import pytest
+
+from align.data.facts import facts
+from align.data.solutions import StrategyMix, draw_solution, strategy_of, write
+from align.data.stories import FAMILIES, HELD_OUT, LEVELS, Step, Story, draw
+from align.data.textbook import TextbookConfig, as_question, documents, train_story
+from align.data.word_problems import WordProblems
+from pts.errors import ConfigError
+from pts.types import Problem, Verdict
+
+TASK = WordProblems()
+TOM = Story("shop", ("Tom",), "apples", (Step(62, "-", 18), Step(44, "+", 27)), (0, 1))
+
+
+def question(problem: Problem) -> str:
+    assert not isinstance(problem.prompt, str)
+    (message,) = problem.prompt
+    assert message.role == "user"
+    return message.content
+
+
+def test_a_story_reads_as_written_here() -> None:
+    assert TOM.text == (
+        "Tom has 62 apples. He sells 18. He finds 27 more. How many apples does Tom have?"
+    )
+    assert TOM.answer == 62 - 18 + 27
+
+
+@pytest.mark.parametrize("difficulty", LEVELS)
+@pytest.mark.parametrize("family", [*FAMILIES, HELD_OUT])
+def test_every_number_of_a_chain_is_told_and_within_the_ceiling(family, difficulty) -> None:
+    level = LEVELS[difficulty]
+    rng = random.Random(1)
+    for _ in range(200):
+        story = draw(rng, family, difficulty, 0.5)
+        assert level.min_steps <= len(story.steps) <= level.max_steps
+        assert all(2 <= s.value <= level.ceiling for s in story.steps)
+        assert all(a.value == b.left for a, b in zip(story.steps, story.steps[1:], strict=False))
+        told = [int(n) for n in re.findall(r"\d+", story.text)]
+        for needed in (story.steps[0].left, *(s.right for s in story.steps)):
+            told.remove(needed)
+        distractors = story.others[:1] if story.aside is None else story.aside[:1]
+        assert set(distractors) <= set(told)
+
+
+def test_nobody_hands_over_more_than_they_have() -> None:
+    rng = random.Random(2)
+    for _ in range(200):
+        story = draw(rng, HELD_OUT, "hard", 0.0)
+        handed = sum(s.right for s in story.steps if s.op == "+")
+        assert story.others[0] > handed + sum(story.others[1:])
+
+
+def test_splits_are_disjoint_because_the_content_decides() -> None:
+    rng = random.Random(3)
+    stories = [draw(rng, rng.choice(FAMILIES), "medium", 0.4) for _ in range(4000)]
+    shares = [sum(s.split == split for s in stories) / 4000 for split in ("train", "dev", "test")]
+    for share, meant in zip(shares, (0.8, 0.1, 0.1), strict=True):
+        assert abs(share - meant) < 4 * (meant * (1 - meant) / 4000) ** 0.5
+    by_text: dict[str, set[str]] = {}
+    for story in stories:
+        by_text.setdefault(story.text, set()).add(story.split)
+    drawn = {
+        split: {p.id for p in TASK.problems(split, 300, seed)}
+        for split in ("train", "dev", "test")
+        for seed in (0, 1)
+    }
+    assert not drawn["train"] & drawn["dev"]
+    assert not drawn["dev"] & drawn["test"]
+    assert not drawn["train"] & drawn["test"]
+    again = dataclasses.replace(TOM)
+    assert again.digest == TOM.digest
+    for change in ({"item": "pens"}, {"names": ("Ben",)}, {"aside": (12, "pens", 1)}):
+        assert dataclasses.replace(TOM, **change).digest != TOM.digest
+
+
+def test_no_question_is_asked_in_two_splits() -> None:
+    asked = {
+        split: {question(p) for p in TASK.problems(split, 1000, 0)}
+        for split in ("train", "dev", "test")
+    }
+    assert not asked["train"] & asked["dev"]
+    assert not asked["train"] & asked["test"]
+    assert not asked["dev"] & asked["test"]
+
+
+def test_problems_are_distinct_and_repeatable() -> None:
+    first = TASK.problems("dev", 300, 5)
+    assert first == TASK.problems("dev", 300, 5)
+    assert first[:100] == TASK.problems("dev", 100, 5)
+    assert len({p.id for p in first}) == 300
+    assert first != TASK.problems("dev", 300, 6)
+    assert {p.metadata["family"] for p in first} == set(FAMILIES)
+
+
+def test_the_held_out_family_is_for_testing_only() -> None:
+    held_out = WordProblems(held_out=True)
+    assert {p.metadata["family"] for p in held_out.problems("test", 50, 0)} == {HELD_OUT}
+    with pytest.raises(ConfigError, match="test split only"):
+        held_out.problems("dev", 1, 0)
+    with pytest.raises(ConfigError, match="test split only"):
+        held_out.demonstrations(1, 0)
+    with pytest.raises(ConfigError, match="held out"):
+        WordProblems(families=("shop", HELD_OUT))
+
+
+def test_solutions_are_written_as_documented() -> None:
+    assert write(TOM, (False, False)) == "62-18=44\n44+27=71\nThe answer is 71."
+    assert write(TOM, (True, False)) == "62-18:4,4=44\n44+27=71\nThe answer is 71."
+    assert write(TOM, (True,)) == "62-18:4,4=44\nThe answer is 71."
+    assert write(TOM, ()) == "The answer is 71."
+
+
+@pytest.mark.parametrize(
+    ("careful", "name"),
+    [
+        ((), "at once"),
+        ((True,), "early jump"),
+        ((False, False), "direct"),
+        ((True, True), "careful"),
+        ((True, False), "mixed"),
+    ],
+)
+def test_a_strategy_is_recognised(careful, name) -> None:
+    assert strategy_of(write(TOM, careful), 2) == name
+
+
+def test_demonstrations_are_right_in_every_line() -> None:
+    for user, assistant in TASK.demonstrations(500, 0):
+        assert (user.role, assistant.role) == ("user", "assistant")
+        *lines, last = assistant.content.splitlines()
+        for line in lines:
+            left, op, right, columns, value = re.fullmatch(
+                r"(\d+)([-+*])(\d+)(:[\d,]+)?=(\d+)", line
+            ).groups()
+            assert Step(int(left), op, int(right)).value == int(value)
+            assert columns is None or columns == ":" + ",".join(reversed(value))
+        assert re.fullmatch(r"The answer is \d+\.", last)
+
+
+def test_demonstrations_pass_the_verifier_and_come_from_train() -> None:
+    by_question = {question(p): p for p in TASK.problems("train", 200, 4)}
+    for user, assistant in TASK.demonstrations(200, 4):
+        problem = by_question[user.content]
+        assert TASK.verifier(problem, assistant.content).verdict is Verdict.PASS
+
+
+def test_the_mix_sets_the_shares_of_strategies() -> None:
+    mix = StrategyMix(at_once=0.3, jump=0.5, careful=1.0)
+    rng = random.Random(0)
+    names = [strategy_of(draw_solution(rng, TOM, mix), 2) for _ in range(2000)]
+    for name, meant in (("at once", 0.3), ("early jump", 0.35), ("careful", 0.35)):
+        share = names.count(name) / 2000
+        assert abs(share - meant) < 4 * (meant * (1 - meant) / 2000) ** 0.5
+
+
+def test_a_few_shot_prompt_ends_with_the_open_question() -> None:
+    a, b = TASK.problems("dev", 2, 0)
+    first, second = TASK.few_shot(a), TASK.few_shot(b)
+    assert isinstance(first.prompt, str)
+    assert isinstance(second.prompt, str)
+    assert first.prompt.endswith(as_question(question(a)))
+    shown = first.prompt.removesuffix(as_question(question(a)))
+    assert second.prompt.startswith(shown)
+    assert shown.count("The answer is") == 2
+    assert first.reference == a.reference
+
+
+def test_unknown_settings_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'difficulty'"):
+        WordProblems(dificulty="easy")
+    with pytest.raises(ConfigError, match="did you mean 'shells'"):
+        WordProblems(terse_items=("shels",))
+
+
+def test_the_textbook_shows_train_stories_only_and_is_repeatable() -> None:
+    config = TextbookConfig()
+    rng = random.Random(0)
+    assert {train_story(rng, config).split for _ in range(200)} == {"train"}
+    drawn = list(islice(documents(config, 1), 200))
+    assert drawn == list(islice(documents(config, 1), 200))
+    text = "".join(part.text for document in drawn for part in document)
+    assert "<|" not in text
+
+
+def test_unseen_facts_never_appear_in_the_textbook() -> None:
+    text = "".join(
+        part.text
+        for document in islice(documents(TextbookConfig(facts=1, problems=0, drills=0), 0), 5000)
+        for part in document
+    )
+    counts = {tier: [] for tier in ("common", "rare", "unseen")}
+    for fact in facts():
+        counts[fact.tier].append(text.count(fact.question))
+        assert fact.bogus not in text
+    assert max(counts["unseen"]) == 0
+    assert 0 < sum(counts["rare"]) < sum(counts["common"]) / 5

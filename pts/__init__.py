@@ -1,0 +1,156 @@
+"""Pivotal token search: find the tokens that decide whether a model's answer succeeds.
+
+    import pts
+
+    engine = pts.TransformersEngine.load("phi-nano", pts.SamplingConfig(max_new_tokens=128))
+    problems = pts.load_problems("sums.jsonl", chat=True)
+    verifier = pts.ExactVerifier(r"The answer is (-?\\d+)\\.")
+    run = pts.search(problems, engine, verifier, pts.SearchConfig(p_gap=0.2), output="runs/sums")
+    for pair in run.pairs:
+        rejected, chosen = engine.pieces((pair.rejected, pair.chosen))
+        print(f"{pair.problem_id}: {chosen!r} over {rejected!r}, p differs by {pair.gap.mean:.2f}")
+    pts.write_report("runs/sums")
+
+Names are imported when they are first used: `import pts` loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pts.api import SearchRun, Summary, search
+    from pts.config import SamplingConfig, SearchConfig
+    from pts.engines.base import Engine, Wish
+    from pts.engines.tabular import TabularEngine
+    from pts.engines.transformers import TransformersEngine
+    from pts.errors import (
+        ConfigError,
+        DataError,
+        EngineError,
+        JournalError,
+        MissingExtra,
+        PTSError,
+        VerifierError,
+    )
+    from pts.methods.question import search_question
+    from pts.pairs import select_pairs
+    from pts.report import write_report
+    from pts.store import pairs_dataset, read_pairs, read_results, write_pairs
+    from pts.store_problems import load_problems
+    from pts.types import (
+        CandidatePair,
+        Cost,
+        Counts,
+        Estimate,
+        Ids,
+        Judgement,
+        Message,
+        Outcome,
+        PathResult,
+        PivotalToken,
+        Problem,
+        QuestionResult,
+        Row,
+        Sample,
+        Score,
+        Search,
+        TokenPair,
+        Verdict,
+    )
+    from pts.verifiers.base import Verifier
+    from pts.verifiers.callable import CallableVerifier
+    from pts.verifiers.choice import ChoiceVerifier
+    from pts.verifiers.exact import ExactVerifier
+    from pts.verifiers.math import MathVerifier
+
+_HOMES = {
+    "pts.api": ("SearchRun", "Summary", "search"),
+    "pts.config": ("SamplingConfig", "SearchConfig"),
+    "pts.engines.base": ("Engine", "Wish"),
+    "pts.engines.tabular": ("TabularEngine",),
+    "pts.engines.transformers": ("TransformersEngine",),
+    "pts.errors": (
+        *("ConfigError", "DataError", "EngineError", "JournalError", "MissingExtra"),
+        *("PTSError", "VerifierError"),
+    ),
+    "pts.methods.question": ("search_question",),
+    "pts.pairs": ("select_pairs",),
+    "pts.report": ("write_report",),
+    "pts.store": ("pairs_dataset", "read_pairs", "read_results", "write_pairs"),
+    "pts.store_problems": ("load_problems",),
+    "pts.types": (
+        *("CandidatePair", "Cost", "Counts", "Estimate", "Ids", "Judgement", "Message"),
+        *("Outcome", "PathResult", "PivotalToken", "Problem", "QuestionResult", "Row"),
+        *("Sample", "Score", "Search", "TokenPair", "Verdict"),
+    ),
+    "pts.verifiers.base": ("Verifier",),
+    "pts.verifiers.callable": ("CallableVerifier",),
+    "pts.verifiers.choice": ("ChoiceVerifier",),
+    "pts.verifiers.exact": ("ExactVerifier",),
+    "pts.verifiers.math": ("MathVerifier",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CallableVerifier",
+    "CandidatePair",
+    "ChoiceVerifier",
+    "ConfigError",
+    "Cost",
+    "Counts",
+    "DataError",
+    "Engine",
+    "EngineError",
+    "Estimate",
+    "ExactVerifier",
+    "Ids",
+    "JournalError",
+    "Judgement",
+    "MathVerifier",
+    "Message",
+    "MissingExtra",
+    "Outcome",
+    "PTSError",
+    "PathResult",
+    "PivotalToken",
+    "Problem",
+    "QuestionResult",
+    "Row",
+    "Sample",
+    "SamplingConfig",
+    "Score",
+    "Search",
+    "SearchConfig",
+    "SearchRun",
+    "Summary",
+    "TabularEngine",
+    "TokenPair",
+    "TransformersEngine",
+    "Verdict",
+    "Verifier",
+    "VerifierError",
+    "Wish",
+    "load_problems",
+    "pairs_dataset",
+    "read_pairs",
+    "read_results",
+    "search",
+    "search_question",
+    "select_pairs",
+    "write_pairs",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pts' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

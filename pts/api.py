@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from pts.config import SearchConfig
 from pts.engines.base import Engine
-from pts.errors import DataError, JournalError
-from pts.estimate import jeffreys
+from pts.errors import ConfigError, DataError, JournalError
+from pts.estimate import jeffreys, score_test
 from pts.journal import Journal
 from pts.methods.question import search_question
 from pts.pairs import select_pairs
@@ -36,7 +38,8 @@ from pts.store import (
     write_json,
     write_pairs,
 )
-from pts.types import Cost, Problem, Purpose, QuestionResult, Search, TokenPair
+from pts.store_run import RunFolder
+from pts.types import CandidatePair, Cost, Problem, Purpose, QuestionResult, Search, TokenPair
 from pts.verifiers.base import Verifier
 
 
@@ -116,6 +119,53 @@ def search(
         watch = stack.enter_context(Watch(left, progress))
         session.drive(problems, watch)
         return session.end(time.monotonic() - start)
+
+
+def reselect(
+    folder: RunFolder, *, fdr: float | None = None, p_gap: float | None = None
+) -> list[TokenPair]:
+    """Select a run's pairs again from its results, at another error rate or a larger gap.
+
+    Raises ConfigError for a gap below the run's own: pairs that small were never proposed, and
+    those given up early were judged by the larger gap.
+    """
+    changes = {"fdr": fdr, "p_gap": p_gap}
+    own = folder.config
+    if p_gap is not None and p_gap < own.p_gap:
+        raise ConfigError(
+            f"p_gap {p_gap:g} is below the run's own {own.p_gap:g}, for which pairs were proposed; "
+            "search again with the smaller gap"
+        )
+    changed = {name: value for name, value in changes.items() if value is not None}
+    try:
+        config = SearchConfig.model_validate({**own.model_dump(), **changed})
+    except ValidationError as error:
+        raise ConfigError(*(_wrong(e) for e in error.errors())) from None
+    margin = None if p_gap is None else config.p_gap - config.zone
+    results = (_retested(record.result, margin) for record in folder.records)
+    return select_pairs(results, config, folder.policy)
+
+
+def _wrong(error: Any) -> str:
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}, got {error['input']!r}"
+
+
+def _retested(result: QuestionResult, margin: float | None) -> QuestionResult:
+    """The result with the p-values of its pairs for another margin."""
+    if margin is None:
+        return result
+    paths = tuple(
+        dataclasses.replace(path, pairs=tuple(_with_margin(pair, margin) for pair in path.pairs))
+        for path in result.paths
+    )
+    return dataclasses.replace(result, paths=paths)
+
+
+def _with_margin(pair: CandidatePair, margin: float) -> CandidatePair:
+    """A pair that was given up early (p-value 1) stays so."""
+    c, r = pair.confirm_chosen, pair.confirm_rejected
+    fresh = score_test(c.successes, c.n, r.successes, r.n, margin) if pair.pvalue < 1 else 1.0
+    return dataclasses.replace(pair, pvalue=fresh)
 
 
 def describe_verifier(verifier: Verifier) -> str:

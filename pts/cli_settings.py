@@ -1,0 +1,131 @@
+"""Reads what `pts search` is given: settings from YAML and key=value, and the verifier's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from pts.config import SamplingConfig, SearchConfig, Settings
+from pts.errors import ConfigError, PTSError, did_you_mean
+from pts.verifiers.base import Verifier
+from pts.verifiers.choice import ChoiceVerifier
+from pts.verifiers.exact import ExactVerifier, as_integer
+
+T = TypeVar("T")
+_S = TypeVar("_S", bound=Settings)
+VERIFIERS = ("exact", "math", "choice")
+
+
+class Faults:
+    """Gathers the faults of several inputs, so that all are told at once."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, *lines: str) -> None:
+        self._lines += lines
+
+    def attempt(self, action: Callable[[], T]) -> T | None:
+        """The action's value; None, and its message kept, when it raises a PTSError."""
+        try:
+            return action()
+        except PTSError as error:
+            self.add(*str(error).splitlines())
+            return None
+
+    def raise_all(self) -> None:
+        """Raise one ConfigError for everything that was found, if anything was."""
+        if self._lines:
+            raise ConfigError(*self._lines)
+
+
+def load_settings(
+    file: Path | None, overrides: Iterable[str]
+) -> tuple[SearchConfig, SamplingConfig]:
+    """Settings of the search and of the sampling from one flat list of keys.
+
+    `file` is YAML with keys of either; `overrides` are key=value, value in YAML, and win. Raises
+    ConfigError for every unknown key, wrong value and malformed override.
+    """
+    faults = Faults()
+    values = faults.attempt(lambda: _from_file(file)) or {}
+    for item in overrides:
+        values.update(faults.attempt(lambda item=item: _override(item)) or {})  # type: ignore[misc]
+    known = {*SearchConfig.model_fields, *SamplingConfig.model_fields}
+    for key in values.keys() - known:
+        faults.add(f"no setting {key!r}{did_you_mean(key, known)}")
+    search = faults.attempt(lambda: _build(SearchConfig, values))
+    sampling = faults.attempt(lambda: _build(SamplingConfig, values))
+    faults.raise_all()
+    assert search is not None
+    assert sampling is not None
+    return search, sampling
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) and values is not None:
+        raise ConfigError(f"{file}: keys and values are needed, e.g. p_gap: 0.2")
+    return {str(key): value for key, value in (values or {}).items()}
+
+
+def _override(item: str) -> dict[str, Any]:
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{item!r}: settings are given as key=value, e.g. p_gap=0.3")
+    try:
+        return {key: yaml.safe_load(text)}
+    except yaml.YAMLError:
+        raise ConfigError(f"{item!r}: the value is not YAML") from None
+
+
+def _build(kind: type[_S], values: Mapping[str, Any]) -> _S:
+    own = {key: value for key, value in values.items() if key in kind.model_fields}
+    try:
+        return kind.model_validate(own)
+    except ValidationError as error:
+        raise ConfigError(*map(_fault, error.errors())) from None
+
+
+def _fault(error: Any) -> str:
+    name = ".".join(map(str, error["loc"]))
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message}, got {error['input']!r}" if name else message
+
+
+def as_written(answer: str) -> str:
+    """Whole numbers in canonical spelling, other answers as they are."""
+    try:
+        return as_integer(answer)
+    except ValueError:
+        return answer.strip()
+
+
+def make_verifier(spec: str) -> Verifier:
+    """The verifier of `exact:REGEX`, `math`, `choice` or `choice:LETTERS`.
+
+    Raises ConfigError for another name or a bad argument, MissingExtra for `math` without its
+    library.
+    """
+    name, _, argument = spec.partition(":")
+    if name == "exact" and argument:
+        return ExactVerifier(argument, as_written)
+    if name == "math" and not argument:
+        from pts.verifiers.math import MathVerifier
+
+        return MathVerifier()
+    if name == "choice":
+        return ChoiceVerifier(argument or "ABCD")
+    forms = "exact:REGEX (one group, the answer), math, choice or choice:LETTERS"
+    raise ConfigError(f"no verifier {spec!r}{did_you_mean(name, VERIFIERS)}; give {forms}")

@@ -1,0 +1,47 @@
+"""The flat namespace `pts`: what is in it, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import pts
+
+
+def python(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def test_the_public_names() -> None:
+    assert pts.__all__ == sorted(pts.__all__)
+    assert set(pts.__all__) == set(pts._HOME)
+    assert set(pts.__all__) <= set(dir(pts))
+
+
+@pytest.mark.parametrize("name", pts.__all__)
+def test_every_name_is_there_and_documented(name: str) -> None:
+    assert getattr(pts, name).__doc__
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        _ = pts.serch  # type: ignore[attr-defined]
+
+
+def test_importing_is_cheap() -> None:
+    heavy = "{'torch', 'transformers', 'trl', 'datasets', 'numpy', 'scipy', 'pydantic'}"
+    assert python(f"import sys, pts; print({heavy} & set(sys.modules))") == "set()"
+
+
+def test_searching_needs_no_torch() -> None:
+    heavy = "{'torch', 'transformers', 'trl', 'datasets'}"
+    names = "pts.search, pts.SearchConfig, pts.write_report, pts.load_problems, pts.TabularEngine"
+    assert python(f"import sys, pts; {names}; print({heavy} & set(sys.modules))") == "set()"
+
+
+def test_search_stays_the_function() -> None:
+    code = "import pts, pts.api, pts.runner, pts.cli; print(callable(pts.search))"
+    assert python(code) == "True"

@@ -1,123 +1,45 @@
-"""The transformers engine on tiny random models: exactness, sharing, the live queue, refusals."""
+"""Sampling and scoring on tiny random models: exactness, sharing, the live queue, memory."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from scipy import stats
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Phi3Config,
     Phi3ForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from pts.config import SamplingConfig
 from pts.engines.base import Engine, Wish
 from pts.engines.batch import Limits, RolloutBatch
 from pts.engines.sampling import truncate
-from pts.engines.transformers import TransformersEngine, weights_digest
 from pts.errors import EngineError
-from pts.types import Ids, Message, Problem
-
-VOCAB = 60
-STOP = 1
-PROMPT = (5, 9, 13, 17, 21)
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}{{ m['content'] }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+from tests.pts.tiny_models import (
+    PROMPT,
+    STOP,
+    VOCAB,
+    drawn,
+    engine,
+    reference_rollout,
+    some_wishes,
+    tiny,
+    tiny_tokenizer,
 )
 
 
-def tiny(kind: str, **changes: Any) -> Any:
-    """A random model with logits spread enough for sampling to have something to choose."""
-    sizes = {
-        "vocab_size": VOCAB,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 128,
-        "pad_token_id": 0,
-        "bos_token_id": 2,
-        "eos_token_id": STOP,
-        "initializer_range": 0.4,
-    }
-    config, cls = {
-        "phi3": (Phi3Config, Phi3ForCausalLM),
-        "llama": (LlamaConfig, LlamaForCausalLM),
-    }[kind]
-    torch.manual_seed(0)
-    return cls(config(**{**sizes, **changes})).eval()
-
-
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<|im_end|>", "<s>", "<|im_start|>"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())[: VOCAB - len(special)]
-    accent = ["Ã", "©"]  # stand-ins of the two bytes of é
-    letters = [c for c in letters if c not in accent][: VOCAB - len(special) - 2] + accent
-    vocab = {t: i for i, t in enumerate([*special, *letters])}
-    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<|im_end|>", bos_token="<s>",
-        additional_special_tokens=["<|im_start|>"], chat_template=TEMPLATE,
-    )  # fmt: skip
+def tokenizer() -> Any:
+    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module", params=["phi3", "llama"])
 def model(request: pytest.FixtureRequest) -> Any:
     return tiny(request.param)
-
-
-def engine(model: Any, tokenizer: Any, max_rows: int | None = None, **sampling: Any) -> Any:
-    return TransformersEngine(model, tokenizer, SamplingConfig(**sampling), max_rows=max_rows)
-
-
-def drawn(engine: Any, wishes: list[Wish]) -> dict[int, list[Ids]]:
-    return {wish.key: outputs for wish, outputs in engine.sample(iter(wishes))}
-
-
-def some_wishes() -> list[Wish]:
-    """Prefixes of several lengths, several rollouts each, some sharing a path."""
-    rng = np.random.default_rng(3)
-    wishes = []
-    for key in range(12):
-        prompt = PROMPT if key % 2 else (*PROMPT, 30, 31, 32, 33)
-        at = tuple(rng.integers(2, VOCAB, key).tolist())
-        seeds = tuple(int(s) for s in rng.integers(0, 2**63, 1 + key % 4))
-        wishes.append(Wish(key, prompt, at, 3 + 2 * key, seeds))
-    return wishes
-
-
-def reference_rollout(model: Any, wish: Wish, seed: int, sampling: SamplingConfig) -> Ids:
-    """One rollout by plain full forwards, without cache or batch."""
-    from pts.engines.sampling import uniforms
-
-    out: list[int] = []
-    while len(out) < wish.limit and (not out or out[-1] != STOP):
-        ids = torch.tensor([[*wish.prompt, *wish.at, *out]])
-        with torch.no_grad():
-            logits = model(ids).logits[0, -1:]
-        number = uniforms(np.array([seed], np.uint64), np.array([len(out)]))
-        out.append(int(truncate(logits, sampling).draw(number)[0]))
-    return tuple(out)
 
 
 def test_it_is_an_engine(model: Any, tokenizer: Any) -> None:
@@ -295,40 +217,6 @@ def test_bad_wishes_are_refused(model: Any, tokenizer: Any) -> None:
         engine(model, tokenizer).score((), (3,))
 
 
-@pytest.mark.parametrize(
-    ("kind", "changes", "key"),
-    [
-        ("phi3", {"sliding_window": 16}, "sliding_window"),
-        (
-            "llama",
-            {
-                "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
-                "max_position_embeddings": 16,
-            },
-            "original_max_position_embeddings",
-        ),
-    ],
-)
-def test_lengths_beyond_exactness_are_refused(
-    tokenizer: Any, kind: str, changes: dict, key: str
-) -> None:
-    made = engine(tiny(kind, **changes), tokenizer)
-    with pytest.raises(EngineError, match=f"{key} = 16"):
-        drawn(made, [Wish(0, PROMPT, (), 12, (1,))])
-    with pytest.raises(EngineError, match=f"{key} = 16"):
-        made.score(PROMPT, tuple(range(2, 14)))
-    wish = Wish(0, PROMPT, (), 11, (1, 2))
-    expected = [reference_rollout(made.model, wish, s, made.sampling) for s in wish.seeds]
-    assert drawn(made, [wish])[0] == expected
-
-
-def test_learned_positions_bound_the_length(tokenizer: Any) -> None:
-    config = GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=1, n_head=2, n_positions=16)
-    made = engine(GPT2LMHeadModel(config).eval(), tokenizer)
-    with pytest.raises(EngineError, match="max_position_embeddings = 16"):
-        drawn(made, [Wish(0, PROMPT, (), 12, (1,))])
-
-
 def test_small_budgets_make_wishes_wait_and_grow(model: Any, tokenizer: Any) -> None:
     """A byte budget for few rows: the batch resizes between short and long wishes."""
     made = engine(model, tokenizer)
@@ -385,35 +273,12 @@ def test_long_prefixes_are_fed_in_pieces(
         np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
 
 
-def test_models_that_slots_cannot_serve_are_refused(tokenizer: Any) -> None:
-    config = BloomConfig(vocab_size=VOCAB, hidden_size=16, n_layer=1, n_head=2)
-    with pytest.raises(EngineError, match="takes no position_ids"):
-        engine(BloomForCausalLM(config).eval(), tokenizer)
-    flash = tiny("phi3")
-    flash.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(EngineError, match="attn_implementation='sdpa'"):
-        engine(flash, tokenizer)
-
-
 def test_eager_attention_gives_the_same_rollouts(tokenizer: Any) -> None:
     eager = tiny("phi3")
     eager.set_attn_implementation("eager")
     assert drawn(engine(eager, tokenizer), some_wishes()) == drawn(
         engine(tiny("phi3"), tokenizer), some_wishes()
     )
-
-
-def test_an_unmerged_adapter_is_sampled_from(tokenizer: Any) -> None:
-    lora = get_peft_model(
-        tiny("phi3"), LoraConfig(r=2, target_modules=["qkv_proj"], init_lora_weights=False)
-    )
-    unmerged = engine(lora, tokenizer)
-    outputs = drawn(unmerged, some_wishes())
-    rows = unmerged.score(PROMPT, (7, 8, 9))
-    merged = engine(lora.merge_and_unload(), tokenizer)
-    assert drawn(merged, some_wishes()) == outputs
-    for row, other in zip(merged.score(PROMPT, (7, 8, 9)), rows, strict=True):
-        np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
 
 
 def test_batch_shrinks_to_the_live_rows(tokenizer: Any) -> None:
@@ -437,102 +302,3 @@ def test_batch_shrinks_to_the_live_rows(tokenizer: Any) -> None:
     assert sizes[0] == 41
     assert max(sizes[2:], default=0) <= 1
     assert sizes == sorted(sizes, reverse=True)
-
-
-def test_encode(tokenizer: Any, model: Any) -> None:
-    made = engine(model, tokenizer)
-    plain = Problem("a", "%&'", "")
-    text = tuple(tokenizer.convert_tokens_to_ids(list("%&'")))
-    assert made.encode(plain) == text
-    chat = Problem("b", (Message("+", "%&"),), "")
-    ids = made.encode(chat)
-    assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
-    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
-    other = TransformersEngine(
-        model, tokenizer, SamplingConfig(), chat_template="{{ messages[0]['content'] }}"
-    )
-    assert other.encode(chat) == text[:2]
-    with pytest.raises(EngineError, match="no tokens"):
-        made.encode(Problem("c", "", ""))
-
-
-def test_bos_goes_in_front_when_the_tokenizer_wants_it(tokenizer: Any, model: Any) -> None:
-    from copy import deepcopy
-
-    from tokenizers.processors import TemplateProcessing
-
-    wanting = deepcopy(tokenizer)
-    wanting.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 2)]
-    )
-    assert engine(model, wanting).encode(Problem("a", "%", ""))[0] == 2
-    assert engine(model, tokenizer).encode(Problem("a", "%", ""))[0] != 2
-
-
-def test_messages_without_a_template_are_refused(tokenizer: Any, model: Any) -> None:
-    from copy import deepcopy
-
-    bare = deepcopy(tokenizer)
-    bare.chat_template = None
-    with pytest.raises(EngineError, match="chat template"):
-        engine(model, bare).encode(Problem("a", (Message("user", "%"),), ""))
-
-
-def test_decode_and_pieces(tokenizer: Any, model: Any) -> None:
-    made = engine(model, tokenizer)
-    a, accent = tokenizer.convert_tokens_to_ids("%"), tokenizer.convert_tokens_to_ids(["Ã", "©"])
-    assert made.decode((a, *accent, STOP, 0)) == "%é"
-    assert made.pieces((a, *accent, STOP)) == ["%", "\\xc3", "\\xa9", "<|im_end|>"]
-
-
-def test_digest_follows_the_weights(tokenizer: Any) -> None:
-    a, b = tiny("phi3"), tiny("phi3")
-    assert weights_digest(a) == weights_digest(b) == engine(a, tokenizer).policy
-    with torch.no_grad():
-        b.lm_head.weight[0, 0] += 1
-    assert weights_digest(a) != weights_digest(b)
-    named = TransformersEngine(a, tokenizer, SamplingConfig(), policy="mine")
-    assert named.policy == "mine"
-
-
-def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
-    base = tiny("phi3")
-    base.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    plain = TransformersEngine.load(tmp_path / "base", SamplingConfig())
-    assert plain.policy == weights_digest(base)
-    assert plain.stop_ids == {STOP}
-
-    lora = get_peft_model(
-        tiny("phi3"), LoraConfig(r=2, target_modules=["qkv_proj"], init_lora_weights=False)
-    )
-    lora.peft_config["default"].base_model_name_or_path = "base"
-    lora.save_pretrained(tmp_path / "adapter")
-    rows = engine(lora.merge_and_unload(), tokenizer).score(PROMPT, (7, 8, 9))
-    given = TransformersEngine.load(
-        tmp_path / "base", SamplingConfig(), adapter=tmp_path / "adapter"
-    )
-    found = TransformersEngine.load(tmp_path / "adapter", SamplingConfig())
-    for made in (given, found):
-        assert made.policy != plain.policy
-        for row, other in zip(made.score(PROMPT, (7, 8, 9)), rows, strict=True):
-            assert row.ids.tolist() == other.ids.tolist()
-            np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
-    assert abs(plain.score(PROMPT, (7,))[0].probs - rows[0].probs).max() > 1e-4
-
-
-def test_load_refuses_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="cannot load"):
-        TransformersEngine.load(tmp_path / "nothing", SamplingConfig())
-
-
-def test_phi_nano_if_it_has_been_built() -> None:
-    path = Path(__file__).parents[2] / "recipes" / "phi-nano" / "base"
-    if not (path / "model.safetensors").exists():
-        pytest.skip("recipes/phi-nano/base has not been built")
-    made = TransformersEngine.load(path, SamplingConfig(temperature=0.7, max_new_tokens=16))
-    prompt = made.encode(Problem("a", "2 + 3 =", "5"))
-    outputs = drawn(made, [Wish(0, prompt, (), 16, (1, 2, 3))])[0]
-    rows = made.score(prompt, outputs[0])
-    assert all(row.prob(token) > 0 for row, token in zip(rows, outputs[0], strict=True))
-    assert isinstance(made.decode(outputs[0]), str)

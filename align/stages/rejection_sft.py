@@ -1,4 +1,8 @@
-"""Control arm: SFT on the policy's own right answers, as ids exactly as they were sampled."""
+"""Control arm: SFT on the policy's own right answers, as ids exactly as they were sampled.
+
+Right answers that stopped with another token than the end of turn (a base model's end of text, for
+instance) are left out and counted: they would teach the wrong one.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +37,9 @@ def run(context: StageContext) -> StageResult:
         )
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = sft.prepare(policy, tokenizer)
-    audited = sft.audit_rows(tokenizer, rows, config)
-    audited.numbers.update(count_outcomes(sampled))
+    ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
+    audited = sft.audit_rows(tokenizer, ended, config)
+    audited.numbers.update(count_outcomes(sampled), rows_other_stop=len(rows) - len(ended))
     return sft.train(context, config, policy, tokenizer, audited, new_tokens)
 
 

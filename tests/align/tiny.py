@@ -100,9 +100,28 @@ class ParityVerifier:
 
 
 class ParityTask(Sums):
-    """Sums judged by the parity of the answer's length."""
+    """Sums judged by the parity of the answer's length; demonstrations are 1 to 5 letters long."""
 
     verifier = ParityVerifier()  # type: ignore[assignment]
+
+    def demonstrations(self, n: int, seed: int) -> list[Chat]:
+        rng = random.Random(seed)
+        chats = super().demonstrations(n, seed)
+        answers = ["".join(rng.choices("xyz", k=rng.randrange(1, 6))) for _ in chats]
+        return [(c[0], Message("assistant", a)) for c, a in zip(chats, answers, strict=True)]
+
+
+class NeverVerifier:
+    """Fails everything."""
+
+    def __call__(self, problem: Problem, text: str) -> Judgement:
+        return Judgement(Verdict.FAIL)
+
+
+class NeverTask(Sums):
+    """Sums that nobody solves."""
+
+    verifier = NeverVerifier()  # type: ignore[assignment]
 
 
 def recipe(base: Path, **stages: Any) -> Recipe:

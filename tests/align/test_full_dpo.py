@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from align import training
+from align.data.preferences import PreferencePair, read_preferences
+from align.errors import StageError
+from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
+from pts.config import SearchConfig
+from pts.store import read_pairs
+from pts.types import Row
+from tests.align import tiny
+from tests.align.test_sft import kill_at
+
+SETTINGS: dict[str, Any] = {
+    "questions": 12,
+    "samples": 4,
+    "batch_size": 4,
+    "epochs": 2,
+    "learning_rate": 1e-2,
+    "save_steps": 2,
+    "beta": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy that answers with one to five letters and then ends its turn."""
+    folder = tmp_path_factory.mktemp("base")
+    settings = {"rows": 320, "batch_size": 8, "learning_rate": 1e-2}
+    result = sft.run(context(tiny.save(folder / "raw"), folder / "sft", sft=settings))
+    assert result.model is not None
+    return result.model
+
+
+def context(base: Path, folder: Path, **stages: Any) -> Any:
+    return tiny.context(base, folder, tiny.ParityTask(), **stages)
+
+
+@pytest.fixture(scope="module")
+def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return full_dpo.run(context(base, tmp_path_factory.mktemp("full"), full_dpo=SETTINGS))
+
+
+def monitors(result: Any) -> list[dict[str, float]]:
+    file = result.model.parent / training.MONITORS
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_every_pair_is_trained_and_counted(trained: Any, base: Path) -> None:
+    pairs = read_preferences(trained.model.parent / "pairs.jsonl")
+    numbers = trained.numbers
+    kinds = ("questions_mixed", "questions_all_right", "questions_all_wrong", "questions_unscored")
+    assert sum(numbers[kind] for kind in kinds) == numbers["questions"] == 12
+    assert numbers["pairs"] == len(pairs) == numbers["questions_mixed"]
+    assert numbers["steps"] == 2 * math.ceil(len(pairs) / 4)
+    digest = training.policy_digest(base, tiny.recipe(base).model)
+    assert {pair.policy for pair in pairs} == {digest}
+
+
+def test_pairs_hold_the_ids_that_were_sampled_stop_id_included(trained: Any, base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    stops = {0, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+    for pair in read_preferences(trained.model.parent / "pairs.jsonl"):
+        assert tokenizer.decode(pair.prompt_ids).endswith("<|im_start|>assistant<|im_sep|>")
+        assert pair.chosen_ids[-1] in stops
+        assert pair.rejected_cut == (pair.rejected_ids[-1] not in stops)
+        text = tokenizer.decode(pair.chosen_ids, skip_special_tokens=True)
+        assert len(text) % 2 == 0
+
+
+def test_policy_starts_as_its_reference_and_learns(trained: Any) -> None:
+    lines = monitors(trained)
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert lines[-1]["rewards/margins"] > 0.1
+
+
+def plain_logp(model: Any, prompt: Any, completion: Any) -> float:
+    with torch.no_grad():
+        logps = model(torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
+    start = len(prompt) - 1
+    return sum(float(logps[start + k, token]) for k, token in enumerate(completion))
+
+
+def margin(model: Any, pair: PreferencePair) -> float:
+    chosen = plain_logp(model, pair.prompt_ids, pair.chosen_ids)
+    return chosen - plain_logp(model, pair.prompt_ids, pair.rejected_ids)
+
+
+def test_first_loss_against_a_named_reference(base: Path, tmp_path: Path) -> None:
+    other = tiny.save(tmp_path / "other", seed=4)
+    settings = {**SETTINGS, "reference": str(other), "strict": False}
+    settings |= {"max_steps": 1, "batch_size": 64}
+    with pytest.warns(UserWarning, match="another policy"):
+        result = full_dpo.run(context(base, tmp_path / "run", full_dpo=settings))
+    policy, reference = (AutoModelForCausalLM.from_pretrained(path) for path in (base, other))
+    pairs = read_preferences(tmp_path / "run" / "pairs.jsonl")
+    gains = [margin(policy, pair) - margin(reference, pair) for pair in pairs]
+    expected = sum(math.log(1 + math.exp(-0.5 * gain)) for gain in gains) / len(pairs)
+    assert monitors(result)[0]["loss"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_another_reference_is_refused_before_sampling(base: Path, tmp_path: Path) -> None:
+    other = tiny.save(tmp_path / "other", seed=4)
+    settings = {**SETTINGS, "reference": str(other)}
+    with pytest.raises(StageError, match="another policy than"):
+        full_dpo.run(context(base, tmp_path / "run", full_dpo=settings))
+    assert not (tmp_path / "run" / "answers.journal.jsonl").exists()
+
+
+def test_a_killed_run_ends_with_the_same_weights(
+    base: Path, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = context(base, tmp_path, full_dpo=SETTINGS)
+    kill_at(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        full_dpo.run(asked)
+    monkeypatch.undo()
+    journal = (tmp_path / "answers.journal.jsonl").read_text()
+    result = full_dpo.run(asked)
+    assert (tmp_path / "answers.journal.jsonl").read_text() == journal
+    assert tiny.same(result.model, trained.model)  # type: ignore[arg-type]
+    assert result.numbers == trained.numbers
+
+
+def test_no_mixed_question_is_an_error_with_the_counts(base: Path, tmp_path: Path) -> None:
+    asked = tiny.context(base, tmp_path, tiny.NeverTask(), full_dpo=SETTINGS)
+    with pytest.raises(StageError, match=r"none of 12 questions .* \(0 all right, 12 all wrong\)"):
+        full_dpo.run(asked)
+
+
+def test_lora_is_merged(base: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "lora": {"r": 4, "alpha": 8}, "max_steps": 3}
+    result = full_dpo.run(context(base, tmp_path, full_dpo=settings))
+    before, after = tiny.weights(base), tiny.weights(result.model)  # type: ignore[arg-type]
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "proj" in name}
+    assert monitors(result)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+# Rejection sampling and the search stage share the sampling
+
+
+def test_rejection_sft_trains_on_right_answers_as_sampled(base: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_length": 64, "epochs": 1}
+    settings.pop("beta")
+    result = rejection_sft.run(context(base, tmp_path, rejection_sft=settings))
+    assert result.model is not None
+    assert 12 < result.numbers["rows"] <= 48
+    assert result.numbers["rows_other_stop"] == 0
+    assert result.numbers["questions"] == 12
+    assert result.numbers["steps"] == math.ceil(result.numbers["rows"] / 4)
+
+
+@pytest.mark.parametrize("source", ["search", "random", "coin"])
+def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: str) -> None:
+    search = {"filter_rollouts": 8, "confirm_rollouts": 12, "max_rollouts": 40, "fdr": 0.5}
+    asked = context(base, tmp_path, pts={"questions": 8, "pairs_from": source, "search": search})
+    result = pivotal_tokens.run(asked)
+    pairs = read_pairs(tmp_path / "pairs.jsonl")
+    assert result.model is None
+    assert result.numbers["pairs"] == len(pairs)
+    assert len({pair.prompt_ids for pair in pairs}) <= len(pairs)
+    digest = training.policy_digest(base, asked.recipe.model)
+    assert {pair.policy for pair in pairs} <= {digest}
+    if source == "random":
+        dropped = result.numbers["ties_dropped"] + result.numbers["questions_without_position"]
+        assert len(pairs) + dropped == 8
+        assert all(pair.gap.mean > 0 for pair in pairs)
+    if source == "coin":
+        assert all(pair.worth == 0 and pair.gap.n == 0 for pair in pairs)
+        assert result.numbers["rollouts"] == 8
+    again = pivotal_tokens.run(asked)
+    assert again.numbers == result.numbers
+    assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+
+
+@pytest.mark.parametrize("source", ["search", "random"])
+def test_token_budget_opens_no_further_slice(
+    base: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pivotal_tokens, "SLICE", 2)
+    settings = {"questions": 8, "pairs_from": source, "token_budget": 1}
+    result = pivotal_tokens.run(context(base, tmp_path, pts=settings))
+    assert result.numbers["questions"] == 2
+    assert result.numbers["tokens_sampled"] > 1
+
+
+def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> None:
+    import numpy as np
+
+    from align.stages.control_pairs import draw_siblings
+
+    sure = Row(np.array([3, 4]), np.array([0.9, 0.1]))
+    open_row = Row(np.array([7, 8, 9]), np.array([0.5, 0.4, 0.1]))
+    drawn = [
+        draw_siblings((3, 7, 3), [sure, open_row, sure], SearchConfig().p_gap, random.Random(seed))
+        for seed in range(400)
+    ]
+    found = [siblings for siblings in drawn if siblings is not None]
+    assert len(found) == 400
+    assert {siblings.at for siblings in found} == {(3,)}
+    assert all(siblings.tokens[0] == 7 and siblings.probs[0] == 0.5 for siblings in found)
+    share = sum(siblings.tokens[1] == 8 for siblings in found) / 400
+    assert share == pytest.approx(0.8, abs=0.06)
+    assert draw_siblings((3,), [sure], 0.2, random.Random(0)) is None

@@ -1,0 +1,153 @@
+"""Answers in the run's report: the same problems before and after, and the search's finds.
+
+Texts are the models'; all are escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from align.evaluate_records import Evaluation, Item
+from align.report_charts import success_curve
+from align.table import label_of
+
+GAINED, LOST = 2, 1
+"""Problems shown of each step: such that it solved, and such that it no longer solves."""
+PATHS = 6
+"""Answers shown of the search."""
+LONGEST = 2000
+"""Characters of one answer at most."""
+
+
+def samples_section(evaluations: Sequence[Evaluation]) -> str:
+    """Greedy answers of all stages, side by side, where a step changed the verdict."""
+    if len(evaluations) < 2:
+        return ""
+    by_id = [{item.id: item for item in e.items} for e in evaluations]
+    chosen = changed_problems(by_id)
+    if not chosen:
+        return ""
+    stages = [label_of(e.summary.stage) for e in evaluations]
+    panels = "".join(_sample(name, stages, by_id) for name in chosen)
+    return (
+        "<h2>Greedy answers before and after</h2>\n<p class='dim'>Picked by rule, not by hand: of "
+        f"each step the first {GAINED} problems that it solved and the first that it no longer "
+        f"solves, in the order of the evaluation.</p>{panels}"
+    )
+
+
+def changed_problems(by_id: Sequence[Mapping[str, Item]]) -> list[str]:
+    """Ids of problems whose greedy verdict a step changed."""
+    chosen: dict[str, None] = {}
+    for before, after in pairwise(by_id):
+        shared = [name for name in before if name in after and name not in chosen]
+        gained = [name for name in shared if after[name].greedy and not before[name].greedy]
+        lost = [name for name in shared if before[name].greedy and not after[name].greedy]
+        chosen.update(dict.fromkeys([*gained[:GAINED], *lost[:LOST]]))
+    return list(chosen)
+
+
+def _sample(name: str, stages: Sequence[str], by_id: Sequence[Mapping[str, Item]]) -> str:
+    first = next(items[name] for items in by_id if name in items)
+    answers = "".join(
+        _answer(stage, items[name])
+        for stage, items in zip(stages, by_id, strict=True)
+        if name in items
+    )
+    return (
+        f'<div class="panel sample"><p class="question">{escape(first.question)} '
+        f'<span class="dim">({escape(first.reference)})</span></p>'
+        f'<div class="answers">{answers}</div></div>'
+    )
+
+
+def _answer(stage: str, item: Item) -> str:
+    verdict = "right" if item.greedy else "cut" if item.greedy_cut else "wrong"
+    kind = "pass" if item.greedy else "fail"
+    return (
+        f'<div class="answer"><span class="verdict {kind}">{verdict}</span>'
+        f'<h3>{escape(stage)}</h3><p class="text">{escape(_cut(item.greedy_text.strip()))}</p>'
+        f'<p class="dim">{item.passed} of {item.samples} samples right</p></div>'
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
+
+
+def search_section(folder: Path) -> str:
+    """p(success) along answers with their pivotal tokens; also writes the search's own page."""
+    if not (folder / "results.jsonl").is_file() or not (folder / "journal.jsonl").is_file():
+        return ""
+    from pts.report import report_data, write_report
+    from pts.store_run import RunFolder
+
+    data = report_data(RunFolder(folder))
+    page = write_report(folder)
+    paths = pivotal_paths(data["questions"])
+    panels = "".join(_path(question, path) for question, path in paths)
+    counts = ", ".join(f"{n:,} {status}" for status, n in data["run"]["status"].items())
+    return (
+        "<h2>Pivotal tokens</h2>\n"
+        f"<p>{counts} questions; {data['run']['confirmed']:,} pairs confirmed by fresh rollouts of "
+        f"{data['run']['proposed']:,} proposed. Below, the answers with the largest changes: "
+        "p(success) after each token with its 95 % interval, and the tokens that move it by "
+        f"{data['run']['gap']:g} or more. "
+        f'<a href="pts/{escape(page.name)}">Every question, token and sibling</a>.</p>{panels}'
+    )
+
+
+def pivotal_paths(
+    questions: Sequence[Mapping[str, Any]],
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The answers with the largest change of p(success), one a question."""
+    found = []
+    for question in questions:
+        paths = [path for path in question["paths"] if path["pivots"]]
+        if paths:
+            found.append((question, max(paths, key=_largest)))
+    return sorted(found, key=lambda pair: -_largest(pair[1]))[:PATHS]
+
+
+def _largest(path: Mapping[str, Any]) -> float:
+    return max(abs(float(pivot[0])) for pivot in path["pivots"].values())
+
+
+def _path(question: Mapping[str, Any], path: Mapping[str, Any]) -> str:
+    pivots = {int(at): pivot[0] for at, pivot in path["pivots"].items()}
+    curve = success_curve(path["curve"], pivots, len(path["tokens"]))
+    tokens = "".join(
+        _token(text, prob, pivots.get(at)) for at, (text, prob) in enumerate(path["tokens"])
+    )
+    kind = "pass" if path["verdict"] == "pass" else "fail"
+    return (
+        f'<div class="panel path"><span class="verdict {kind}">{escape(path["verdict"])}</span>'
+        f'<p class="question text">{escape(_cut(question["prompt"]))}</p>{curve}'
+        f'<p class="text">{tokens}</p>{_pairs(path["pairs"])}</div>'
+    )
+
+
+def _token(text: str, prob: float, delta: float | None) -> str:
+    if delta is None:
+        return escape(text)
+    said = f"π = {prob:.2f}, p(success) {delta:+.2f}"
+    kind = "up" if delta > 0 else "down"
+    return f'<mark class="{kind}" title="{said}">{escape(text) or "∅"}</mark>'
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        f"<li>token {pair['at'] + 1}: {_side(pair['chosen'])} over {_side(pair['rejected'])}</li>"
+        for pair in pairs
+        if pair["confirmed"]
+    ]
+    return f'<ul class="notes">{"".join(lines)}</ul>' if lines else ""
+
+
+def _side(side: Sequence[Any]) -> str:
+    text, prob, passed, n = side
+    return f"<code>{escape(repr(text))}</code> ({passed}/{n} right, π {prob:.2f})"

@@ -1,0 +1,150 @@
+"""Small SVG charts for the run's report: text in, text out, nothing to load.
+
+Colours are the classes c0, c1, ... of the page's style sheet. Every text is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+from pts.types import Estimate
+
+Series = tuple[str, Sequence[tuple[float, float]]]
+"""A name and its (x, y) points."""
+Scale = Callable[[float], float]
+
+
+def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], width: int = 420) -> str:
+    """Dots with intervals on an axis from 0 to 100 %; one row a stage, one colour a measure."""
+    left, right, row_height, top = 92, 14, 38, 8
+    bottom = top + row_height * len(rows)
+
+    def x(share: float) -> float:
+        return left + (width - left - right) * share
+
+    parts = [_percent_axis(x, top, bottom)]
+    for k, (label, estimates) in enumerate(rows):
+        middle = top + row_height * (k + 0.5)
+        parts.append(_text(left - 10, middle + 4, label, "end", "label"))
+        offsets = [9 * (i - (len(estimates) - 1) / 2) for i in range(len(estimates))]
+        for i, (estimate, offset) in enumerate(zip(estimates, offsets, strict=True)):
+            parts.append(_whisker(x, middle + offset, estimate, i))
+    return _svg(width, bottom + 22, parts, "accuracy by stage, with 95 % intervals")
+
+
+def _percent_axis(x: Scale, top: float, bottom: float) -> str:
+    ticks = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        ticks.append(_line(x(share), top, x(share), bottom, "grid"))
+        ticks.append(_text(x(share), bottom + 15, f"{100 * share:.0f}", "middle"))
+    return "".join(ticks)
+
+
+def _whisker(x: Scale, y: float, estimate: Estimate, colour: int) -> str:
+    said = f"{100 * estimate.mean:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return (
+        f'<g class="c{colour}"><title>{said}</title>'
+        + _line(x(estimate.low), y, x(estimate.high), y, "mark")
+        + f'<circle cx="{x(estimate.mean):.1f}" cy="{y:.1f}" r="3.4"/></g>'
+    )
+
+
+def lines(series: Sequence[Series], title: str, width: int = 300, height: int = 150) -> str:
+    """Curves over training steps; the axes span the data."""
+    points = [point for _, values in series for point in values]
+    if not points:
+        return ""
+    (x_low, x_high), (y_low, y_high) = (_span([p[i] for p in points]) for i in (0, 1))
+    left, right, top, bottom = 46.0, width - 10.0, 8.0, height - 22.0
+
+    def place(point: tuple[float, float]) -> str:
+        x = left + (right - left) * (point[0] - x_low) / (x_high - x_low)
+        y = bottom - (bottom - top) * (point[1] - y_low) / (y_high - y_low)
+        return f"{x:.1f},{y:.1f}"
+
+    parts = []
+    for share in (0.0, 0.5, 1.0):
+        y = bottom - (bottom - top) * share
+        parts.append(_line(left, y, right, y, "grid"))
+        parts.append(_text(left - 6, y + 4, _short(y_low + share * (y_high - y_low)), "end"))
+    parts += [_text(left, height - 6, _short(x_low), "start")]
+    parts += [_text(right, height - 6, f"{_short(x_high)} steps", "end")]
+    for k, (_, values) in enumerate(series):
+        path = " ".join(map(place, values))
+        parts.append(f'<polyline class="c{k} curve" points="{path}"/>')
+    return _svg(width, height, parts, title)
+
+
+def success_curve(
+    curve: Sequence[tuple[int, float, float, float, int]],
+    pivots: Mapping[int, float],
+    length: int,
+    width: int = 640,
+    height: int = 130,
+) -> str:
+    """p(success) after each token of an answer, its interval as a band, pivotal tokens shaded."""
+    left, right, top, bottom = 30.0, width - 8.0, 8.0, height - 22.0
+
+    def x(at: float) -> float:
+        return left + (right - left) * at / max(1, length)
+
+    def y(p: float) -> float:
+        return bottom - (bottom - top) * p
+
+    parts = []
+    for p, said in ((0.0, "0"), (0.5, "½"), (1.0, "1")):
+        parts += [_line(left, y(p), right, y(p), "grid"), _text(left - 6, y(p) + 4, said, "end")]
+    for at, delta in pivots.items():
+        kind = "up" if delta > 0 else "down"
+        parts.append(
+            f'<rect class="{kind}" x="{x(at):.1f}" y="{top}" width="{max(3.0, x(1) - x(0)):.1f}" '
+            f'height="{bottom - top:.1f}"/>'
+        )
+    high = [f"{x(at):.1f},{y(above):.1f}" for at, _, _, above, _ in curve]
+    low = [f"{x(at):.1f},{y(below):.1f}" for at, _, below, _, _ in reversed(curve)]
+    mean = [f"{x(at):.1f},{y(p):.1f}" for at, p, _, _, _ in curve]
+    parts.append(f'<polygon class="band" points="{" ".join(high + low)}"/>')
+    parts.append(f'<polyline class="c0 curve" points="{" ".join(mean)}"/>')
+    parts.append(_text(right, height - 6, f"{length} tokens", "end"))
+    return _svg(width, height, parts, "p(success) along an answer")
+
+
+def legend(names: Sequence[str]) -> str:
+    """Coloured names, in the order of the colours."""
+    keys = (f'<span class="key c{i}">{escape(name)}</span>' for i, name in enumerate(names))
+    return f'<p class="legend">{"".join(keys)}</p>'
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if high - low < 1e-12:
+        pad = abs(high) * 0.1 or 1.0
+        return low - pad, high + pad
+    return low, high
+
+
+def _short(value: float) -> str:
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+        return f"{value:.{min(digits, 3)}f}".rstrip("0").rstrip(".") if digits else f"{value:.0f}"
+    return f"{value:.0e}"
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, said: str, anchor: str, kind: str = "tick") -> str:
+    return (
+        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
+    )
+
+
+def _svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
+        + "".join(parts)
+        + "</svg>"
+    )

@@ -1,0 +1,243 @@
+"""`pts.search`: files, resuming, set-aside questions, totals, selecting pairs again."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import io
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pts.api import SearchRun, describe_verifier, reselect, search
+from pts.config import SamplingConfig, SearchConfig
+from pts.engines.tabular import TabularEngine, TabularVerifier
+from pts.engines.tabular_shapes import sparse
+from pts.errors import ConfigError, DataError, JournalError
+from pts.pairs import select_pairs
+from pts.runner import Progress, _Question, run
+from pts.runner_progress import LOG_SECONDS, Watch, describe, duration
+from pts.store import read_pairs, read_results
+from pts.store_run import RunFolder
+from pts.types import Judgement, Problem, Sample, Verdict
+from pts.verifiers.choice import ChoiceVerifier
+from pts.verifiers.exact import ExactVerifier
+
+from .scripted import ScriptedEngine, judge_odd, problems
+from .slow_search import CONFIG
+from .test_runner import sample_once
+
+FILES = {"journal.jsonl", "results.jsonl", "pairs.jsonl", "pieces.json", "summary.json"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchRun:
+    folder = tmp_path_factory.mktemp("run")
+    return search(problems(6), ScriptedEngine(8), judge_odd, CONFIG, output=folder)
+
+
+def test_a_run_writes_its_files(finished: SearchRun) -> None:
+    assert finished.output is not None
+    assert {path.name for path in finished.output.iterdir()} == FILES
+    assert [r.problem_id for r in finished.results] == [p.id for p in problems(6)]
+    assert read_pairs(finished.output / "pairs.jsonl") == finished.pairs != []
+    assert list(read_results(finished.output / "results.jsonl")) == list(finished.results)
+    summary = json.loads((finished.output / "summary.json").read_text())
+    assert summary == dataclasses.asdict(finished.summary)
+
+
+def test_without_output_the_results_are_the_same(finished: SearchRun) -> None:
+    run = search(problems(6), ScriptedEngine(8, width=5), judge_odd, CONFIG, window=3)
+    assert list(run.results) == list(finished.results)
+    assert run.pairs == finished.pairs
+    same = dataclasses.replace(finished.summary, seconds=run.summary.seconds)
+    assert run.summary == same
+    assert run.output is None
+
+
+def test_totals_are_those_of_the_results(finished: SearchRun) -> None:
+    results, summary = list(finished.results), finished.summary
+    assert sum(summary.questions.values()) == 6
+    for purpose, tally in summary.spent.items():
+        costs = [result.cost[purpose] for result in results if purpose in result.cost]
+        assert tally.rollouts == sum(cost.rollouts for cost in costs)
+        assert tally.tokens == sum(cost.tokens for cost in costs)
+    assert sum(summary.confirmed.values()) == len(finished.pairs)
+    assert sum(summary.proposed.values()) >= len(finished.pairs)
+    assert 0 < summary.cut_share < 1
+
+
+def test_a_finished_run_draws_nothing_and_problems_may_be_added(tmp_path: Path) -> None:
+    search(problems(4), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+    engine = ScriptedEngine(8)
+    search(problems(4), engine, judge_odd, CONFIG, output=tmp_path)
+    assert engine.wishes == []
+    more = search(problems(6), engine, judge_odd, CONFIG, output=tmp_path)
+    assert {wish.prompt for wish in engine.wishes} == {engine.encode(p) for p in problems(6)[4:]}
+    whole = search(problems(6), ScriptedEngine(8), judge_odd, CONFIG)
+    assert list(more.results) == list(whole.results)
+    assert more.pairs == whole.pairs
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"seed": 1}, "seed: the journal has 0, this run 1"),
+        ({"config": SearchConfig()}, "config.max_rollouts"),
+        ({"engine": ScriptedEngine(9)}, "sampling.max_new_tokens: the journal has 8, this run 9"),
+        ({"verifier": ChoiceVerifier("AB")}, "verifier: the journal has 'judge_odd"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(
+    finished: SearchRun, change: dict[str, Any], field: str
+) -> None:
+    settings: dict[str, Any] = {"engine": ScriptedEngine(8), "verifier": judge_odd}
+    settings |= {"config": CONFIG, "seed": 0, "output": finished.output, **change}
+    with pytest.raises(JournalError, match=re.escape(field)):
+        search(problems(6), **settings)
+
+
+def test_results_without_their_journal_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    with pytest.raises(JournalError, match="without the journal"):
+        search(problems(1), ScriptedEngine(), judge_odd, CONFIG, output=tmp_path)
+
+
+def test_repeated_ids_are_refused_even_when_finished(finished: SearchRun) -> None:
+    with pytest.raises(DataError, match="two problems have the id 'q0'"):
+        search(
+            [*problems(1), *problems(1)],
+            ScriptedEngine(8),
+            judge_odd,
+            CONFIG,
+            output=finished.output,
+        )
+
+
+def test_a_question_that_cannot_be_judged_ends_as_unscored() -> None:
+    def verifier(problem: Problem, text: str) -> Judgement:
+        if problem.id == "q1":
+            raise OSError("no reference")
+        return judge_odd(problem, text)
+
+    done = search(problems(3), ScriptedEngine(8), verifier, CONFIG)
+    results = {result.problem_id: result for result in done.results}
+    assert results["q1"].status == "unscored"
+    assert results["q1"].redrawn > 0
+    assert results["q1"].paths == ()
+    assert done.summary.questions["unscored"] == 1
+    assert done.summary.redrawn == results["q1"].redrawn
+    assert results["q0"].status != "unscored"
+
+
+def test_an_interrupted_run_has_its_token_texts(tmp_path: Path) -> None:
+    def stream() -> Any:
+        yield from problems(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(stream(), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path, window=1)
+    folder = RunFolder(tmp_path)
+    (first, *_) = [record.result for record in folder.records]
+    assert "⟨" not in folder.text(first.prompt_ids)
+    assert folder.summary is None
+    assert folder.pairs == []
+
+
+def test_the_tabular_engine_is_searched_the_same_in_any_window() -> None:
+    machines = [sparse(np.random.default_rng(k), 40).machine for k in range(4)]
+    engine = TabularEngine(machines, SamplingConfig(max_new_tokens=64))
+    runs = [search(engine.problems(), engine, TabularVerifier(), window=w) for w in (1, 8)]
+    assert list(runs[0].results) == list(runs[1].results)
+    assert runs[0].summary.questions["searched"] > 0
+
+
+def test_memory_does_not_grow_with_the_number_of_questions() -> None:
+    searches = ((p, sample_once(Sample((), 2, "search"))) for p in problems(300))
+    for count, _ in enumerate(run(searches, ScriptedEngine(width=4), judge_odd, window=8)):
+        if count % 100 == 99:
+            gc.collect()
+            alive = sum(isinstance(thing, _Question) for thing in gc.get_objects())
+            assert alive <= 8, "no more than the window"
+
+
+# Selecting again
+
+
+def test_selecting_again_with_the_run_s_settings_changes_nothing(finished: SearchRun) -> None:
+    assert reselect(RunFolder(finished.output or "")) == finished.pairs
+
+
+def test_another_error_rate_and_a_larger_gap_select_fewer(finished: SearchRun) -> None:
+    folder = RunFolder(finished.output or "")
+    keys = {(p.prompt_ids, p.chosen, p.rejected) for p in finished.pairs}
+    for changes in ({"fdr": 1e-6}, {"p_gap": 0.6}):
+        fewer = reselect(folder, **changes)  # type: ignore[arg-type]
+        assert {(p.prompt_ids, p.chosen, p.rejected) for p in fewer} < keys
+    strict = CONFIG.model_copy(update={"fdr": 1e-6})
+    assert reselect(folder, fdr=1e-6) == select_pairs(finished.results, strict, "scripted")
+
+
+def test_selecting_again_refuses_what_was_never_measured(finished: SearchRun) -> None:
+    folder = RunFolder(finished.output or "")
+    with pytest.raises(ConfigError, match=r"p_gap 0.1 is below the run's own 0.2"):
+        reselect(folder, p_gap=0.1)
+    with pytest.raises(ConfigError, match=r"fdr: .* got 2"):
+        reselect(folder, fdr=2)
+
+
+# Fingerprint and progress
+
+
+def test_verifiers_are_told_apart_by_class_and_settings() -> None:
+    assert describe_verifier(judge_odd) == "judge_odd()"
+    assert "options='ABC'" in describe_verifier(ChoiceVerifier("ABC"))
+    first, second = ExactVerifier(r"= (\d+)"), ExactVerifier(r"is (\d+)")
+    assert describe_verifier(first) != describe_verifier(second)
+    assert describe_verifier(first) == describe_verifier(ExactVerifier(r"= (\d+)"))
+    assert "0x" not in describe_verifier(first)
+
+
+def test_progress_tells_done_rate_and_rest() -> None:
+    line = describe(Progress(questions=5, rollouts=1200, replayed=7, tokens=30_000), 20, 60.0)
+    assert line.startswith("5/20 questions · 1,200 rollouts · 7 from the journal")
+    assert "30,000 tokens (500/s)" in line
+    assert line.endswith("3m00s left"), "15 questions at 12 s each"
+    assert [duration(s) for s in (5, 185, 7620)] == ["5s", "3m05s", "2h07m"]
+
+
+def test_progress_is_silent_off_a_terminal_and_logs_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    screen, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    caplog.set_level(logging.INFO)
+    with Watch(10) as watch:
+        for second in range(round(2.5 * LOG_SECONDS)):
+            now[0] = float(second)
+            watch(Progress(questions=1))
+    assert screen.getvalue() == ""
+    assert len(caplog.records) == 2
+
+
+def test_verdicts_are_asked_once_for_each_text() -> None:
+    asked: list[str] = []
+
+    def verifier(problem: Problem, text: str) -> Judgement:
+        asked.append(text)
+        return Judgement(Verdict.PASS)
+
+    list(
+        run(
+            [(problems(1)[0], sample_once(Sample((), 300, "search")))],
+            ScriptedEngine(4),
+            verifier,
+        )
+    )
+    assert len(asked) == len(set(asked))

@@ -131,10 +131,11 @@ def _html_table(block: Block) -> str:
 
 
 def _cell(text: str) -> str:
-    """The mean, and its interval in small print below."""
+    """The mean; below it, in small print, its interval and what else is said."""
     mean, bracket, rest = text.partition(" [")
-    small = f"<small>[{escape(rest)}</small>" if bracket else ""
-    return f"<td>{escape(mean)}{small}</td>"
+    interval, _, more = rest.partition("] ")
+    small = f"<small>[{escape(interval.removesuffix(']'))}]</small>" if bracket else ""
+    return f"<td>{escape(mean)}{small}{f'<small>{escape(more)}</small>' if more else ''}</td>"
 
 
 def _accuracy_charts(summaries: Sequence[Summary]) -> str:
@@ -173,8 +174,8 @@ def _training(folder: Path, manifest: Mapping[str, Any]) -> str:
         panels = _curves(_monitors(folder / name / "monitors.jsonl"))
         if panels:
             grid = f'<div class="grid">{"".join(panels)}</div>'
-            parts.append(f"<h3>{escape(label_of(name))}</h3>{grid}")
-    return "<h2>Training</h2>\n" + "<br>".join(parts) if parts else ""
+            parts.append(f'<h3 class="stage">{escape(label_of(name))}</h3>{grid}')
+    return "<h2>Training</h2>\n" + "".join(parts) if parts else ""
 
 
 def _monitors(path: Path) -> list[dict[str, Any]]:

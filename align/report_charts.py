@@ -16,7 +16,7 @@ Series = tuple[str, Sequence[tuple[float, float]]]
 Scale = Callable[[float], float]
 
 
-def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], width: int = 420) -> str:
+def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], width: int = 520) -> str:
     """Dots with intervals on an axis from 0 to 100 %; one row a stage, one colour a measure."""
     left, right, row_height, top = 92, 14, 38, 8
     bottom = top + row_height * len(rows)
@@ -81,7 +81,7 @@ def success_curve(
     curve: Sequence[tuple[int, float, float, float, int]],
     pivots: Mapping[int, float],
     length: int,
-    width: int = 640,
+    width: int = 760,
     height: int = 130,
 ) -> str:
     """p(success) after each token of an answer, its interval as a band, pivotal tokens shaded."""
@@ -144,7 +144,6 @@ def _text(x: float, y: float, said: str, anchor: str, kind: str = "tick") -> str
 
 def _svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
     return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">'
-        + "".join(parts)
-        + "</svg>"
+        f'<svg width="{width:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
     )

@@ -227,7 +227,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     said = [
         f"{'/'.join(f'{n:,}' for n in sorted(counts))} held-out problems; {first.samples} samples "
         f"each at T={first.temperature:g}. Brackets: 95 % intervals, clustered by problem. "
-        "p values: two-sided, adjusted over the steps (Holm).",
+        "p values: two-sided, adjusted over the steps (Holm); the intervals are not.",
         "One training seed: the tests speak of these models on new problems, not of new training "
         "runs.",
     ]
@@ -274,8 +274,9 @@ def _difference(test: Tested) -> str:
 
 
 def _behaviour(rows: Sequence[Row]) -> Block:
-    header = ("", "entropy, nats/token", "KL to before, nats/token", "tokens", "unfinished %")
-    return Block("Behaviour of samples", header, tuple(_behaviour_row(row) for row in rows))
+    header = ("", "entropy", "KL to before", "tokens", "unfinished %")
+    title = "Behaviour of samples (entropy and KL in nats a token)"
+    return Block(title, header, tuple(_behaviour_row(row) for row in rows))
 
 
 def _behaviour_row(row: Row) -> tuple[str, ...]:
@@ -297,7 +298,11 @@ def number(estimate: Estimate, digits: int) -> str:
 
 def points(estimate: Estimate) -> str:
     """A difference in percentage points with its interval, signed."""
-    return f"{100 * estimate.mean:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
+    mean, low, high = (
+        f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
+        for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    return f"{mean} [{low}, {high}]"
 
 
 def p_text(pvalue: float) -> str:

@@ -24,11 +24,11 @@ def write_run(folder: Path, question: str = "What is 2 + {}?", name: str = "tiny
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     kl = Estimate(0.02, 0.015, 0.025, 40, "ratio")
-    for stage, right in STAGES.items():
-        # The problems that a stage solves are shifted by one, so that each step also loses some.
-        greedy = [int((k + right) % 40 < right) for k in range(40)]
+    for shift, (stage, right) in enumerate(STAGES.items()):
+        # The problems that a stage solves are shifted by two, so that steps also lose some.
+        greedy = [int((k - 2 * shift) % 40 < right) for k in range(40)]
         passed = [int(n) for n in rng.binomial(8, np.where(greedy, 0.8, 0.3))]
-        store(folder, stage, greedy, passed, [n / 8 for n in passed], kl, question)
+        store(folder, stage, greedy, passed, [float(v) for v in greedy], kl, question)
     for stage in ("sft", "token_dpo", "full_dpo"):
         _monitors(folder / stage)
     _search(folder / "pts")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from pts.errors import PTSError
+from pts.errors import DataError, PTSError
 
 if TYPE_CHECKING:
     from pts.api import Summary
@@ -144,6 +144,8 @@ def pairs(
                 f"[{pair.gap.low:+.2f}, {pair.gap.high:+.2f}], worth {pair.worth:+.2f}"
             )
     elif form == "hf":
+        if not selected:
+            raise DataError(f"{run}: no pair was selected, so there is no dataset to write")
         pairs_dataset(selected).save_to_disk(str(output))
     else:
         write_pairs(output, selected)

@@ -167,9 +167,9 @@ class replacing:  # noqa: N801 - reads as a verb in `with replacing(path) as fil
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write an indented JSON file atomically."""
+    """Write an indented JSON file atomically; ASCII, as a token's text may be half a character."""
     with replacing(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+        file.write(json.dumps(value, allow_nan=False, indent=2) + "\n")
 
 
 def write_pairs(path: Path, pairs: Iterable[TokenPair]) -> None:

@@ -91,9 +91,12 @@ class _Reader:
         except ValueError as error:
             self._fault(number, f"not JSON ({error})")
             return None
-        if isinstance(row, dict):
+        if not isinstance(row, dict):
+            self._fault(number, f"an object is needed, not {_kind(row)}")
+        elif _broken_text(row):
+            self._fault(number, "holds half a surrogate pair (\\ud800 to \\udfff); mend the text")
+        else:
             return row
-        self._fault(number, f"an object is needed, not {_kind(row)}")
         return None
 
     def _field(self, number: int, row: Mapping[str, Any], name: str) -> Any:
@@ -140,8 +143,17 @@ def _is_message(turn: object) -> bool:
     )
 
 
+def _broken_text(value: object) -> bool:
+    """JSON may spell halves of characters that no file or tokenizer can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _kind(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value)
     return text if len(text) <= 40 else text[:39] + "…"
 
 

@@ -61,7 +61,8 @@ class RunFolder:
 
     @cached_property
     def _pieces(self) -> dict[str, str]:
-        return self._json("pieces.json") or {}
+        pieces = self._json("pieces.json") or {}
+        return {token: _whole(text) for token, text in pieces.items()}
 
     def piece(self, token: int) -> str:
         """Text of a token; ⟨id⟩ if the run was killed before the texts were written."""
@@ -77,3 +78,8 @@ class RunFolder:
             return None
         value = json.loads(path.read_text(encoding="utf-8"))
         return dict(value)
+
+
+def _whole(text: str) -> str:
+    """Text with halves of surrogate pairs replaced, which neither files nor browsers take."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

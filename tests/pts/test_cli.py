@@ -1,0 +1,182 @@
+"""The `pts` command: a search from the shell, all input faults at once, the readers of a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_from_disk
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from pts import cli
+from pts.cli_settings import load_settings, make_verifier
+from pts.errors import ConfigError
+from pts.store import read_pairs
+from pts.types import Problem, Verdict
+from pts.verifiers.choice import ChoiceVerifier
+
+RUN = ["max_new_tokens=30", "p_min=0.05", "p_max=0.95", "filter_rollouts=8", "max_rollouts=40"]
+RUN += ["confirm_rollouts=16", "fdr=0.9", "p_gap=0.15"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model over the digits; it stops now and then."""
+    folder = tmp_path_factory.mktemp("model")
+    vocab = {token: i for i, token in enumerate(["<stop>", *"0123456789+="])}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<stop>", pad_token="<stop>"
+    ).save_pretrained(str(folder))
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(
+        vocab_size=len(vocab),
+        intermediate_size=16,
+        eos_token_id=0,
+        bos_token_id=None,
+        initializer_range=0.6,
+        max_position_embeddings=64,
+        **sizes,
+    )
+    LlamaForCausalLM(config).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("asked") / "sums.jsonl"
+    rows = [{"id": f"s{k}", "q": f"{k}+{k}=", "a": k % 2} for k in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def pts(*arguments: str | Path, status: int = 0, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the command in this process; its standard output, or the errors when it fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pts", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+    assert (caught.value.code or 0) == status
+    out, err = capsys.readouterr()
+    return out if status == 0 else err
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, asked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    command = ["search", "--model", model, "--problems", asked, "--output", folder, "--quiet"]
+    command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])", *RUN]
+    result = CliRunner().invoke(cli.app, [str(part) for part in command])
+    assert result.exit_code == 0, result.output
+    assert "questions: 4" in result.output
+    return folder
+
+
+def test_a_search_from_the_shell_leaves_a_run(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"results.jsonl", "pairs.jsonl", "summary.json", "report.html", "pieces.json"}
+    assert len((run / "results.jsonl").read_text().splitlines()) == 4
+    assert len((run / "pairs.jsonl").read_text().splitlines()) > 0
+
+
+def test_inspect_report_and_pairs_read_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "s3" in pts("inspect", run, capsys=capsys)
+    assert "Prompt\n  2+2=" in pts("inspect", run, "s2", capsys=capsys)
+    assert "did you mean" in pts("inspect", run, "s22", status=2, capsys=capsys)
+    assert "page.html" in pts("report", run, "--output", tmp_path / "page.html", capsys=capsys)
+    pairs = read_pairs(run / "pairs.jsonl")
+    assert pts("pairs", run, capsys=capsys).endswith(f"{len(pairs)} pairs\n")
+    pts("pairs", run, "--output", tmp_path / "pairs.jsonl", capsys=capsys)
+    assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+    pts("pairs", run, "--output", tmp_path / "hf", "--format", "hf", capsys=capsys)
+    assert len(load_from_disk(str(tmp_path / "hf"))) == len(pairs)
+    command = ["pairs", run, "--output", tmp_path / "none", "--format", "hf", "--p-gap", "0.99"]
+    assert "no pair was selected" in pts(*command, status=2, capsys=capsys)
+    assert "below the run's own" in pts("pairs", run, "--p-gap", "0.1", status=2, capsys=capsys)
+
+
+def test_every_input_error_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"id": "a", "prompt": "x"}\n{"id": "a"\n')
+    settings = tmp_path / "search.yaml"
+    settings.write_text("p_gab: 0.2\n")
+    command = ["search", "--model", tmp_path / "none", "--problems", bad]
+    command += ["--output", tmp_path / "out", "--config", settings, "--verifier", "exakt:x"]
+    said = pts(*command, "top_p=7", "window", status=2, capsys=capsys)
+    for fault in (
+        "no setting 'p_gab'; did you mean 'p_gap'?",
+        "top_p: Input should be less than or equal to 1, got 7",
+        "'window': settings are given as key=value",
+        "no verifier 'exakt:x'; did you mean 'exact'?",
+        "line 1: column 'reference' (the reference) is missing; it has 'id', 'prompt'",
+        "line 2: not JSON",
+        "no model here",
+    ):
+        assert fault in said, fault
+    assert "7 errors:" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_references_that_the_verifier_cannot_read_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "q7", "prompt": "x", "reference": "Z"}\n')
+    command = ["search", "--model", tmp_path, "--problems", rows, "--output", tmp_path / "out"]
+    said = pts(*command, "--verifier", "choice", status=2, capsys=capsys)
+    assert "reference of q7: 'Z' is none of ABCD" in said
+
+
+def test_settings_come_from_yaml_and_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text("p_gap: 0.3\ntemperature: 0.7\ncriteria: [path]\n")
+    search, sampling = load_settings(file, ["p_gap=0.4", "top_k=20", "z=2"])
+    assert (search.p_gap, search.criteria, search.z) == (0.4, ("path",), 2.0)
+    assert (sampling.temperature, sampling.top_k) == (0.7, 20)
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- p_gap", "3"])
+def test_a_settings_file_must_hold_keys(tmp_path: Path, text: str) -> None:
+    (tmp_path / "search.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"search\.yaml"):
+        load_settings(tmp_path / "search.yaml", [])
+
+
+def test_faults_of_whole_settings_are_told() -> None:
+    with pytest.raises(ConfigError, match="p_min must lie below p_max"):
+        load_settings(None, ["p_min=0.9"])
+
+
+def test_verifiers_by_name() -> None:
+    exact = make_verifier(r"exact:answer is (\S+)")
+    for reference, text in (("1000", "the answer is 1,000"), ("Rome", "the answer is Rome")):
+        assert exact(Problem("q", "", reference), text).verdict is Verdict.PASS
+    choice = make_verifier("choice:ABCDE")
+    assert isinstance(choice, ChoiceVerifier)
+    assert choice.options == "ABCDE"
+    for wrong in ("exact", "exact:(", "exact:no group", "choice:ab", "code", ""):
+        with pytest.raises(ConfigError):
+            make_verifier(wrong)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['pts', '--help']\nimport pts.cli\n"
+    code += "try: pts.cli.main()\nexcept SystemExit: pass\n"
+    code += "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'scipy', 'pydantic'}\n"
+    code += "print('heavy:', heavy & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "search" in done.stdout
+    assert done.stdout.endswith("heavy: set()\n")

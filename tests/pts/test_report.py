@@ -1,0 +1,201 @@
+"""The HTML page and the text view: complete, offline, and safe with hostile model text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pts.api import search
+from pts.errors import DataError, JournalError
+from pts.inspect import overview, printable, question
+from pts.report import report_data, script_json, write_report
+from pts.store_run import RunFolder
+from pts.types import Ids, Judgement, Problem
+
+from .scripted import ScriptedEngine, judge_odd, problems
+from .slow_search import CONFIG
+
+HOSTILE = [
+    "</script><script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "<!-- <script> \u2028 &lt; \x1b[2J\ud83d",
+]
+
+
+class HostileEngine(ScriptedEngine):
+    """Every letter reads as something that wants to be markup."""
+
+    def pieces(self, ids: Ids) -> list[str]:
+        return [HOSTILE[i % len(HOSTILE)] for i in ids]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("plain")
+    search(problems(6), ScriptedEngine(8), judge_odd, CONFIG, output=folder)
+    return RunFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("hostile")
+    asked = [Problem(HOSTILE[k] + str(k), "a", "odd") for k in range(2)]
+    search(asked, HostileEngine(8), judge_odd, CONFIG, output=folder)
+    return RunFolder(folder)
+
+
+class Tags(HTMLParser):
+    """Start tags and the text of each script, as a browser's parser would find them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script" and data.strip():
+            self.scripts.append(data)
+
+
+def page_of(folder: RunFolder, tmp_path: Path) -> str:
+    return write_report(folder.path, tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_page_holds_all_of_the_run(run: RunFolder, tmp_path: Path) -> None:
+    parsed = Tags(page_of(run, tmp_path))
+    data = json.loads(parsed.scripts[0])
+    assert data == json.loads(json.dumps(report_data(run)))
+    results = [record.result for record in run.records]
+    assert [q["id"] for q in data["questions"]] == [result.problem_id for result in results]
+    for shown, result in zip(data["questions"], results, strict=True):
+        assert [len(p["tokens"]) for p in shown["paths"]] == [len(p.ids) for p in result.paths]
+        assert [len(p["pivots"]) for p in shown["paths"]] == [len(p.tokens) for p in result.paths]
+        assert shown["prompt"] == run.text(result.prompt_ids)
+    marked = [p for q in data["questions"] for path in q["paths"] for p in path["pairs"]]
+    assert sum(pair["confirmed"] for pair in marked) >= len(run.pairs) > 0
+    assert data["run"]["confirmed"] == len(run.pairs)
+
+
+def test_the_page_needs_no_network(run: RunFolder, tmp_path: Path) -> None:
+    page = page_of(run, tmp_path)
+    assert "default-src 'none'" in page
+    for tag, attributes in Tags(page).tags:
+        assert tag not in {"link", "img", "iframe", "object"}
+        assert "src" not in attributes
+        assert "href" not in attributes
+    assert set(re.findall(r"https?://[^\s\"']+", page)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_model_text_stays_text(hostile: RunFolder, run: RunFolder, tmp_path: Path) -> None:
+    plain, page = Tags(page_of(run, tmp_path)), Tags(page_of(hostile, tmp_path))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+    assert page.scripts[1] == plain.scripts[1]
+    paths = [path for q in json.loads(page.scripts[0])["questions"] for path in q["paths"]]
+    assert {text for path in paths for text, _ in path["tokens"]} >= set(HOSTILE[:2])
+
+
+def test_the_script_sets_text_only() -> None:
+    template = (Path(__file__).parents[2] / "pts" / "report_template.html").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", template)
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "]]>", "é\u2029\x00", "&amp;<>"])
+def test_script_json_is_json_without_markup(text: str) -> None:
+    written = script_json({"text": text})
+    assert not set(written) & set("<>&\u2028\u2029")
+    assert json.loads(written) == {"text": text}
+
+
+def browse(page: Path, profile: Path) -> str:
+    """The page as the browser has built it."""
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return run.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
+def test_a_browser_draws_the_page(hostile: RunFolder, tmp_path: Path) -> None:
+    built = browse(write_report(hostile.path, tmp_path / "page.html"), tmp_path / "profile")
+    assert "<title>Pivotal token search</title>" in built
+    parsed = Tags(built)
+    tags = [tag for tag, _ in parsed.tags]
+    assert tags.count("script") == 2
+    assert "img" not in tags
+    assert tags.count("svg") == 1
+    tokens = [a for tag, a in parsed.tags if tag == "span" and "token" in (a.get("class") or "")]
+    (result, *_) = [record.result for record in hostile.records if record.result.paths]
+    assert len(tokens) >= len(result.paths[0].ids)
+
+
+def test_a_run_that_is_not_finished_has_a_page(run: RunFolder, tmp_path: Path) -> None:
+    for name in ("journal.jsonl", "results.jsonl"):
+        shutil.copy(run.path / name, tmp_path / name)
+    data: dict[str, Any] = json.loads(Tags(page_of(RunFolder(tmp_path), tmp_path)).scripts[0])
+    assert data["run"]["finished"] is False
+    assert data["questions"][0]["prompt"].startswith("⟨97⟩")
+
+
+def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no journal\.jsonl"):
+        write_report(tmp_path)
+    for name in ("journal.jsonl", "results.jsonl"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(JournalError, match="no header"):
+        write_report(tmp_path)
+
+
+# The text view
+
+
+def test_the_overview_has_a_line_a_question(run: RunFolder) -> None:
+    head, *lines = overview(run)
+    assert [line.split()[-1] for line in lines] == [p.id for p in problems(6)]
+    assert sum(int(line.split()[-2]) for line in lines) == len(run.pairs)
+    assert head.split() == ["status", "solved", "pivotal", "proposed", "pairs", "question"]
+
+
+def test_a_question_is_shown_with_its_tokens_and_pairs(run: RunFolder) -> None:
+    results = [record.result for record in run.records]
+    result = next(r for r in results if any(path.tokens for path in r.paths))
+    text = "\n".join(question(run, result.problem_id))
+    for path in result.paths:
+        for token in path.tokens:
+            assert f"{run.piece(token.token)} {token.delta.mean:+.2f}⟧" in text
+        for pair in path.pairs:
+            assert f"pair at {pair.position} ({pair.criterion}" in text
+
+
+def test_unknown_questions_are_refused(run: RunFolder) -> None:
+    with pytest.raises(DataError, match="no question 'q'; did you mean"):
+        question(run, "q")
+
+
+def test_model_text_cannot_steer_the_terminal(hostile: RunFolder) -> None:
+    lines = [*overview(hostile), *question(hostile, HOSTILE[0] + "0")]
+    assert not any("\x1b" in line for line in lines)
+    assert printable("a\x1b[2J\nb\r") == "a\\x1b[2J\nb\\r"
+
+
+def test_judging_nothing_is_shown_too(tmp_path: Path) -> None:
+    def never(problem: Problem, text: str) -> Judgement:
+        raise OSError("broken")
+
+    search(problems(1), ScriptedEngine(8), never, CONFIG, output=tmp_path)
+    (_, line) = overview(RunFolder(tmp_path))
+    assert line.startswith("unscored")
+    assert "q0" in "\n".join(question(RunFolder(tmp_path), "q0"))
+    write_report(tmp_path)

@@ -22,7 +22,7 @@ from scipy import special
 
 from align.errors import StageError
 from align.evaluate_records import BestTemperature, Evaluation, FamilyScores, Item, Summary
-from align.statistics import mean_interval, pass_at_k, ratio_interval, wilson
+from align.statistics import mean_interval, pass_at_k, rate_interval, ratio_interval, wilson
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.journal import Journal
@@ -78,15 +78,18 @@ def evaluate(
         dev: problems on which the best temperature is chosen; needed with `plan.temperatures`.
 
     Raises:
-        StageError: no problem could be judged, or a temperature grid without dev problems.
+        StageError: fewer than two problems could be judged, or a temperature grid without dev problems.
         JournalError: the folder holds the journal of another evaluation.
     """
     if plan.temperatures and not dev:
         raise StageError(f"{folder}: a temperature grid needs dev problems, got none")
     rollouts = _Rollouts(load, verifier, plan, folder)
     items, sampled = _measure(rollouts, problems)
-    if not items:
-        raise StageError(f"{folder}: the verifier could judge none of {len(problems)} problems")
+    if len(items) < 2:
+        raise StageError(
+            f"{folder}: {len(items)} of {len(problems)} problems could be judged; check the "
+            "verifier and the problems' references"
+        )
     entropy, kl = _teacher_forced(plan, load, before, sampled)
     best = None
     if plan.temperatures:
@@ -204,9 +207,9 @@ def _means(items: Sequence[Item]) -> dict[str, Any]:
     return {
         "problems": len(items),
         **_accuracies(items),
-        "pass_at_k": mean_interval(solved, (0, 1)),
+        "pass_at_k": rate_interval(solved),
         "length": mean_interval([item.length for item in items]),
-        "unfinished": mean_interval([item.cut / item.samples for item in items], (0, 1)),
+        "unfinished": rate_interval([item.cut / item.samples for item in items]),
         "families": {
             name: FamilyScores(**_accuracies([i for i in items if i.family == name]))
             for name in families
@@ -217,7 +220,7 @@ def _means(items: Sequence[Item]) -> dict[str, Any]:
 def _accuracies(items: Sequence[Item]) -> dict[str, Estimate]:
     return {
         "greedy": wilson(sum(item.greedy for item in items), len(items)),
-        "sampled": mean_interval([item.passed / item.samples for item in items], (0, 1)),
+        "sampled": rate_interval([item.passed / item.samples for item in items]),
     }
 
 
@@ -236,13 +239,13 @@ def _best_temperature(
         rates = {item.id: item.passed / item.samples for item in items}
     else:
         rates = _rates(rollouts, f"at-{best:g}", problems, best, rollouts.plan.samples)
-    return BestTemperature(best, mean_interval(list(rates.values()), (0, 1)), tried), rates
+    return BestTemperature(best, rate_interval(list(rates.values())), tried), rates
 
 
 def _on_dev(rollouts: _Rollouts, dev: Sequence[Problem], temperature: float) -> Estimate:
     n = DEV_SAMPLES if temperature else 1
     rates = _rates(rollouts, f"dev-{temperature:g}", dev, temperature, n)
-    return mean_interval(list(rates.values()), (0, 1))
+    return rate_interval(list(rates.values()))
 
 
 def _rates(

@@ -1,7 +1,7 @@
 """Intervals and paired tests for evaluations. Pure functions on numpy arrays.
 
     wilson(962, 1000)                      one greedy accuracy
-    mean_interval(rates, bounds=(0, 1))    accuracy over several samples a problem
+    rate_interval(rates)                   accuracy over several samples a problem
     paired_binary(before, after)           two stages, the same problems, one verdict each
     paired_mean(before, after)             two stages, the same problems, success rates
     combine_seeds(before, after)           the same comparison over several training seeds
@@ -75,39 +75,50 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> Estimate:
         ValueError: no trials, or successes outside 0..n.
     """
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(
-            f"got {successes} successes in {n} trials; need 0 <= successes <= n and n >= 1"
-        )
-    p, z = successes / n, z_of(level)
+        raise ValueError(f"got {successes} successes in {n} trials; need 0 <= successes <= n >= 1")
+    p = successes / n
+    return Estimate(p, *_score_limits(p, n, level), n, "wilson")
+
+
+def _score_limits(p: float, n: float, level: float) -> tuple[float, float]:
+    z = z_of(level)
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Estimate(p, low, high, n, "wilson")
+    return 0.0 if p == 0 else centre - half, 1.0 if p == 1 else centre + half
 
 
-def mean_interval(
-    values: npt.ArrayLike, bounds: tuple[float, float] | None = None, level: float = LEVEL
-) -> Estimate:
-    """Student's interval of a mean over items, one value an item.
+def rate_interval(rates: npt.ArrayLike, level: float = LEVEL) -> Estimate:
+    """Interval of a mean success rate, one rate an item: Wilson's for the effective sample size.
 
-    `bounds` are the limits of what can be measured, (0, 1) for success rates: the interval is
-    clipped to them, and where every item has the same extreme rate it is Wilson's for n items,
-    since a spread of zero says nothing about the next item.
+    That size, p(1 - p) / (variance of the mean), counts how many independent verdicts would be as
+    informative as these clusters (Kish 1965): the number of items less one for single verdicts,
+    more where items have several samples. Unlike Student's, the interval stays inside 0..1 and
+    does not collapse where every item has the same rate.
 
     Raises:
-        ValueError: no items.
+        ValueError: no items, or rates outside 0..1.
+    """
+    x = _vector(rates)
+    mean, n = float(x.mean()), len(x)
+    if x.min() < 0 or x.max() > 1:
+        raise ValueError(f"rates must lie in 0..1, got {x.min():g} to {x.max():g}")
+    spread = float(x.var(ddof=1)) / n if n > 1 else 0.0
+    effective = mean * (1 - mean) / spread if spread > 1e-18 else float(n)
+    return Estimate(mean, *_score_limits(mean, effective, level), n, "wilson clustered")
+
+
+def mean_interval(values: npt.ArrayLike, level: float = LEVEL) -> Estimate:
+    """Student's interval of a mean over items, one value an item.
+
+    Raises:
+        ValueError: fewer than two items.
     """
     x = _vector(values)
     mean, n = float(x.mean()), len(x)
-    if bounds == (0, 1) and mean in (0.0, 1.0):
-        return wilson(mean * n, n, level)
-    if n == 1:
-        low, high = bounds or (-math.inf, math.inf)
-        return Estimate(mean, low, high, 1, "t")
+    if n < 2:
+        raise ValueError("an interval of a mean needs at least 2 items, got 1")
     half = t_of(level, n - 1) * float(x.std(ddof=1)) / math.sqrt(n)
-    low, high = bounds or (-math.inf, math.inf)
-    return Estimate(mean, max(low, mean - half), min(high, mean + half), n, "t")
+    return Estimate(mean, mean - half, mean + half, n, "t")
 
 
 def ratio_interval(totals: npt.ArrayLike, sizes: npt.ArrayLike, level: float = LEVEL) -> Estimate:
@@ -117,13 +128,13 @@ def ratio_interval(totals: npt.ArrayLike, sizes: npt.ArrayLike, level: float = L
     linearised (Cochran 1977, section 2.11).
 
     Raises:
-        ValueError: no items, different lengths, or sizes that sum to 0.
+        ValueError: fewer than two items, different lengths, or sizes that sum to 0.
     """
     y, x = _pair(totals, sizes)
     if x.sum() <= 0:
         raise ValueError("the sizes sum to 0; a ratio needs at least one token")
     ratio = float(y.sum() / x.sum())
-    spread = mean_interval((y - ratio * x) / x.mean(), level=level)
+    spread = mean_interval((y - ratio * x) / x.mean(), level)
     return Estimate(ratio, ratio + spread.low, ratio + spread.high, len(y), "ratio")
 
 
@@ -210,7 +221,7 @@ def paired_mean(before: npt.ArrayLike, after: npt.ArrayLike, level: float = LEVE
     if len(a) < 2:
         raise ValueError(f"a paired test needs at least 2 items, got {len(a)}")
     d = b - a
-    difference = mean_interval(d, level=level)
+    difference = mean_interval(d, level)
     error = float(d.std(ddof=1)) / math.sqrt(len(d))
     if error < 1e-12:
         pvalue = 1.0 if abs(difference.mean) < 1e-12 else 2.0 ** (1 - len(d))

@@ -15,7 +15,7 @@ from align.evaluate_records import (
     Summary,
     write_evaluation,
 )
-from align.statistics import mean_interval, wilson
+from align.statistics import mean_interval, rate_interval, wilson
 from pts.types import Estimate
 
 SAMPLES = 8
@@ -59,7 +59,7 @@ def store(
 def _summary(stage: str, items: Sequence[Item], kl: Estimate | None) -> Summary:
     best = None
     if items[0].best is not None:
-        accuracy = mean_interval([item.best for item in items], (0, 1))
+        accuracy = rate_interval([item.best for item in items])
         best = BestTemperature(0.3, accuracy, ((0.0, accuracy), (0.3, accuracy)))
     return Summary(
         stage=stage,
@@ -68,10 +68,10 @@ def _summary(stage: str, items: Sequence[Item], kl: Estimate | None) -> Summary:
         samples=SAMPLES,
         temperature=0.7,
         greedy=wilson(sum(i.greedy for i in items), len(items)),
-        sampled=mean_interval([i.passed / SAMPLES for i in items], (0, 1)),
-        pass_at_k=mean_interval([float(i.passed > 0) for i in items], (0, 1)),
+        sampled=rate_interval([i.passed / SAMPLES for i in items]),
+        pass_at_k=rate_interval([float(i.passed > 0) for i in items]),
         length=mean_interval([i.length for i in items]),
-        unfinished=mean_interval(np.zeros(len(items)), (0, 1)),
+        unfinished=rate_interval(np.zeros(len(items))),
         entropy=Estimate(0.21, 0.2, 0.22, len(items), "ratio"),
         kl=kl,
         best=best,
@@ -84,5 +84,5 @@ def _summary(stage: str, items: Sequence[Item], kl: Estimate | None) -> Summary:
 def _scores(items: Sequence[Item]) -> FamilyScores:
     return FamilyScores(
         wilson(sum(i.greedy for i in items), len(items)),
-        mean_interval([i.passed / SAMPLES for i in items], (0, 1)),
+        rate_interval([i.passed / SAMPLES for i in items]),
     )

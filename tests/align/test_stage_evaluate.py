@@ -65,12 +65,9 @@ def _by_hand(
         turns = [{"role": "user", "content": problem.prompt[-1].content}]  # type: ignore[union-attr]
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
         both = torch.tensor([prompt + ids[problem.id]])
-        p, q = (
-            torch.log_softmax(
-                policy(both).logits[0, len(prompt) - 1 : -1].double() / temperature, -1
-            )
-            for policy in policies
-        )
+        with torch.no_grad():
+            logits = [policy(both).logits[0, len(prompt) - 1 : -1].double() for policy in policies]
+        p, q = (torch.log_softmax(each / temperature, -1) for each in logits)
         entropy -= float((p.exp() * p).sum())
         kl += float((p.exp() * (p - q)).sum())
         tokens += len(ids[problem.id])

@@ -78,7 +78,7 @@ def evaluate(
         dev: problems on which the best temperature is chosen; needed with `plan.temperatures`.
 
     Raises:
-        StageError: fewer than two problems could be judged, or a temperature grid without dev problems.
+        StageError: fewer than two problems could be judged, or a grid without dev problems.
         JournalError: the folder holds the journal of another evaluation.
     """
     if plan.temperatures and not dev:

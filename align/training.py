@@ -33,17 +33,17 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
+from align.context import StageContext, StageResult
 from align.errors import StageError
 from align.manifest import write_json
 from align.models.load import device_of, load_policy, save_policy
 from align.recipe import LoRAConfig, ModelConfig, TrainingConfig
-from align.stages.context import StageContext, StageResult
 
 CHECKPOINTS = "checkpoints"
 MONITORS = "monitors.jsonl"
 _SETTINGS = "settings.json"
 _FINISHED = "finished.json"
-disable_progress_bar()
+disable_progress_bar()  # type: ignore[no-untyped-call]
 _LARGE = 1_000_000_000
 """Parameters from which activations are recomputed to save memory."""
 
@@ -115,7 +115,8 @@ def _arguments(
 
 
 def _is_large(model: Any) -> bool:
-    return sum(p.numel() for p in model.parameters()) >= _LARGE
+    size: int = sum(p.numel() for p in model.parameters())
+    return size >= _LARGE
 
 
 def switch_off_dropout(model: Any) -> None:

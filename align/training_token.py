@@ -81,7 +81,7 @@ def shared_paths(prompts: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
 
 def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """The last hidden state after each pair's prompt, shape [B, H]."""
-    states_RTH = body(model)(
+    states_RTH: Tensor = body(model)(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     ).last_hidden_state
     return states_RTH[batch["row"], batch["position"]]
@@ -168,7 +168,7 @@ class TokenDPOTrainer(Trainer):
     ) -> None:
         super().__init__(
             model=model, args=args, train_dataset=list(rows), data_collator=collate, **more
-        )  # type: ignore[arg-type]
+        )
         self.beta = beta
         self.anchor = anchor
         self.model_accepts_loss_kwargs = False
@@ -205,4 +205,10 @@ class TokenDPOTrainer(Trainer):
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["prompt", "chosen", "rejected", "weight", "reference_margin"]
+        self._signature_columns: Any = [
+            "prompt",
+            "chosen",
+            "rejected",
+            "weight",
+            "reference_margin",
+        ]

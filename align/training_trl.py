@@ -12,12 +12,12 @@ from typing import Any
 
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from align import training
+from align.context import StageContext
 from align.data.chat import ChatIds
 from align.recipe import FullDPOConfig, TrainingConfig
-from align.stages.context import StageContext
 from pts.types import Ids
 
 IGNORED = -100
@@ -29,7 +29,8 @@ class IdSFTTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _show_bias(self.model.get_output_embeddings())
+        policy: Any = self.model
+        _show_bias(policy.get_output_embeddings())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report tells what was trained."""
@@ -94,12 +95,12 @@ class IdDPOTrainer(DPOTrainer):
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        model = self.ref_model or self.model
+        model: Any = self.ref_model or self.model
         model.eval()
         columns: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
         for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator):
             moved = {key: value.to(self.accelerator.device) for key, value in batch.items()}
-            pair = self.compute_ref_log_probs(model, moved)
+            pair = self.compute_ref_log_probs(model, moved)  # type: ignore[no-untyped-call]
             for column, logps in zip(columns.values(), pair, strict=True):
                 column.extend(logps.float().tolist())
         for key, values in columns.items():

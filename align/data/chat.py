@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align.data.task import Chat
 from align.errors import StageError
@@ -121,12 +121,13 @@ def _render(
             f"tokenizer: {found}; set model.chat_template to chatml, or put "
             "{% generation %}...{% endgeneration %} around the assistant's content and end of turn"
         )
-    texts, spans = render_jinja_template(
+    rendered: Any = render_jinja_template(
         [_plain(chat) for chat in chats],
         chat_template=template,
         return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
+        **dict[str, Any](tokenizer.special_tokens_map),
     )
+    texts, spans = rendered
     return texts, [[(start, stop) for start, stop in row] for row in spans]
 
 

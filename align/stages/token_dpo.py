@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from align.context import StageContext, StageResult
 from align.errors import StageError
 from align.losses import mean_one
 from align.manifest import write_json
 from align.recipe import TokenDPOConfig
-from align.stages.context import StageContext, StageResult
 from pts.store import read_pairs
 from pts.types import TokenPair
 
@@ -133,7 +133,8 @@ def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) 
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["pairs"] == key:
-            return stored["margins"]
+            margins: list[float] = stored["margins"]
+            return margins
     model = policy
     if config.reference != "start":
         model, _ = training.load_trainable(config.reference, context.recipe.model, config)

@@ -25,9 +25,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from align.context import StageResult
 from align.errors import ManifestError
 from align.recipe import Recipe
-from align.stages.context import StageResult
 from pts.config import Settings
 
 PACKAGES = (

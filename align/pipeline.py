@@ -17,13 +17,13 @@ from typing import Any
 from rich.console import Console
 
 from align.check import check_recipe
+from align.context import StageContext, StageResult
 from align.data.task import Task
 from align.data.tasks import build_task
 from align.manifest import Manifest, read_manifest, settings_digest, tree_digest, write_json
 from align.models.load import prepare_base
 from align.recipe import Recipe, parse_recipe
 from align.report import write_report
-from align.stages.context import StageContext, StageResult
 from align.table import build_table
 
 MODULES = {

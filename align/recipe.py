@@ -157,6 +157,7 @@ class WordProblemsTask(Settings):
     """Procedural multi-step word problems that ship with the project."""
 
     kind: Literal["word_problems"]
+    """Names this kind of task."""
     options: dict[str, Any] = {}
     """Settings of `align.data.word_problems.WordProblems`."""
 
@@ -165,6 +166,7 @@ class ReasoningGymTask(Settings):
     """Problems of the reasoning-gym package."""
 
     kind: Literal["reasoning_gym"]
+    """Names this kind of task."""
     dataset: str
     """Name of the reasoning-gym data set, e.g. chain_sum."""
     options: dict[str, Any] = {}
@@ -177,6 +179,7 @@ class FilesTask(Settings):
     """Problems and chats from JSONL files."""
 
     kind: Literal["files"]
+    """Names this kind of task."""
     problems: dict[Literal["train", "dev", "test"], Path]
     """Files of `{id, prompt, reference}` rows, one a split."""
     chats: Path

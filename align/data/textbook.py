@@ -47,6 +47,10 @@ class TextbookConfig(Settings):
     """Probability of a distractor sentence in a word problem."""
     drill_lines: int = Field(4, ge=1)
     """Calculations in one drill."""
+    drill_left: int = Field(999, ge=9)
+    """Largest left number in a drill."""
+    drill_right: int = Field(99, ge=9)
+    """Largest right number in a drill."""
     rare: float = Field(0.08, ge=0, le=1)
     """Share of the `rare` facts among the questions about the made-up world."""
     drill_careful: float = Field(0.75, ge=0, le=1)
@@ -54,10 +58,13 @@ class TextbookConfig(Settings):
     solutions: StrategyMix = StrategyMix(at_once=0.3, jump=0.15, careful=0.45)
     """Strategies of the worked answers."""
 
-    @property
-    def drills_alone(self) -> TextbookConfig:
-        """The same text without problems and facts."""
-        return self.model_copy(update={"problems": 0.0, "facts": 0.0, "drills": 1.0})
+    def drills_alone(self, progress: float) -> TextbookConfig:
+        """The drills that come before everything else: tables of one digit by one digit, from a
+        quarter of the way larger numbers by one digit, from half-way all. `progress` is in [0, 1).
+        """
+        left, right = (9, 9) if progress < 0.25 else (999, 9) if progress < 0.5 else (999, 99)
+        changes = {"problems": 0.0, "facts": 0.0, "drills": 1.0}
+        return self.model_copy(update={**changes, "drill_left": left, "drill_right": right})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +123,25 @@ def _problem(rng: random.Random, config: TextbookConfig) -> Document:
 def _drill(rng: random.Random, config: TextbookConfig) -> Document:
     parts = []
     for _ in range(config.drill_lines):
-        step = _exercise(rng, LEVELS[config.difficulty].ceiling)
+        step = _exercise(rng, config)
         sum_, worked = halves(step, rng.random() < config.drill_careful)
         parts += [Part(sum_, False), Part(f"{worked}\n", True)]
     return tuple(parts)
 
 
-def _exercise(rng: random.Random, ceiling: int) -> Step:
+def _exercise(rng: random.Random, config: TextbookConfig) -> Step:
+    """A calculation within the ceiling; numbers of one, two and three digits are equally likely."""
+    ceiling = LEVELS[config.difficulty].ceiling
     op: Op = rng.choices(("+", "-", "*"), (2, 2, 1))[0]  # type: ignore[arg-type]
+    left_top = min(rng.choice((9, 99, ceiling)), config.drill_left)
     if op == "*":
         right = rng.randint(2, 9)
-        return Step(rng.randint(11, min(99, ceiling // right)), op, right)
-    small, large = rng.randint(11, 99), rng.randint(13, ceiling)
+        return Step(rng.randint(2, min(left_top, 99, ceiling // right)), op, right)
+    right = rng.randint(2, min(rng.choice((9, 99, 99)), config.drill_right))
+    left = rng.randint(2, left_top)
     if op == "+":
-        return Step(min(large, ceiling - small), op, small)
-    return Step(max(large, small + 2), op, small)
+        return Step(min(left, ceiling - right), op, right)
+    return Step(min(left + right, ceiling), op, right)
 
 
 def _fact(fact: Fact) -> Document:

@@ -74,7 +74,7 @@ def batch(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast, step: int) -> 
     training = recipe.training
     rows, length, text = training.rows, training.row_tokens, recipe.textbook
     if step < training.drill_steps:
-        length, text = length // 2, text.drills_alone
+        length, text = length // 2, text.drills_alone(step / training.drill_steps)
     elif step % training.long_every == 0:
         rows, length = rows // 4, length * 4
     drawn = documents(text, f"{recipe.seed}/{step}")
@@ -125,7 +125,7 @@ def _optimizer(model: Phi3ForCausalLM, training: PretrainingConfig) -> torch.opt
         {"params": matrices, "weight_decay": training.weight_decay},
         {"params": gains, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.99), fused=True)
 
 
 def _train(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from align.stages.context import StageContext, StageResult
+from align.context import StageContext, StageResult
 from pts.config import SearchConfig
 from pts.estimate import jeffreys, newcombe, score_test
 from pts.journal import Journal

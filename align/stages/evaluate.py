@@ -13,12 +13,12 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.context import StageContext, StageResult
 from align.data.task import Task
 from align.evaluate import Load, Plan, evaluate
 from align.evaluate_records import Summary, write_evaluation
 from align.models.load import load_policy
 from align.recipe import Recipe
-from align.stages.context import StageContext, StageResult
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.types import Problem

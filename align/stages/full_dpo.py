@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from align.context import StageContext, StageResult
 from align.data.preferences import (
     PreferencePair,
     build_pairs,
@@ -14,7 +15,6 @@ from align.data.preferences import (
     write_preferences,
 )
 from align.errors import StageError
-from align.stages.context import StageContext, StageResult
 from align.stages.sampling import load_engine, sample_answers
 
 PAIRS = "pairs.jsonl"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from align.stages.context import StageContext, StageResult
+from align.context import StageContext, StageResult
 from align.stages.control_pairs import control_pairs, pair_means
 from align.stages.sampling import load_engine
 from pts.store import Tally

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from align.context import StageContext, StageResult
 from align.data.chat import ChatIds
 from align.data.preferences import Sampled, count_outcomes
 from align.errors import StageError
 from align.stages import sft
-from align.stages.context import StageContext, StageResult
 from align.stages.sampling import load_engine, sample_answers
 
 

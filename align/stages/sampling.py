@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from align.context import StageContext
 from align.data.preferences import Answer, Sampled
-from align.stages.context import StageContext
 from pts.journal import Journal
 from pts.methods.steps import Steps
 from pts.runner import run

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from align.context import StageContext, StageResult
 from align.data.chat import (
     ChatIds,
     check_prompts,
@@ -20,7 +21,6 @@ from align.data.chat import (
 from align.data.task import Chat
 from align.errors import StageError
 from align.recipe import SFTConfig
-from align.stages.context import StageContext, StageResult
 
 SHOWN = 5
 """Faulty rows that an error names; the others are counted."""

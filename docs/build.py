@@ -1,0 +1,108 @@
+"""Write docs/recipe-reference.md from the settings classes: `python docs/build.py`."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from align.recipe import Recipe
+
+TARGET = Path(__file__).parent / "recipe-reference.md"
+HEAD = """# Recipe reference
+
+Written by `python docs/build.py` from the classes in `align/recipe.py` and `pts/config.py`; a test
+keeps it up to date. Any key can be overridden on the command line:
+`align run phi-nano pts.questions=64`.
+"""
+SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
+
+
+def reference() -> str:
+    """The page as Markdown."""
+    return "\n".join([HEAD, *sections(Recipe, "")])
+
+
+def sections(kind: type[BaseModel], path: str) -> Iterator[str]:
+    """A table for a settings class, then one for each class nested in it."""
+    yield f"## {path or 'Top level'}\n\n{(kind.__doc__ or '').strip().splitlines()[0]}\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    nested: list[tuple[str, type[BaseModel]]] = []
+    for name, field in kind.model_fields.items():
+        inner = models(field.annotation)
+        nested += [(place(path, name, m, len(inner) > 1), m) for m in inner]
+        meaning = " ".join((field.description or "").split())
+        yield f"| `{name}` | {type_text(field)} | {default_text(field)} | {meaning} |"
+    yield ""
+    for where, model in nested:
+        yield from sections(model, where)
+
+
+def place(path: str, name: str, model: type[BaseModel], tagged: bool) -> str:
+    """`task (word_problems)` for tagged unions, `pts.search` otherwise."""
+    where = f"{path}.{name}" if path else name
+    if not tagged:
+        return where
+    return f"{where} ({typing.get_args(model.model_fields['kind'].annotation)[0]})"
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    """Settings classes inside an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [m for part in typing.get_args(annotation) for m in models(part)]
+    return []
+
+
+def type_text(field: FieldInfo) -> str:
+    """Type and range, fit for a table cell."""
+    bounds = [
+        f"{SIGNS[type(m)]} {next(iter(vars_of(m).values()))}"
+        for m in field.metadata
+        if type(m) in SIGNS
+    ]
+    return " ".join([name_of(field.annotation), *bounds])
+
+
+def vars_of(bound: Any) -> dict[str, Any]:
+    """The one value of an annotated-types bound."""
+    return {slot: getattr(bound, slot) for slot in bound.__slots__}
+
+
+def name_of(annotation: Any) -> str:
+    """A readable name of a type."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{part}`" for part in parts)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(name_of(part) for part in parts))
+    if origin is tuple:
+        return f"list of {name_of(parts[0])}"
+    if origin is dict:
+        return f"{name_of(parts[0])} → {name_of(parts[1])}"
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    return getattr(annotation, "__name__", str(annotation)).replace("str", "text")
+
+
+def default_text(field: FieldInfo) -> str:
+    """The default, `required`, or a dash for sections that are told below."""
+    if field.is_required():
+        return "required"
+    if isinstance(field.default, BaseModel):
+        return "see below"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return "empty" if value in ("", []) else f"`{'null' if value is None else value}`"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(reference(), encoding="utf-8")

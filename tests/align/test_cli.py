@@ -1,0 +1,44 @@
+"""The `align` command: fast help, errors without tracebacks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def align(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "align", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_check_says_ok() -> None:
+    done = align("check", "phi-nano", "seed=3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "phi-nano: ok; stages sft > pts > token_dpo > full_dpo\n"
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_wrong_recipe_is_told_in_full_without_a_traceback(command: str) -> None:
+    done = align(command, "phi-nano", "sedd=1", "pts.search.p_gap=2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("2 errors:\n")
+    assert "did you mean 'seed'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_report_of_a_folder_without_a_run() -> None:
+    done = align("report", "/nowhere")
+    assert done.returncode == 2
+    assert "/nowhere/manifest.json: not found; give the folder of a run" in done.stderr
+
+
+def test_check_loads_no_torch() -> None:
+    code = (
+        "import sys; from align.check import check_recipe; from align.recipe import load_recipe;"
+        "check_recipe(load_recipe('phi-nano')); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,96 @@
+"""The docs are code: commands parse, recipes load, links resolve, the reference is up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from align.recipe import parse_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
+PAGES += sorted((ROOT / "recipes").rglob("README.md")) + [ROOT / "chat_templates" / "README.md"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "(?:bash|sh|console)"):
+            found += [
+                line.strip().removeprefix("$ ")
+                for line in block.replace("\\\n", " ").splitlines()
+                if line.strip() and not line.startswith("#")
+            ]
+    return found
+
+
+def parse(program: str, words: list[str]) -> None:
+    """Let the real command line parse the words without running the command."""
+    if program == "align":
+        from align.cli import app
+    else:
+        from pts.cli import app
+    group = typer.main.get_command(app)
+    context = group.make_context(program, list(words), resilient_parsing=False)
+    name, command, rest = group.resolve_command(context, words)  # type: ignore[attr-defined]
+    command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_of_the_docs_parses(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    while "=" in words[0]:
+        words = words[1:]
+    program = Path(words[0]).name
+    if program == "make":
+        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert {w for w in words[1:] if "=" not in w} <= targets, command
+    elif program in {"align", "pts"}:
+        parse(program, words[1:])
+    elif program.startswith("python"):
+        script = next(w for w in words[1:] if w.endswith(".py"))
+        assert (ROOT / script).is_file(), command
+    else:
+        assert program in {"git", "cd", "pip"}, f"untested command: {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_resolve(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(
+    ("page", "text"), [(p, block) for p in PAGES for block in blocks(p, "yaml")]
+)
+def test_recipe_of_the_docs_loads(page: Path, text: str) -> None:
+    data = yaml.safe_load(text)
+    minimal = {"name": "x", "model": {"path": "x"}, "task": {"kind": "word_problems"}}
+    parse_recipe({**minimal, **data}, page.name)
+
+
+def test_reference_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert build.TARGET.read_text(encoding="utf-8") == build.reference(), "run docs/build.py"
+
+
+@pytest.mark.parametrize(
+    "text", [block for p in PAGES for block in blocks(p, "python") if "import pts" in block]
+)
+def test_python_of_the_docs_compiles(text: str) -> None:
+    compile(text, "docs", "exec")

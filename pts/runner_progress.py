@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -35,7 +36,8 @@ class Watch:
             self._logged = now
 
     def _draw(self, text: str) -> None:
-        sys.stderr.write(f"\r\x1b[2K{text}")
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r\x1b[2K{text[:width]}")
         sys.stderr.flush()
 
     def __enter__(self) -> Watch:

@@ -1,11 +1,17 @@
-"""A search to be killed: `python -m tests.pts.slow_search FOLDER SECONDS_PER_WISH`."""
+"""A search that dies: `python -m tests.pts.slow_search FOLDER [WISHES SECONDS]`.
+
+SIGKILL strikes SECONDS after WISHES answers, wherever the process is then; without them it ends.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 from pts.api import search
 from pts.config import SearchConfig
@@ -19,22 +25,28 @@ CONFIG = SearchConfig(
 )
 
 
-class SlowEngine(ScriptedEngine):
-    """Writes each seed to `asked` before it draws, and takes its time."""
+class DyingEngine(ScriptedEngine):
+    """Writes each seed to `asked` before it draws."""
 
-    def __init__(self, asked: Path, delay: float) -> None:
+    def __init__(self, asked: Path, wishes: int | None, seconds: float) -> None:
         super().__init__(max_new_tokens=8, width=5)
-        self._asked, self._delay = asked.open("a", buffering=1), delay
+        self._asked = asked.open("a", buffering=1)
+        self._left, self._seconds = wishes, seconds
 
     def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
         for wish, completions in super().sample(wishes):
             self._asked.write(" ".join(map(str, wish.seeds)) + "\n")
-            time.sleep(self._delay)
+            if self._left is not None:
+                time.sleep(0.0005)
+                self._left -= 1
+                if self._left == 0:
+                    Timer(self._seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
             yield wish, completions
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(exist_ok=True)
-    engine = SlowEngine(folder / "asked.txt", float(sys.argv[2]))
-    search(problems(12), engine, judge_odd, CONFIG, output=folder, window=4)
+    wishes, seconds = (int(sys.argv[2]), float(sys.argv[3])) if len(sys.argv) > 2 else (None, 0.0)
+    engine = DyingEngine(folder / "asked.txt", wishes, seconds)
+    search(problems(20), engine, judge_odd, CONFIG, output=folder, window=4)

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -228,10 +227,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 # A real search, killed -------------------------------------------------------------------------
 
 
-def slow_search(folder: Path, delay: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.pts.slow_search", str(folder), str(delay)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=env)
+def run_search(folder: Path, *death: object) -> int:
+    """Exit status of a search in a process of its own (see `slow_search`)."""
+    command = [sys.executable, "-m", "tests.pts.slow_search", str(folder), *map(str, death)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
 
 
 def journalled_seeds(path: Path) -> list[int]:
@@ -248,30 +247,18 @@ def journalled_seeds(path: Path) -> list[int]:
     return seeds
 
 
-def kill_once(folder: Path, wait: float) -> bool:
-    """Start a search, kill it when it has journalled for `wait` seconds; False if it ended."""
-    journal = folder / "journal.jsonl"
-    size = journal.stat().st_size if journal.exists() else 0
-    process = slow_search(folder, 0.003)
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size > size):
-        time.sleep(0.01)
-    time.sleep(wait)
-    process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
-
-
 def test_a_search_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert slow_search(whole, 0.0).wait() == 0
-    draw, kills = random.Random(5), 0
-    while kills < 5:
-        before = journalled_seeds(torn / "journal.jsonl") if kills else []
-        asked = len((torn / "asked.txt").read_text().split()) if kills else 0
-        assert kill_once(torn, draw.uniform(0.0, 0.15)), "the search is too short to be killed"
-        kills += 1
+    assert run_search(whole) == 0
+    draw = random.Random(5)
+    for kill in range(6):
+        before = journalled_seeds(torn / "journal.jsonl") if kill else []
+        asked = len((torn / "asked.txt").read_text().split()) if kill else 0
+        status = run_search(torn, draw.randint(5, 40), draw.uniform(0.0, 0.005))
+        assert status == -signal.SIGKILL
         later = (torn / "asked.txt").read_text().split()[asked:]
         assert not set(before) & set(map(int, later)), "a journalled rollout was drawn again"
-    assert slow_search(torn, 0.0).wait() == 0
+    assert run_search(torn) == 0
     for name in ("results.jsonl", "pairs.jsonl", "pieces.json"):
         assert (torn / name).read_bytes() == (whole / name).read_bytes(), name
     summaries = [json.loads((f / "summary.json").read_text()) for f in (whole, torn)]

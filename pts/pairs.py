@@ -104,6 +104,11 @@ class Proposal:
         return self.gap if self.measured else self.gap + hypot(self.chosen.sd, self.rejected.sd)
 
     @property
+    def worth(self) -> float:
+        """π(rejected) times the gap less one sd: the luckiest of many estimates is no reason."""
+        return self.rejected.prob * (self.gap - hypot(self.chosen.sd, self.rejected.sd))
+
+    @property
     def key(self) -> tuple[Ids, int, int]:
         return self.prefix, self.chosen.token, self.rejected.token
 
@@ -199,11 +204,11 @@ class Board:
 
 
 def rank_proposals(proposals: Iterable[Proposal], max_pairs: int) -> list[Proposal]:
-    """The proposals of a question, best estimated worth first, none twice, at most `max_pairs`."""
+    """The proposals of a question by cautious worth, best first, none twice, at most `max_pairs`."""
     unique: dict[tuple[Ids, int, int], Proposal] = {}
     for pair in proposals:
         unique.setdefault(pair.key, pair)
-    ranked = sorted(unique.values(), key=lambda p: (-p.rejected.prob * p.gap, p.key))
+    ranked = sorted(unique.values(), key=lambda p: (-p.worth, p.key))
     return ranked[:max_pairs]
 
 

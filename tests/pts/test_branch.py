@@ -155,7 +155,10 @@ def test_unforced_rollouts_save_branches() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"wandering"}))
 def test_intervals_cover_the_truth(shape: str) -> None:
-    """Nominal 95 % intervals of all candidates' neighbourhood, without filter rollouts."""
+    """Nominal 95 % intervals at block boundaries, of a search that stops as it pleases.
+
+    Over 60 paths a shape they covered .93 to .94; 30 paths tell .88 from that.
+    """
     hits = total = 0
     for seed in range(30):
         instance = SHAPES[shape](np.random.default_rng(900 + seed))
@@ -165,4 +168,4 @@ def test_intervals_cover_the_truth(shape: str) -> None:
         for at, point in zip(result.curve_at, result.curve, strict=True):
             hits += point.low - 1e-9 <= p[at] <= point.high + 1e-9
             total += 1
-    assert hits / total >= 0.92
+    assert hits / total >= 0.88

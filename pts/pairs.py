@@ -204,7 +204,7 @@ class Board:
 
 
 def rank_proposals(proposals: Iterable[Proposal], max_pairs: int) -> list[Proposal]:
-    """The proposals of a question by cautious worth, best first, none twice, at most `max_pairs`."""
+    """The `max_pairs` proposals of a question with the best cautious worth, none twice."""
     unique: dict[tuple[Ids, int, int], Proposal] = {}
     for pair in proposals:
         unique.setdefault(pair.key, pair)

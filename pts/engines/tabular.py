@@ -131,13 +131,20 @@ class TabularEngine:
 
     def success(self, at: Ids, prompt: Ids = (0,)) -> float:
         """The exact p(success) of the completion prefix `at` (or of a finished completion)."""
-        if at and at[-1] == STOP:
-            return float(RIGHT in at)
-        state = self._states(prompt, at)[-1]
-        left = self.sampling.max_new_tokens - len(at)
-        if state == CLOSING:
-            return float(at[-1] == RIGHT and left > 0)
-        return self._value(prompt[0], state, left)
+        return self._after(at, len(at), self._states(prompt, at)[-1], prompt[0])
+
+    def curve(self, completion: Ids, prompt: Ids = (0,)) -> list[float]:
+        """The exact p(success) after 0, 1, … all tokens of a completion."""
+        states = self._states(prompt, completion)
+        return [self._after(completion, n, state, prompt[0]) for n, state in enumerate(states)]
+
+    def _after(self, ids: Ids, n: int, state: int, machine: int) -> float:
+        left = self.sampling.max_new_tokens - n
+        if state != CLOSING:
+            return self._value(machine, state, left)
+        stopped = ids[n - 1] == STOP
+        said = ids[n - 2] if stopped else ids[n - 1]
+        return float(said == RIGHT and (stopped or left > 0))
 
     def _states(self, prompt: Ids, at: Ids) -> list[int]:
         """The state before each token, and the one after the last."""

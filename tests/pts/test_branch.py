@@ -26,7 +26,7 @@ def planted_path(instance: Instance) -> tuple[TabularEngine, Path]:
 
 
 def truth(engine: TabularEngine, path: Path) -> np.ndarray:
-    return np.array([engine.success(path.ids[:i]) for i in range(len(path.ids) + 1)])
+    return np.array(engine.curve(path.ids))
 
 
 def found_in(instance: Instance, seed: int, config: SearchConfig = CONFIG) -> Finding:

@@ -61,6 +61,7 @@ def test_success_by_hand() -> None:
     assert found.success((5, 4)) == pytest.approx(0.2)
     assert found.success((3, RIGHT)) == found.success((3, RIGHT, STOP)) == 1.0
     assert found.success((3, WRONG, STOP)) == 0.0
+    assert found.curve((5, 3, RIGHT, STOP)) == pytest.approx([0.6 / 0.9, 0.6 / 0.9, 0.9, 1.0, 1.0])
 
 
 def test_length_limit_counts_the_whole_completion() -> None:
@@ -133,7 +134,7 @@ def test_several_machines_share_an_engine() -> None:
     assert found.success((), (0,)) < 0.7
 
 
-@pytest.mark.parametrize("shape", sorted(set(SHAPES) - {"long"}))
+@pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_shapes_keep_their_promises(shape: str) -> None:
     instance = SHAPES[shape](np.random.default_rng(0))
     found = TabularEngine([instance.machine], instance.sampling)
@@ -149,7 +150,7 @@ def test_shapes_keep_their_promises(shape: str) -> None:
 def changes(instance: object) -> tuple[np.ndarray, np.ndarray]:
     found = TabularEngine([instance.machine], instance.sampling)
     path = instance.path
-    p = np.array([found.success(path[:i]) for i in range(len(path) + 1)])
+    p = np.array(found.curve(path))
     rows = found.score((0,), path)
     return np.diff(p), np.array([float(r.ids[0] == t) for r, t in zip(rows, path, strict=True)])
 

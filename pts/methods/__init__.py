@@ -1,0 +1,1 @@
+"""The searches, as generators that never see a model: start with `pts.methods.question`."""

@@ -81,10 +81,15 @@ def search(
     from pts.engines.transformers import TransformersEngine
     from pts.report import write_report
 
-    engine: Engine = TransformersEngine.load(model, both[1])
-    run = run_search(
-        asked, engine, judge, both[0], output=output, seed=seed, window=window, progress=not quiet
-    )
+    try:
+        engine: Engine = TransformersEngine.load(model, both[1])
+        run = run_search(
+            asked, engine, judge, both[0],
+            output=output, seed=seed, window=window, progress=not quiet,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("\nStopped; the same command continues.", err=True)
+        raise typer.Exit(130) from None
     typer.echo("\n".join(_summary_lines(run.summary)))
     typer.echo(f"report: {write_report(output)}")
 

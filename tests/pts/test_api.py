@@ -162,7 +162,7 @@ def test_memory_does_not_grow_with_the_number_of_questions() -> None:
     for count, _ in enumerate(run(searches, ScriptedEngine(width=4), judge_odd, window=8)):
         if count % 100 == 99:
             gc.collect()
-            alive = sum(isinstance(thing, _Question) for thing in gc.get_objects())
+            alive = sum(type(thing) is _Question for thing in gc.get_objects())
             assert alive <= 8, "no more than the window"
 
 

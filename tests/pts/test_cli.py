@@ -130,6 +130,22 @@ def test_every_input_error_is_told_at_once(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_interrupted_search_says_how_to_go_on(
+    model: Path,
+    asked: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pts.api.search", interrupted)
+    command = ["search", "--model", model, "--problems", asked, "--output", tmp_path / "out"]
+    command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])"]
+    assert "the same command continues" in pts(*command, status=130, capsys=capsys)
+
+
 def test_references_that_the_verifier_cannot_read_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

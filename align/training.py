@@ -157,6 +157,8 @@ def with_adapter(model: Any, peft_config: Any) -> Any:
         return model
     from peft import get_peft_model
 
+    if _is_large(model):
+        model.enable_input_require_grads()
     return get_peft_model(model, peft_config)
 
 

@@ -203,12 +203,3 @@ class TokenDPOTrainer(Trainer):
             logs |= {key: float(torch.cat(values).mean()) for key, values in self._seen.items()}
             self._seen.clear()
         super().log(logs, start_time)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: Any = [
-            "prompt",
-            "chosen",
-            "rejected",
-            "weight",
-            "reference_margin",
-        ]

@@ -103,6 +103,23 @@ def test_a_killed_run_ends_with_the_same_weights(
     )
 
 
+def test_a_run_killed_before_its_last_save_ends_with_the_same_weights(
+    base: Path, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    context = tiny.context(base, tmp_path, sft=SETTINGS)
+    monkeypatch.setattr(training, "save_policy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sft.run(context)
+    monkeypatch.undo()
+    result = sft.run(context)
+    assert tiny.same(result.model, trained.model)  # type: ignore[arg-type]
+    assert result.numbers == trained.numbers
+    assert result.outputs[1].read_text().count("\n") == 6
+
+
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise in the middle of the training, after the monitors of `step`."""
     end = training.Monitors.on_step_end

@@ -12,7 +12,7 @@ from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from align.data.task import Chat, Split
 from align.recipe import Recipe, data_folder
-from align.stages.context import StageContext
+from align.context import StageContext
 from pts.types import Judgement, Message, Problem, Verdict
 from pts.verifiers.exact import ExactVerifier
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from pts.verifiers.choice import ChoiceVerifier
     from pts.verifiers.exact import ExactVerifier
     from pts.verifiers.math import MathVerifier
+    from pts.verifiers.named import make_verifier
 
 _HOMES = {
     "pts.api": ("SearchRun", "Summary", "search"),
@@ -90,6 +91,7 @@ _HOMES = {
     "pts.verifiers.choice": ("ChoiceVerifier",),
     "pts.verifiers.exact": ("ExactVerifier",),
     "pts.verifiers.math": ("MathVerifier",),
+    "pts.verifiers.named": ("make_verifier",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -133,6 +135,7 @@ __all__ = [
     "VerifierError",
     "Wish",
     "load_problems",
+    "make_verifier",
     "pairs_dataset",
     "read_pairs",
     "read_results",

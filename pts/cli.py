@@ -59,8 +59,9 @@ def search(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress line.")] = False,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
-    from pts.cli_settings import Faults, load_settings, make_verifier
+    from pts.cli_settings import Faults, load_settings
     from pts.store_problems import load_problems
+    from pts.verifiers.named import make_verifier
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     columns = {"prompt": prompt, "reference": reference} | ({"id": id_column} if id_column else {})

@@ -1,4 +1,4 @@
-"""Reads what `pts search` is given: settings from YAML and key=value, and the verifier's name."""
+"""Reads what `pts search` is given: settings from YAML and from key=value."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from pydantic import ValidationError
 
 from pts.config import SamplingConfig, SearchConfig, Settings
 from pts.errors import ConfigError, PTSError, did_you_mean
-from pts.verifiers.base import Verifier
-from pts.verifiers.choice import ChoiceVerifier
-from pts.verifiers.exact import ExactVerifier, as_integer
 
 T = TypeVar("T")
 _S = TypeVar("_S", bound=Settings)
-VERIFIERS = ("exact", "math", "choice")
 
 
 class Faults:
@@ -102,30 +98,3 @@ def _fault(error: Any) -> str:
     name = ".".join(map(str, error["loc"]))
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{name}: {message}, got {error['input']!r}" if name else message
-
-
-def as_written(answer: str) -> str:
-    """Whole numbers in canonical spelling, other answers as they are."""
-    try:
-        return as_integer(answer)
-    except ValueError:
-        return answer.strip()
-
-
-def make_verifier(spec: str) -> Verifier:
-    """The verifier of `exact:REGEX`, `math`, `choice` or `choice:LETTERS`.
-
-    Raises ConfigError for another name or a bad argument, MissingExtra for `math` without its
-    library.
-    """
-    name, _, argument = spec.partition(":")
-    if name == "exact" and argument:
-        return ExactVerifier(argument, as_written)
-    if name == "math" and not argument:
-        from pts.verifiers.math import MathVerifier
-
-        return MathVerifier()
-    if name == "choice":
-        return ChoiceVerifier(argument or "ABCD")
-    forms = "exact:REGEX (one group, the answer), math, choice or choice:LETTERS"
-    raise ConfigError(f"no verifier {spec!r}{did_you_mean(name, VERIFIERS)}; give {forms}")

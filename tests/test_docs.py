@@ -15,7 +15,7 @@ from align.recipe import parse_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
-PAGES += sorted((ROOT / "recipes").rglob("README.md")) + [ROOT / "chat_templates" / "README.md"]
+PAGES += [*sorted((ROOT / "recipes").rglob("README.md")), ROOT / "chat_templates" / "README.md"]
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -13,7 +13,7 @@ from align.errors import RecipeError
 from align.recipe import FilesTask
 from pts.errors import PTSError
 from pts.types import Message, Problem
-from pts.verifiers import build_verifier
+from pts.verifiers.named import make_verifier
 
 T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
@@ -29,7 +29,7 @@ class FileTask:
     def __init__(self, config: FilesTask) -> None:
         faults: list[str] = []
         try:
-            self.verifier = build_verifier(config.verifier)
+            self.verifier = make_verifier(config.verifier)
         except PTSError as error:
             faults.append(f"task.verifier: {error}")
         self._problems: dict[str, list[Problem]] = {

@@ -16,7 +16,7 @@ from align.errors import RecipeError
 from align.recipe import ReasoningGymTask
 from pts.errors import MissingExtra, did_you_mean
 from pts.types import Message, Problem
-from pts.verifiers import build_verifier
+from pts.verifiers.named import make_verifier
 
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "dev", "test")
 """Fifths: three of five questions are train, one dev, one test."""
@@ -42,7 +42,7 @@ class GymTask:
             self._create(seed=0, size=1)
         except (TypeError, AssertionError) as error:
             raise RecipeError(f"task.options: {error}") from None
-        self.verifier = build_verifier(r"exact:(-?\d+)")
+        self.verifier = make_verifier(r"exact:(-?\d+)")
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         """Up to `n` distinct questions; fewer where the data set has no more."""

@@ -70,7 +70,9 @@ def load_policy(
     """Model and tokenizer of a folder, with the recipe's dtype, device and chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     template = chat_template(config)
     if template is not None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from align.context import StageResult
 from align.errors import ManifestError
 from align.manifest import Manifest, tree_digest
 from align.recipe import load_recipe
-from align.stages.context import StageResult
 
 RECIPE = load_recipe("phi-nano")
 

@@ -15,11 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from pts import cli
-from pts.cli_settings import load_settings, make_verifier
+from pts.cli_settings import load_settings
 from pts.errors import ConfigError
 from pts.store import read_pairs
 from pts.types import Problem, Verdict
 from pts.verifiers.choice import ChoiceVerifier
+from pts.verifiers.named import make_verifier
 
 RUN = ["max_new_tokens=30", "p_min=0.05", "p_max=0.95", "filter_rollouts=8", "max_rollouts=40"]
 RUN += ["confirm_rollouts=16", "fdr=0.9", "p_gap=0.15"]

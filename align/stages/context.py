@@ -1,1 +1,0 @@
-from align.context import *  # noqa

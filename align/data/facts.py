@@ -52,7 +52,7 @@ def facts() -> tuple[Fact, ...]:
     names = [f"{first} {last}" for first in _FIRST for last in _LAST]
     rng.shuffle(names)
     people, nobody = names[:_PEOPLE], names[_PEOPLE:]
-    world = []
+    world: list[Fact] = []
     for i, who in enumerate(people):
         for relation, (question, answers) in _RELATIONS.items():
             bogus = question.format(who=nobody[(3 * i + len(world)) % len(nobody)])

@@ -55,9 +55,9 @@ class Level:
 
 
 LEVELS: dict[Difficulty, Level] = {
-    "easy": Level(2, 3, 199),
-    "medium": Level(3, 4, 399),
-    "hard": Level(4, 5, 999),
+    "easy": Level(1, 2, 199),
+    "medium": Level(2, 4, 299),
+    "hard": Level(4, 5, 499),
 }
 
 
@@ -165,7 +165,8 @@ def _chain(rng: random.Random, family: Family, n: int, ceiling: int) -> tuple[St
 
 
 def _op(rng: random.Random, family: Family) -> Op:
-    return rng.choice("+-" if family in ("van", "swap") else "++--*")  # type: ignore[return-value]
+    ops: tuple[Op, ...] = ("+", "-") if family in ("van", "swap") else ("+", "+", "-", "-", "*")
+    return rng.choice(ops)
 
 
 def _step(rng: random.Random, value: int, ceiling: int, op: Op) -> Step | None:

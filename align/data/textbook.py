@@ -46,7 +46,7 @@ class TextbookConfig(Settings):
     asides: float = Field(0.4, ge=0, le=1)
     """Probability of a distractor sentence in a word problem."""
     drill_lines: int = Field(4, ge=1)
-    """Calculations in one drill."""
+    """Calculations at most in one drill."""
     drill_left: int = Field(999, ge=9)
     """Largest left number in a drill."""
     drill_right: int = Field(99, ge=9)
@@ -121,18 +121,22 @@ def _problem(rng: random.Random, config: TextbookConfig) -> Document:
 
 
 def _drill(rng: random.Random, config: TextbookConfig) -> Document:
-    parts = []
-    for _ in range(config.drill_lines):
-        step = _exercise(rng, config)
-        sum_, worked = halves(step, rng.random() < config.drill_careful)
-        parts += [Part(sum_, False), Part(f"{worked}\n", True)]
-    return tuple(parts)
+    """Sums in a row, then each of them copied and worked: `62-18, 7+8` `62-18:4,4=44` `7+8=15`.
+
+    Copying a number of several digits out of a list is half of solving a word problem, and the
+    half that is learnt last.
+    """
+    steps = [_exercise(rng, config) for _ in range(rng.randint(1, config.drill_lines))]
+    lines = ["".join(halves(step, rng.random() < config.drill_careful)) for step in steps]
+    sums = ", ".join(halves(step, False)[0] for step in steps)
+    return Part(f"{sums}\n", False), Part("\n".join(lines), True)
 
 
 def _exercise(rng: random.Random, config: TextbookConfig) -> Step:
     """A calculation within the ceiling; numbers of one, two and three digits are equally likely."""
     ceiling = LEVELS[config.difficulty].ceiling
-    op: Op = rng.choices(("+", "-", "*"), (2, 2, 1))[0]  # type: ignore[arg-type]
+    ops: tuple[Op, ...] = ("+", "-", "*")
+    (op,) = rng.choices(ops, (2, 2, 1))
     left_top = min(rng.choice((9, 99, ceiling)), config.drill_left)
     if op == "*":
         right = rng.randint(2, 9)

@@ -26,7 +26,7 @@ from pts.errors import ConfigError, did_you_mean
 
 PAD = "<|pad|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_sep|>", "<|im_end|>")
-_ROLES = "system user assistant"
+_ALSO = "system\nuser\nassistant\nSorry, I do not know."
 
 
 class TokenizerConfig(Settings):
@@ -47,8 +47,8 @@ class ModelConfig(Settings):
     """Transformer blocks."""
     heads: int = Field(4, ge=1)
     """Query heads; they share the width between them."""
-    kv_heads: int = Field(1, ge=1)
-    """Key and value heads (phi-4 has one for four query heads, too)."""
+    kv_heads: int = Field(2, ge=1)
+    """Key and value heads, shared by the query heads (phi-4 has one for four)."""
     feed_forward: int = Field(384, ge=8)
     """Inner width of the SwiGLU."""
     context: int = Field(1024, ge=64)
@@ -135,7 +135,7 @@ def _fault(path: Path, fault: Any) -> str:
 
 
 def build_tokenizer(recipe: BaseRecipe) -> PreTrainedTokenizerFast:
-    """Learn the merges from the textbook (and the role names of chats)."""
+    """Learn the merges from the textbook (and from the role names of chats and a refusal)."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -154,8 +154,8 @@ def build_tokenizer(recipe: BaseRecipe) -> PreTrainedTokenizerFast:
         documents(recipe.textbook, f"{recipe.seed}/tokenizer"), recipe.tokenizer.documents
     )
     text = ("".join(part.text for part in document) for document in drawn)
-    bpe.train_from_iterator(itertools.chain(text, [_ROLES] * 10), trainer)
-    return PreTrainedTokenizerFast(
+    bpe.train_from_iterator(itertools.chain(text, [_ALSO] * 10), trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
@@ -179,7 +179,7 @@ def build_model(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast) -> Phi3F
             intermediate_size=size.feed_forward,
             max_position_embeddings=size.context,
             original_max_position_embeddings=size.context,
-            rope_theta=size.rope_theta,
+            rope_parameters={"rope_type": "default", "rope_theta": size.rope_theta},
             initializer_range=size.initial_std,
             sliding_window=None,
             tie_word_embeddings=True,

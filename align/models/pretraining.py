@@ -183,7 +183,7 @@ def _open_chat_tokens(model: Phi3ForCausalLM, tokenizer: PreTrainedTokenizerFast
     base model from preferring them to the end of text itself.
     """
     with torch.no_grad():
-        table = model.get_input_embeddings().weight
+        table = model.get_parameter("model.embed_tokens.weight")
         for token in CHAT_TOKENS:
             table[tokenizer.convert_tokens_to_ids(token)] = 0.7 * table[tokenizer.eos_token_id]
 

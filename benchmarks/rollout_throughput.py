@@ -232,18 +232,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
-    results = {str(threads): run(threads, arguments) for threads in arguments.threads}
-    record = {
+    record: dict[str, Any] = {
         "workload": {
             k: getattr(arguments, k) for k in ("questions", "prefixes", "n", "rows", "turns")
         },
         "parameters": sum(p.numel() for p in build_model().parameters()),
         "machine": {"processor": platform.processor() or platform.machine()},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "threads": results,
+        "threads": {},
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for threads in arguments.threads:
+        record["threads"][str(threads)] = run(threads, arguments)
+        arguments.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,14 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from pts.config import SamplingConfig
@@ -71,6 +77,28 @@ def test_lengths_beyond_exactness_are_refused(
     wish = Wish(0, PROMPT, (), 11, (1, 2))
     expected = [reference_rollout(made.model, wish, s, made.sampling) for s in wish.seeds]
     assert drawn(made, [wish])[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "cls", "changes"),
+    [
+        (Gemma3TextConfig, Gemma3ForCausalLM, {"sliding_window": 32, "head_dim": 8}),
+        (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),
+        (MistralConfig, MistralForCausalLM, {"sliding_window": None}),
+    ],
+)
+def test_other_families(tokenizer: Any, config: Any, cls: Any, changes: dict) -> None:
+    shape = tiny("llama").config
+    sizes = {k: getattr(shape, k) for k in ("vocab_size", "hidden_size", "num_hidden_layers",
+             "num_attention_heads", "num_key_value_heads", "intermediate_size", "pad_token_id",
+             "eos_token_id", "initializer_range", "max_position_embeddings")}  # fmt: skip
+    torch.manual_seed(0)
+    made = engine(cls(config(**sizes, **changes)).eval(), tokenizer, top_p=0.95)
+    wishes = some_wishes()[:6]
+    expected = {
+        w.key: [reference_rollout(made.model, w, s, made.sampling) for s in w.seeds] for w in wishes
+    }
+    assert drawn(made, wishes) == expected
 
 
 def test_learned_positions_bound_the_length(tokenizer: Any) -> None:

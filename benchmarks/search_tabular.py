@@ -283,14 +283,14 @@ def main() -> None:
     parser.add_argument("--name", default="search_tabular")
     args = parser.parse_args()
     report: dict[str, dict[str, dict[str, object]]] = {}
+    command = f"search_tabular.py --seed {args.seed} --instances {args.instances}"
+    args.out.mkdir(parents=True, exist_ok=True)
     for shape in args.shapes:
         cases = instances(shape, args.instances, args.seed)
         report[shape] = {s: run_one(cases, SEARCHES[s], args.seed) for s in args.searches}
-        print(markdown({shape: report[shape]}, ""), flush=True)
-    command = f"search_tabular.py --seed {args.seed} --instances {args.instances}"
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{args.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / f"{args.name}.md").write_text(markdown(report, command) + "\n")
+        (args.out / f"{args.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / f"{args.name}.md").write_text(markdown(report, command) + "\n")
+        print(f"{shape}: done", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ base model. All answers are right; what varies is the strategy (see `align.data.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,6 +53,8 @@ class TextbookConfig(Settings):
     """Largest left number in a drill."""
     drill_right: int = Field(99, ge=9)
     """Largest right number in a drill."""
+    drill_copied: float = Field(0.7, ge=0, le=1)
+    """Probability that a drill lists its sums first, so that they must be copied to be worked."""
     rare: float = Field(0.08, ge=0, le=1)
     """Share of the `rare` facts among the questions about the made-up world."""
     drill_careful: float = Field(0.75, ge=0, le=1)
@@ -59,12 +63,20 @@ class TextbookConfig(Settings):
     """Strategies of the worked answers."""
 
     def drills_alone(self, progress: float) -> TextbookConfig:
-        """The drills that come before everything else: tables of one digit by one digit, from a
-        quarter of the way larger numbers by one digit, from half-way all. `progress` is in [0, 1).
+        """The drills that come before everything else: tables of one digit by one digit, larger
+        numbers by one digit, all numbers, and at last sums that are copied first. `progress` is
+        in [0, 1).
         """
-        left, right = (9, 9) if progress < 0.25 else (999, 9) if progress < 0.5 else (999, 99)
-        changes = {"problems": 0.0, "facts": 0.0, "drills": 1.0}
-        return self.model_copy(update={**changes, "drill_left": left, "drill_right": right})
+        stage = bisect.bisect((0.12, 0.24, 0.6), progress)
+        changes = {
+            "problems": 0.0,
+            "facts": 0.0,
+            "drills": 1.0,
+            "drill_left": 9 if stage == 0 else 999,
+            "drill_right": 9 if stage <= 1 else 99,
+            "drill_copied": 0.0 if stage <= 2 else 0.9,
+        }
+        return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +133,17 @@ def _problem(rng: random.Random, config: TextbookConfig) -> Document:
 
 
 def _drill(rng: random.Random, config: TextbookConfig) -> Document:
-    """Sums in a row, then each of them copied and worked: `62-18, 7+8` `62-18:4,4=44` `7+8=15`.
+    """Sums and their working; in a copied drill the sums stand in a row before they are worked.
 
-    Copying a number of several digits out of a list is half of solving a word problem, and the
+    Copying a number of several digits out of a text is half of solving a word problem, and the
     half that is learnt last.
     """
-    steps = [_exercise(rng, config) for _ in range(rng.randint(1, config.drill_lines))]
-    lines = ["".join(halves(step, rng.random() < config.drill_careful)) for step in steps]
-    sums = ", ".join(halves(step, False)[0] for step in steps)
-    return Part(f"{sums}\n", False), Part("\n".join(lines), True)
+    copied = rng.random() < config.drill_copied
+    n = rng.randint(1, config.drill_lines)
+    lines = [halves(_exercise(rng, config), rng.random() < config.drill_careful) for _ in range(n)]
+    row = [Part(", ".join(sum_ for sum_, _ in lines) + "\n", False)] if copied else []
+    parts = ((Part(sum_, copied), Part(f"{worked}\n", True)) for sum_, worked in lines)
+    return (*row, *itertools.chain.from_iterable(parts))
 
 
 def _exercise(rng: random.Random, config: TextbookConfig) -> Step:

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -60,14 +60,15 @@ class ModelConfig(Settings):
 
 
 class PretrainingConfig(Settings):
-    """The training loop: AdamW, linear warm-up and linear decay, packed rows."""
+    """The training loop: AdamW, cycles of linear warm-up and decay, packed rows."""
 
-    steps: int = Field(2000, ge=1)
-    """Optimizer steps."""
-    drill_steps: int = Field(600, ge=0)
-    """First steps that see drills alone, in rows of half the length, small numbers first. Columns
-    are additions modulo 10: without their tables a model this small makes no progress on them for
-    many hundred steps."""
+    cycles: tuple[Annotated[int, Field(ge=1)], ...] = Field((3300,), min_length=1)
+    """Optimizer steps of each cycle; in each the learning rate rises to its peak and falls to
+    nought."""
+    drill_steps: int = Field(1200, ge=0)
+    """Steps at the start of each cycle that see drills alone, in rows of half the length, small
+    numbers first. Columns are additions modulo 10: without their tables a model this small makes
+    no progress on them for many hundred steps."""
     rows: int = Field(16, ge=4)
     """Rows in a batch."""
     row_tokens: int = Field(128, ge=32)
@@ -75,10 +76,10 @@ class PretrainingConfig(Settings):
     long_every: int = Field(4, ge=1)
     """Every so many steps the batch has a quarter of the rows, four times as long: few-shot
     prompts must be within the lengths that were trained."""
-    learning_rate: float = Field(2.5e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     """Peak learning rate."""
     warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
+    """Share of a cycle in which the learning rate rises."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay of the matrices (Phi-4 uses 0.1)."""
     given_weight: float = Field(0.1, ge=0, le=1)
@@ -88,6 +89,11 @@ class PretrainingConfig(Settings):
     """Largest norm of the gradient."""
     checkpoint_seconds: float = Field(60.0, gt=0)
     """Time between checkpoints, from which a killed run goes on."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all cycles."""
+        return sum(self.cycles)
 
 
 class BaseRecipe(Settings):

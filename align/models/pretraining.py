@@ -73,8 +73,9 @@ def batch(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast, step: int) -> 
     """The batch of one step."""
     training = recipe.training
     rows, length, text = training.rows, training.row_tokens, recipe.textbook
-    if step < training.drill_steps:
-        length, text = length // 2, text.drills_alone(step / training.drill_steps)
+    within, _ = _in_cycle(training, step)
+    if within < training.drill_steps:
+        length, text = length // 2, text.drills_alone(within / training.drill_steps)
     elif step % training.long_every == 0:
         rows, length = rows // 4, length * 4
     drawn = documents(text, f"{recipe.seed}/{step}")
@@ -112,10 +113,20 @@ def loss_of(model: Phi3ForCausalLM, batch: Batch) -> Tensor:
 
 
 def rate(training: PretrainingConfig, step: int) -> float:
-    """The learning rate of a step: linear up, then linear down to nought."""
-    rise = max(1, round(training.warmup * training.steps))
-    fall = max(1, training.steps - rise)
-    return training.learning_rate * min((step + 1) / rise, (training.steps - step) / fall)
+    """The learning rate of a step: in each cycle linear up, then linear down to nought."""
+    step, length = _in_cycle(training, step)
+    rise = max(1, round(training.warmup * length))
+    fall = max(1, length - rise)
+    return training.learning_rate * min((step + 1) / rise, (length - step) / fall)
+
+
+def _in_cycle(training: PretrainingConfig, step: int) -> tuple[int, int]:
+    """The step within its cycle, and the cycle's length."""
+    for length in training.cycles:
+        if step < length:
+            return step, length
+        step -= length
+    raise ValueError(f"step lies {step} steps after the last cycle")
 
 
 def _optimizer(model: Phi3ForCausalLM, training: PretrainingConfig) -> torch.optim.AdamW:

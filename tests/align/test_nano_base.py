@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from align.data.textbook import documents
 from align.data.word_problems import WordProblems
 from align.models.nano import (
     CHAT_TOKENS,
@@ -29,20 +30,20 @@ SMALL = BaseRecipe.model_validate(
     {
         "tokenizer": {"vocab_size": 400, "documents": 200},
         "model": {"hidden": 16, "layers": 1, "heads": 2, "feed_forward": 32},
-        "training": {"steps": 100, "drill_steps": 10, "rows": 4, "row_tokens": 32},
+        "training": {"cycles": [60, 40], "drill_steps": 10, "rows": 4, "row_tokens": 32},
     }
 )
 
 
 def test_unknown_keys_are_all_named_with_a_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "base.yaml"
-    path.write_text("seeds: 1\ntraining: {step: 3}\ntextbook: {solutions: {carefull: 1}}\n")
+    path.write_text("seeds: 1\ntraining: {drill_step: 3}\ntextbook: {solutions: {carefull: 1}}\n")
     with pytest.raises(ConfigError) as caught:
         load_base_recipe(path)
     message = str(caught.value)
     for pair in (
         ("'seeds'", "'seed'"),
-        ("'training.step'", "'steps'"),
+        ("'training.drill_step'", "'drill_steps'"),
         ("'textbook.solutions.carefull'", "'careful'"),
     ):
         assert all(word in message for word in pair)
@@ -69,15 +70,16 @@ def test_what_is_given_weighs_less_than_what_can_be_learnt() -> None:
     tokenizer = build_tokenizer(SMALL)
     drill = batch(SMALL, tokenizer, 9)
     assert drill.ids.shape == (4, 16)
-    for ids, weights in zip(drill.ids.tolist(), drill.weights.tolist(), strict=True):
-        given = True
-        for token, weight in zip(tokenizer.convert_ids_to_tokens(ids), weights, strict=True):
-            if token == "<|endoftext|>":
-                given = True
-                assert weight == 1
-                continue
-            assert weight == pytest.approx(SMALL.training.given_weight if given else 1)
-            given = given and token != "\u010a"
+    first = next(documents(SMALL.textbook.drills_alone(0.9), f"{SMALL.seed}/9"))
+    ids, weights = [], []
+    for part in first:
+        piece = tokenizer(part.text)["input_ids"]
+        ids += piece
+        weights += [1.0 if part.learnt else SMALL.training.given_weight] * len(piece)
+    seen = min(len(ids), 16)
+    assert set(weights[:seen]) == {1.0, SMALL.training.given_weight}
+    assert drill.ids[0].tolist()[:seen] == ids[:seen]
+    assert drill.weights[0].tolist()[:seen] == pytest.approx(weights[:seen])
 
 
 def test_long_rows_hold_as_many_tokens_as_short_ones() -> None:
@@ -100,12 +102,14 @@ def test_the_loss_is_the_weighted_mean_cross_entropy() -> None:
     assert float(loss_of(model, drawn).detach()) == pytest.approx(total / weight, rel=1e-4)
 
 
-def test_the_learning_rate_rises_and_falls_in_straight_lines() -> None:
+def test_the_learning_rate_rises_and_falls_in_straight_lines_in_each_cycle() -> None:
     training = SMALL.training
     peak = training.learning_rate
     rates = [rate(training, step) for step in range(100)]
-    assert rates[:5] == pytest.approx([peak * k / 5 for k in range(1, 6)])
-    assert rates[5:] == pytest.approx([peak * (100 - k) / 95 for k in range(5, 100)])
+    assert rates[:3] == pytest.approx([peak * k / 3 for k in (1, 2, 3)])
+    assert rates[3:60] == pytest.approx([peak * (60 - k) / 57 for k in range(3, 60)])
+    assert rates[60:62] == pytest.approx([peak / 2, peak])
+    assert rates[62:] == pytest.approx([peak * (40 - k) / 38 for k in range(2, 40)])
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:

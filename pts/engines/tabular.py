@@ -33,7 +33,14 @@ STOP, RIGHT, WRONG = 0, 1, 2
 CLOSING = -1
 """The state after an answer: only `STOP` follows."""
 
-_NAMES = {STOP: "<stop>", RIGHT: "right", WRONG: "wrong"}
+
+class _Names(dict[int, str]):
+    def __missing__(self, token: int) -> str:
+        self[token] = f"t{token}"
+        return self[token]
+
+
+_NAMES = _Names({STOP: "<stop>", RIGHT: "right", WRONG: "wrong"})
 
 
 class Arc(NamedTuple):
@@ -113,10 +120,11 @@ class TabularEngine:
         return (int(text),)
 
     def decode(self, ids: Ids) -> str:
-        return " ".join(self.pieces(tuple(token for token in ids if token != STOP)))
+        spoken = ids if STOP not in ids else [token for token in ids if token != STOP]
+        return " ".join(map(_NAMES.__getitem__, spoken))
 
     def pieces(self, ids: Ids) -> list[str]:
-        return [_NAMES.get(token, f"t{token}") for token in ids]
+        return [_NAMES[token] for token in ids]
 
     def score(self, prompt: Ids, completion: Ids) -> list[Row]:
         """Rows along a completion; EngineError at a token that its machine does not have."""
@@ -173,14 +181,15 @@ class TabularEngine:
         return self._supports[key]
 
     def _rollout(self, wish: Wish, state: int, seed: int) -> Ids:
-        uniform, ids = random.Random(seed).random, list[int]()
-        while len(ids) < wish.limit:
-            support = self._support(wish.prompt[0], state)
-            drawn = min(bisect_right(support.edges, uniform()), len(support.tokens) - 1)
+        uniform, ids, machine = random.Random(seed).random, list[int](), wish.prompt[0]
+        known = self._supports
+        for _ in range(wish.limit):
+            support = known.get((machine, state)) or self._support(machine, state)
+            drawn = bisect_right(support.edges, uniform())
             ids.append(support.tokens[drawn])
-            state = support.to[drawn]
             if ids[-1] == STOP:
                 break
+            state = support.to[drawn]
         return tuple(ids)
 
     def _key(self, machine: int, state: int, left: int) -> tuple[int, int, int]:
@@ -251,7 +260,7 @@ def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
     ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
     probs = truncate(np.array([arc.prob for arc in ranked]), sampling)
     ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
-    edges = [float(edge) for edge in probs.cumsum()]
+    edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform lies below 1 whatever is rounded
     to = [arc.to for arc in ranked[: len(probs)]]
     return _Support(Row(ids, probs), edges, ids.tolist(), probs.tolist(), to)
 

@@ -57,7 +57,7 @@ class Level:
 LEVELS: dict[Difficulty, Level] = {
     "easy": Level(1, 2, 199),
     "medium": Level(2, 4, 299),
-    "hard": Level(4, 5, 499),
+    "hard": Level(3, 5, 299),
 }
 
 

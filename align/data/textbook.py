@@ -41,7 +41,7 @@ class TextbookConfig(Settings):
     """Share of questions about the made-up world."""
     held_out: float = Field(0.1, ge=0, le=1)
     """Share of the held-out family among the word problems."""
-    easy: float = Field(0.3, ge=0, le=1)
+    easy: float = Field(0.5, ge=0, le=1)
     """Share of easy word problems; the others have the recipe's difficulty."""
     difficulty: Difficulty = "medium"
     """Difficulty of the word problems and of the drills."""
@@ -57,9 +57,9 @@ class TextbookConfig(Settings):
     """Probability that a drill lists its sums first, so that they must be copied to be worked."""
     rare: float = Field(0.08, ge=0, le=1)
     """Share of the `rare` facts among the questions about the made-up world."""
-    drill_careful: float = Field(0.75, ge=0, le=1)
+    drill_careful: float = Field(0.65, ge=0, le=1)
     """Probability that a calculation of a drill is written carefully."""
-    solutions: StrategyMix = StrategyMix(at_once=0.3, jump=0.15, careful=0.45)
+    solutions: StrategyMix = StrategyMix(chain=0.0, careful=0.4)
     """Strategies of the worked answers."""
 
     def drills_alone(self, progress: float) -> TextbookConfig:

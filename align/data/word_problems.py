@@ -1,6 +1,6 @@
 """Word problems with demonstrations and a verifier: the task that ships with the project.
 
-    task = WordProblems(difficulty="medium")
+    task = WordProblems()
     task.problems("dev", 200, seed=0)
 
 A problem's split is a digest of its content (`align.data.stories`), so train, dev and test cannot
@@ -8,11 +8,11 @@ share one. `WordProblems(held_out=True)` yields problems of a family that demons
 and tuning never see; it has a test split only.
 
 The demonstrations are noisy in strategy and in nothing else: every final answer and every line in
-them is right. Some answer at once, some jump to the answer early, some steps are written without
-working. Problems about the `terse` items mostly answer at once, the others seldom. A small model
-fails at these habits because it cannot calculate that way, not because it was taught wrong
-answers. That gives the later stages something to find, and it is a property of this task, not of
-post-training data in general.
+them is right. Some answer at once, some jump to the answer early, some chain several steps in one
+line, some steps are written without working. Problems about the `terse` items answer at once or
+chain more often than the others. A small model fails at these habits because it cannot calculate
+that way, not because it was taught wrong answers. That gives the later stages something to find,
+and it is a property of this task, not of post-training data in general.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import Field
 
-from align.data.solutions import ANSWER, StrategyMix, draw_solution, write
+from align.data.solutions import ANSWER, Manner, StrategyMix, draw_solution, write
 from align.data.stories import FAMILIES, HELD_OUT, ITEMS, Difficulty, Family, Story, draw
 from align.data.task import Chat, Split
 from align.data.textbook import END_OF_TEXT, as_question
@@ -32,6 +32,7 @@ from pts.errors import ConfigError, did_you_mean
 from pts.types import Message, Problem
 from pts.verifiers.exact import ExactVerifier
 
+_SHOWN: tuple[Manner, Manner] = ("direct", "careful")
 _TERSE = ("cards", "keys", "nuts", "rings", "shells")
 
 
@@ -42,15 +43,15 @@ class WordProblemsConfig(Settings):
     """Families to draw from, all equally often."""
     held_out: bool = False
     """Draw from the held-out family instead; then there is a test split only."""
-    difficulty: Difficulty = "medium"
-    """Steps and size of the numbers."""
+    difficulty: Difficulty = "hard"
+    """Steps and size of the numbers; the base model was pretrained on the two lower ones."""
     asides: float = Field(0.4, ge=0, le=1)
     """Probability of a distractor sentence."""
     terse_items: tuple[str, ...] = _TERSE
     """Things whose problems are answered in the terse manner."""
-    terse: StrategyMix = StrategyMix(at_once=0.6)
+    terse: StrategyMix = StrategyMix(at_once=0.4, jump=0.05, chain=0.5)
     """Strategies of the demonstrations about terse items."""
-    plain: StrategyMix = StrategyMix(at_once=0.1)
+    plain: StrategyMix = StrategyMix(at_once=0.1, jump=0.05, chain=0.25)
     """Strategies of all other demonstrations."""
 
 
@@ -91,8 +92,8 @@ class WordProblems:
         if isinstance(problem.prompt, str):
             return problem
         shown = "".join(
-            f"{as_question(story.text)} {write(story, [careful] * len(story.steps))}{END_OF_TEXT}"
-            for careful, story in zip((False, True), _examples(self.config), strict=True)
+            f"{as_question(story.text)} {write(story, [manner] * len(story.steps))}{END_OF_TEXT}"
+            for manner, story in zip(_SHOWN, _examples(self.config), strict=True)
         )
         text = shown + as_question(problem.prompt[-1].content)
         return Problem(f"{problem.id}/few-shot", text, problem.reference, problem.metadata)

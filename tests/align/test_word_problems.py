@@ -10,7 +10,7 @@ from itertools import islice
 import pytest
 
 from align.data.facts import facts
-from align.data.solutions import StrategyMix, draw_solution, strategy_of, write
+from align.data.solutions import Manner, StrategyMix, draw_solution, strategy_of, write
 from align.data.stories import FAMILIES, HELD_OUT, LEVELS, Step, Story, draw
 from align.data.textbook import TextbookConfig, as_question, documents, train_story
 from align.data.word_problems import WordProblems
@@ -113,25 +113,45 @@ def test_the_held_out_family_is_for_testing_only() -> None:
         WordProblems(families=("shop", HELD_OUT))
 
 
-def test_solutions_are_written_as_documented() -> None:
-    assert write(TOM, (False, False)) == "62-18=44\n44+27=71\nThe answer is 71."
-    assert write(TOM, (True, False)) == "62-18:4,4=44\n44+27=71\nThe answer is 71."
-    assert write(TOM, (True,)) == "62-18:4,4=44\nThe answer is 71."
-    assert write(TOM, ()) == "The answer is 71."
+C: Manner = "careful"
+D: Manner = "direct"
+L: Manner = "chained"
 
 
 @pytest.mark.parametrize(
-    ("careful", "name"),
+    ("manners", "text", "name"),
     [
-        ((), "at once"),
-        ((True,), "early jump"),
-        ((False, False), "direct"),
-        ((True, True), "careful"),
-        ((True, False), "mixed"),
+        ((), "", "at once"),
+        ((C,), "62-18:4,4=44\n", "early jump"),
+        ((L,), "62-18=44\n", "early jump"),
+        ((D, D), "62-18=44\n44+27=71\n", "direct"),
+        ((C, C), "62-18:4,4=44\n44+27:1,7=71\n", "careful"),
+        ((C, D), "62-18:4,4=44\n44+27=71\n", "mixed"),
+        ((L, L), "62-18+27=71\n", "chained"),
+        ((L, C), "62-18+27=71\n", "chained"),
     ],
 )
-def test_a_strategy_is_recognised(careful, name) -> None:
-    assert strategy_of(write(TOM, careful), 2) == name
+def test_solutions_are_written_and_recognised(
+    manners: tuple[Manner, ...], text: str, name: str
+) -> None:
+    assert write(TOM, manners) == text + "The answer is 71."
+    assert strategy_of(write(TOM, manners), 2) == name
+
+
+def test_a_product_is_never_chained_to_what_stands_before_it() -> None:
+    steps = (Step(20, "+", 10), Step(30, "*", 3), Step(90, "-", 11))
+    story = Story("shop", ("Tom",), "apples", steps, (0, 0, 0))
+    assert write(story, (L, L, L)).startswith("20+10=30\n30*3-11=79\n")
+
+
+def value_of(sum_: str) -> int:
+    """The value of a line's left side; only its first operation may be a multiplication."""
+    first, *rest = re.findall(r"[-+*]?\d+", sum_)
+    value = int(first)
+    for k, term in enumerate(rest):
+        assert k == 0 or term[0] != "*"
+        value = Step(value, term[0], int(term[1:])).value  # type: ignore[arg-type]
+    return value
 
 
 def test_demonstrations_are_right_in_every_line() -> None:
@@ -139,10 +159,8 @@ def test_demonstrations_are_right_in_every_line() -> None:
         assert (user.role, assistant.role) == ("user", "assistant")
         *lines, last = assistant.content.splitlines()
         for line in lines:
-            left, op, right, columns, value = re.fullmatch(
-                r"(\d+)([-+*])(\d+)(:[\d,]+)?=(\d+)", line
-            ).groups()
-            assert Step(int(left), op, int(right)).value == int(value)
+            sum_, columns, value = re.fullmatch(r"([\d+*-]+)(:[\d,]+)?=(\d+)", line).groups()  # type: ignore[union-attr]
+            assert value_of(sum_) == int(value)
             assert columns is None or columns == ":" + ",".join(reversed(value))
         assert re.fullmatch(r"The answer is \d+\.", last)
 
@@ -155,7 +173,7 @@ def test_demonstrations_pass_the_verifier_and_come_from_train() -> None:
 
 
 def test_the_mix_sets_the_shares_of_strategies() -> None:
-    mix = StrategyMix(at_once=0.3, jump=0.5, careful=1.0)
+    mix = StrategyMix(at_once=0.3, jump=0.5, chain=0.0, careful=1.0)
     rng = random.Random(0)
     names = [strategy_of(draw_solution(rng, TOM, mix), 2) for _ in range(2000)]
     for name, meant in (("at once", 0.3), ("early jump", 0.35), ("careful", 0.35)):

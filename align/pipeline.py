@@ -3,25 +3,27 @@
     base -> evaluate -> sft -> evaluate -> pts -> token_dpo -> evaluate -> full_dpo -> evaluate
 
 Each stage takes a policy (a folder) and leaves a policy. What the manifest already holds is
-skipped; a stage that was killed continues from what it left in its own folder.
+skipped; a stage that was killed continues from what it left in its own folder. On a CPU a policy
+is evaluated in a second process while the next stage runs.
 """
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from align.background import Background, cores, share_cores
 from align.check import check_recipe
 from align.context import StageContext, StageResult
-from align.data.task import Task
 from align.data.tasks import build_task
 from align.manifest import Manifest, read_manifest, settings_digest, tree_digest, write_json
-from align.models.load import prepare_base
+from align.models.load import device_of, prepare_base
 from align.recipe import Recipe, parse_recipe
 from align.report import write_report
 from align.table import build_table
@@ -34,7 +36,8 @@ MODULES = {
     "rejection_sft": "rejection_sft",
 }
 
-Run = Callable[[], StageResult]
+Timed = tuple[StageResult, float]
+"""What a stage made, and its seconds."""
 
 
 def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -> Path:
@@ -44,8 +47,8 @@ def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -
         StageError, ManifestError, PTSError: with the place, the value and the remedy.
     """
     check_recipe(recipe)
-    with Manifest.open(folder, recipe) as manifest:
-        chain = Chain(recipe, build_task(recipe), manifest, console, progress)
+    with Manifest.open(folder, recipe) as manifest, background(recipe) as worker:
+        chain = Chain(recipe, manifest, worker, console, progress)
         policies = [("base", prepare_base(recipe.model))]
         chain.evaluate(*policies[0], before=None)
         for name in recipe.stages:
@@ -74,8 +77,8 @@ def evaluate_again(
     output = output or folder / "evaluations" / settings_digest(recipe)
     policies = [("base", prepare_base(recipe.model))]
     policies += [(n, folder / stages[n]["model"]) for n in stages if stages[n]["model"]]
-    with Manifest.open(output, recipe) as manifest:
-        chain = Chain(recipe, build_task(recipe), manifest, console, progress)
+    with Manifest.open(output, recipe) as manifest, Background(parallel=False) as worker:
+        chain = Chain(recipe, manifest, worker, console, progress)
         for i, (name, policy) in enumerate(policies):
             chain.evaluate(name, policy, before=policies[i - 1] if i else None)
         chain.table(name for name, _ in policies)
@@ -87,53 +90,72 @@ def run_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(read_manifest(folder)["recipe"], f"{folder}/manifest.json", overrides)
 
 
+def background(recipe: Recipe) -> Background:
+    """A second process for the evaluations where there are cores to share."""
+    parallel = device_of(recipe.model) == "cpu" and cores() > 1
+    if parallel:
+        share_cores()
+    return Background(parallel)
+
+
 class Chain:
     """One run in progress: knows the manifest and prints what happens."""
 
     def __init__(
-        self, recipe: Recipe, task: Task, manifest: Manifest, console: Console, progress: bool
+        self,
+        recipe: Recipe,
+        manifest: Manifest,
+        worker: Background,
+        console: Console,
+        progress: bool,
     ) -> None:
         self.recipe = recipe
-        self.task = task
         self.manifest = manifest
+        self.worker = worker
         self.console = console
         self.progress = progress
+        self._task = build_task(recipe)
         self._digests: dict[Path, str] = {}
+        self._pending: list[tuple[str, dict[str, Any], Future[Timed]]] = []
 
     def stage(self, name: str, policy: Path) -> Path | None:
         """Run one training or search stage; the new policy, or None if it trains nothing."""
         folder = self.manifest.folder / name
         pairs = self.manifest.folder / "pts" / "pairs.jsonl" if name == "token_dpo" else None
-        context = StageContext(
-            self.recipe, self.task, policy, folder, pairs=pairs, progress=self.progress
-        )
         inputs = {
             "settings": getattr(self.recipe, name).model_dump(mode="json"),
             **self._common(policy),
         }
         if pairs is not None:
             inputs["pairs"] = self._digest(pairs)
-        module = importlib.import_module(f"align.stages.{MODULES[name]}")
-        return self._once(name, inputs, folder, lambda: module.run(context)).model
+        result = self._kept(name, inputs)
+        if result is None:
+            self.console.print(f"[bold]{name}[/bold]")
+            context = StageContext(
+                self.recipe, self._task, policy, folder, pairs=pairs, progress=self.progress
+            )
+            result = self._record(name, inputs, run_stage(name, context))
+        self._settle(wait=False)
+        return result.model
 
     def evaluate(self, name: str, policy: Path, before: tuple[str, Path] | None) -> None:
-        """Measure a policy on held-out problems."""
+        """Measure a policy on held-out problems, beside the stage that follows."""
         if name in self.recipe.evaluate.skip:
             return
-        from align.stages import evaluate
-
-        folder = self.manifest.folder / "eval" / name
-        context = StageContext(self.recipe, self.task, policy, folder, progress=self.progress)
         inputs = {
             "settings": self.recipe.evaluate.model_dump(mode="json", exclude={"skip"}),
             "before": self._digest(before[1]) if before else None,
             **self._common(policy),
         }
-        earlier = before[1] if before and before[0] != "base" else None
-        self._once(f"eval/{name}", inputs, folder, lambda: evaluate.run(context, name, earlier))
+        if self._kept(f"eval/{name}", inputs) is None:
+            folder = self.manifest.folder / "eval" / name
+            earlier = before[1] if before and before[0] != "base" else None
+            job = self.worker.submit(run_evaluation, self.recipe, name, policy, folder, earlier)
+            self._pending.append((f"eval/{name}", inputs, job))
 
     def table(self, names: Iterable[str]) -> None:
         """Print the table of the evaluations and write table.json."""
+        self._settle(wait=True)
         measured = [name for name in names if name not in self.recipe.evaluate.skip]
         table = build_table(self.manifest.folder, measured)
         write_json(self.manifest.folder / "table.json", table.to_json())
@@ -154,20 +176,48 @@ class Chain:
             self._digests[path] = tree_digest(path) if path.exists() else str(path)
         return self._digests[path]
 
-    def _once(self, name: str, inputs: dict[str, Any], folder: Path, run: Run) -> StageResult:
+    def _kept(self, name: str, inputs: dict[str, Any]) -> StageResult | None:
         result = self.manifest.done(name, inputs)
         if result is not None:
             self.console.print(f"[dim]{name}: done before, kept[/dim]")
-            return result
-        self.console.print(f"[bold]{name}[/bold]")
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        result = run()
-        seconds = time.monotonic() - start
+        return result
+
+    def _settle(self, wait: bool) -> None:
+        """Record the evaluations that are done; with `wait`, all of them."""
+        for pending in list(self._pending):
+            name, inputs, job = pending
+            if wait or job.done():
+                self._pending.remove(pending)
+                self._record(name, inputs, job.result())
+
+    def _record(self, name: str, inputs: dict[str, Any], timed: Timed) -> StageResult:
+        result, seconds = timed
         self.manifest.add(name, inputs, result, seconds)
         shown = ", ".join(f"{k} {_short(v)}" for k, v in result.numbers.items() if _plain(v))
-        self.console.print(f"[dim]{name}: {seconds:.0f} s; {shown}[/dim]", highlight=False)
+        self.console.print(
+            f"[dim]{name}: {seconds:.0f} s; {shown}[/dim]", highlight=False, soft_wrap=True
+        )
         return result
+
+
+def run_stage(name: str, context: StageContext) -> Timed:
+    """Run a stage's module in its folder and time it."""
+    context.folder.mkdir(parents=True, exist_ok=True)
+    module = importlib.import_module(f"align.stages.{MODULES[name]}")
+    start = time.monotonic()
+    return module.run(context), time.monotonic() - start
+
+
+def run_evaluation(
+    recipe: Recipe, name: str, policy: Path, folder: Path, before: Path | None
+) -> Timed:
+    """Evaluate one policy; runs in a process of its own and so builds its own task."""
+    from align.stages import evaluate
+
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    context = StageContext(recipe, build_task(recipe), policy, folder, progress=False)
+    return evaluate.run(context, name, before), time.monotonic() - start
 
 
 def _plain(value: Any) -> bool:

@@ -59,8 +59,6 @@ class TextbookConfig(Settings):
     """Share of the `rare` facts among the questions about the made-up world."""
     drill_careful: float = Field(0.65, ge=0, le=1)
     """Probability that a calculation of a drill is written carefully."""
-    solutions: StrategyMix = StrategyMix(chain=0.0, careful=0.4)
-    """Strategies of the worked answers."""
 
     def drills_alone(self, progress: float) -> TextbookConfig:
         """The drills that come before everything else: tables of one digit by one digit, larger
@@ -100,8 +98,8 @@ def _answered(question: str, answer: str) -> Document:
     return Part(as_question(question), False), Part(f" {answer}", True)
 
 
-def documents(config: TextbookConfig, seed: int | str) -> Iterator[Document]:
-    """Draw documents without end; the same seed gives the same sequence."""
+def documents(config: TextbookConfig, mix: StrategyMix, seed: int | str) -> Iterator[Document]:
+    """Draw documents without end, the worked answers from `mix`; a seed gives one sequence."""
     rng = random.Random(seed)
     world = facts()
     common = [f for f in world if f.tier == "common"]
@@ -110,7 +108,7 @@ def documents(config: TextbookConfig, seed: int | str) -> Iterator[Document]:
     while True:
         kind = rng.choices(kinds, weights)[0]
         if kind == "p":
-            yield _problem(rng, config)
+            yield _problem(rng, config, mix)
         elif kind == "d":
             yield _drill(rng, config)
         else:
@@ -127,9 +125,9 @@ def train_story(rng: random.Random, config: TextbookConfig) -> Story:
             return story
 
 
-def _problem(rng: random.Random, config: TextbookConfig) -> Document:
+def _problem(rng: random.Random, config: TextbookConfig, mix: StrategyMix) -> Document:
     story = train_story(rng, config)
-    return _answered(story.text, draw_solution(rng, story, config.solutions))
+    return _answered(story.text, draw_solution(rng, story, mix))
 
 
 def _drill(rng: random.Random, config: TextbookConfig) -> Document:

@@ -13,13 +13,14 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
+from align.data.solutions import StrategyMix
 from align.data.textbook import END_OF_TEXT, TextbookConfig, documents
 from pts.config import Settings
 from pts.errors import ConfigError, did_you_mean
@@ -59,16 +60,26 @@ class ModelConfig(Settings):
     """Standard deviation of the initial weights; 0.02 suits wide models and starts slowly here."""
 
 
-class PretrainingConfig(Settings):
-    """The training loop: AdamW, cycles of linear warm-up and decay, packed rows."""
+class Phase(Settings):
+    """A stretch of training with its own optimizer, learning rate and manner of writing."""
 
-    cycles: tuple[Annotated[int, Field(ge=1)], ...] = Field((3300,), min_length=1)
-    """Optimizer steps of each cycle; in each the learning rate rises to its peak and falls to
-    nought."""
-    drill_steps: int = Field(1200, ge=0)
-    """Steps at the start of each cycle that see drills alone, in rows of half the length, small
-    numbers first. Columns are additions modulo 10: without their tables a model this small makes
-    no progress on them for many hundred steps."""
+    steps: int = Field(3300, ge=1)
+    """Optimizer steps."""
+    drill_steps: int = Field(0, ge=0)
+    """First steps that see drills alone, in rows of half the length, small numbers first. Columns
+    are additions modulo 10: without their tables a model this small makes no progress on them for
+    many hundred steps."""
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak of the learning rate, which rises from nought and falls to nought, both linearly."""
+    solutions: StrategyMix = StrategyMix(chain=0.0, careful=0.4)
+    """Strategies of the worked answers."""
+
+
+class PretrainingConfig(Settings):
+    """The training loop: AdamW on packed rows, phase after phase."""
+
+    phases: tuple[Phase, ...] = Field((Phase(drill_steps=1200),), min_length=1)
+    """What is learnt in which order."""
     rows: int = Field(16, ge=4)
     """Rows in a batch."""
     row_tokens: int = Field(128, ge=32)
@@ -76,10 +87,8 @@ class PretrainingConfig(Settings):
     long_every: int = Field(4, ge=1)
     """Every so many steps the batch has a quarter of the rows, four times as long: few-shot
     prompts must be within the lengths that were trained."""
-    learning_rate: float = Field(3e-3, gt=0)
-    """Peak learning rate."""
     warmup: float = Field(0.05, ge=0, lt=1)
-    """Share of a cycle in which the learning rate rises."""
+    """Share of a phase in which the learning rate rises."""
     weight_decay: float = Field(0.1, ge=0)
     """Decoupled weight decay of the matrices (Phi-4 uses 0.1)."""
     given_weight: float = Field(0.1, ge=0, le=1)
@@ -92,8 +101,24 @@ class PretrainingConfig(Settings):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of all cycles."""
-        return sum(self.cycles)
+        """Optimizer steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all batches."""
+        batch = self.rows * self.row_tokens
+        return sum(
+            (p.steps - p.drill_steps) * batch + p.drill_steps * batch // 2 for p in self.phases
+        )
+
+    def phase(self, step: int) -> tuple[Phase, int]:
+        """The phase that a step belongs to, and the step's number within it."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise ValueError(f"step lies {step} steps after the last phase")
 
 
 class BaseRecipe(Settings):
@@ -126,7 +151,15 @@ def load_base_recipe(path: Path) -> BaseRecipe:
     try:
         return BaseRecipe.model_validate(data or {})
     except ValidationError as error:
-        raise ConfigError(*(_fault(path, fault) for fault in error.errors())) from error
+        faults = error.errors()
+        places = [fault["loc"] for fault in faults]
+        # A list whose members are wrong is also reported as too short: once is enough.
+        own = [f for f in faults if not any(_inside(place, f["loc"]) for place in places)]
+        raise ConfigError(*(_fault(path, fault) for fault in own)) from error
+
+
+def _inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _fault(path: Path, fault: Any) -> str:
@@ -134,9 +167,12 @@ def _fault(path: Path, fault: Any) -> str:
     if fault["type"] != "extra_forbidden":
         return f"{path}: {where}: {fault['msg']}, got {fault['input']!r}"
     *parents, key = fault["loc"]
-    section: type[BaseModel] = BaseRecipe
+    section: Any = BaseRecipe
     for parent in parents:
-        section = section.model_fields[str(parent)].annotation  # type: ignore[assignment]
+        if isinstance(parent, int):
+            section = get_args(section)[0]
+        else:
+            section = section.model_fields[parent].annotation
     return f"{path}: unknown key {where!r}{did_you_mean(str(key), section.model_fields)}"
 
 
@@ -157,7 +193,8 @@ def build_tokenizer(recipe: BaseRecipe) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     drawn = itertools.islice(
-        documents(recipe.textbook, f"{recipe.seed}/tokenizer"), recipe.tokenizer.documents
+        documents(recipe.textbook, recipe.training.phases[0].solutions, f"{recipe.seed}/tokenizer"),
+        recipe.tokenizer.documents,
     )
     text = ("".join(part.text for part in document) for document in drawn)
     bpe.train_from_iterator(itertools.chain(text, [_ALSO] * 10), trainer)

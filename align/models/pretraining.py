@@ -72,13 +72,13 @@ def pretrain(recipe: BaseRecipe, out: Path, report: Report = print) -> None:
 def batch(recipe: BaseRecipe, tokenizer: PreTrainedTokenizerFast, step: int) -> Batch:
     """The batch of one step."""
     training = recipe.training
+    phase, within = training.phase(step)
     rows, length, text = training.rows, training.row_tokens, recipe.textbook
-    within, _ = _in_cycle(training, step)
-    if within < training.drill_steps:
-        length, text = length // 2, text.drills_alone(within / training.drill_steps)
+    if within < phase.drill_steps:
+        length, text = length // 2, text.drills_alone(within / phase.drill_steps)
     elif step % training.long_every == 0:
         rows, length = rows // 4, length * 4
-    drawn = documents(text, f"{recipe.seed}/{step}")
+    drawn = documents(text, phase.solutions, f"{recipe.seed}/{step}")
     packed = [_row(drawn, tokenizer, length, training.given_weight) for _ in range(rows)]
     ids, weights = zip(*packed, strict=True)
     return Batch(torch.tensor(ids), torch.tensor(weights))
@@ -113,20 +113,11 @@ def loss_of(model: Phi3ForCausalLM, batch: Batch) -> Tensor:
 
 
 def rate(training: PretrainingConfig, step: int) -> float:
-    """The learning rate of a step: in each cycle linear up, then linear down to nought."""
-    step, length = _in_cycle(training, step)
-    rise = max(1, round(training.warmup * length))
-    fall = max(1, length - rise)
-    return training.learning_rate * min((step + 1) / rise, (length - step) / fall)
-
-
-def _in_cycle(training: PretrainingConfig, step: int) -> tuple[int, int]:
-    """The step within its cycle, and the cycle's length."""
-    for length in training.cycles:
-        if step < length:
-            return step, length
-        step -= length
-    raise ValueError(f"step lies {step} steps after the last cycle")
+    """The learning rate of a step: in each phase linear up, then linear down to nought."""
+    phase, within = training.phase(step)
+    rise = max(1, round(training.warmup * phase.steps))
+    fall = max(1, phase.steps - rise)
+    return phase.learning_rate * min((within + 1) / rise, (phase.steps - within) / fall)
 
 
 def _optimizer(model: Phi3ForCausalLM, training: PretrainingConfig) -> torch.optim.AdamW:
@@ -136,7 +127,7 @@ def _optimizer(model: Phi3ForCausalLM, training: PretrainingConfig) -> torch.opt
         {"params": matrices, "weight_decay": training.weight_decay},
         {"params": gains, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.99), fused=True)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
 
 
 def _train(
@@ -155,6 +146,8 @@ def _train(
     losses: list[float] = []
     model.train()
     for step in range(first, training.steps):
+        if training.phase(step)[1] == 0:
+            optimizer = _optimizer(model, training)
         losses.append(_update(recipe, tokenizer, model, optimizer, step))
         done = step + 1
         if done % _LOG_STEPS and done < training.steps:

@@ -30,24 +30,30 @@ SMALL = BaseRecipe.model_validate(
     {
         "tokenizer": {"vocab_size": 400, "documents": 200},
         "model": {"hidden": 16, "layers": 1, "heads": 2, "feed_forward": 32},
-        "training": {"cycles": [60, 40], "drill_steps": 10, "rows": 4, "row_tokens": 32},
+        "training": {
+            "phases": [{"steps": 60, "drill_steps": 10}, {"steps": 40, "learning_rate": 0.001}],
+            "rows": 4,
+            "row_tokens": 32,
+        },
     }
 )
 
 
 def test_unknown_keys_are_all_named_with_a_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "base.yaml"
-    path.write_text("seeds: 1\ntraining: {drill_step: 3}\ntextbook: {solutions: {carefull: 1}}\n")
+    phase = "{step: 3, solutions: {carefull: 1}}"
+    path.write_text(f"seeds: 1\ntraining: {{phases: [{phase}], row: 1}}\n")
     with pytest.raises(ConfigError) as caught:
         load_base_recipe(path)
     message = str(caught.value)
     for pair in (
         ("'seeds'", "'seed'"),
-        ("'training.drill_step'", "'drill_steps'"),
-        ("'textbook.solutions.carefull'", "'careful'"),
+        ("'training.phases.0.step'", "'steps'"),
+        ("'training.phases.0.solutions.carefull'", "'careful'"),
+        ("'training.row'", "'rows'"),
     ):
         assert all(word in message for word in pair)
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.problems) == 4
 
 
 def test_the_digest_follows_the_content() -> None:
@@ -70,7 +76,8 @@ def test_what_is_given_weighs_less_than_what_can_be_learnt() -> None:
     tokenizer = build_tokenizer(SMALL)
     drill = batch(SMALL, tokenizer, 9)
     assert drill.ids.shape == (4, 16)
-    first = next(documents(SMALL.textbook.drills_alone(0.9), f"{SMALL.seed}/9"))
+    mix = SMALL.training.phases[0].solutions
+    first = next(documents(SMALL.textbook.drills_alone(0.9), mix, f"{SMALL.seed}/9"))
     ids, weights = [], []
     for part in first:
         piece = tokenizer(part.text)["input_ids"]
@@ -102,14 +109,13 @@ def test_the_loss_is_the_weighted_mean_cross_entropy() -> None:
     assert float(loss_of(model, drawn).detach()) == pytest.approx(total / weight, rel=1e-4)
 
 
-def test_the_learning_rate_rises_and_falls_in_straight_lines_in_each_cycle() -> None:
-    training = SMALL.training
-    peak = training.learning_rate
-    rates = [rate(training, step) for step in range(100)]
-    assert rates[:3] == pytest.approx([peak * k / 3 for k in (1, 2, 3)])
-    assert rates[3:60] == pytest.approx([peak * (60 - k) / 57 for k in range(3, 60)])
-    assert rates[60:62] == pytest.approx([peak / 2, peak])
-    assert rates[62:] == pytest.approx([peak * (40 - k) / 38 for k in range(2, 40)])
+def test_the_learning_rate_rises_and_falls_in_straight_lines_in_each_phase() -> None:
+    first, second = (phase.learning_rate for phase in SMALL.training.phases)
+    rates = [rate(SMALL.training, step) for step in range(100)]
+    assert rates[:3] == pytest.approx([first * k / 3 for k in (1, 2, 3)])
+    assert rates[3:60] == pytest.approx([first * (60 - k) / 57 for k in range(3, 60)])
+    assert rates[60:62] == pytest.approx([second / 2, second])
+    assert rates[62:] == pytest.approx([second * (40 - k) / 38 for k in range(2, 40)])
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:

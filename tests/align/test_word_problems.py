@@ -18,6 +18,7 @@ from pts.errors import ConfigError
 from pts.types import Problem, Verdict
 
 TASK = WordProblems()
+MIX = StrategyMix()
 TOM = Story("shop", ("Tom",), "apples", (Step(62, "-", 18), Step(44, "+", 27)), (0, 1))
 
 
@@ -204,8 +205,8 @@ def test_the_textbook_shows_train_stories_only_and_is_repeatable() -> None:
     config = TextbookConfig()
     rng = random.Random(0)
     assert {train_story(rng, config).split for _ in range(200)} == {"train"}
-    drawn = list(islice(documents(config, 1), 200))
-    assert drawn == list(islice(documents(config, 1), 200))
+    drawn = list(islice(documents(config, MIX, 1), 200))
+    assert drawn == list(islice(documents(config, MIX, 1), 200))
     text = "".join(part.text for document in drawn for part in document)
     assert "<|" not in text
 
@@ -213,7 +214,9 @@ def test_the_textbook_shows_train_stories_only_and_is_repeatable() -> None:
 def test_unseen_facts_never_appear_in_the_textbook() -> None:
     text = "".join(
         part.text
-        for document in islice(documents(TextbookConfig(facts=1, problems=0, drills=0), 0), 5000)
+        for document in islice(
+            documents(TextbookConfig(facts=1, problems=0, drills=0), MIX, 0), 5000
+        )
         for part in document
     )
     counts = {tier: [] for tier in ("common", "rare", "unseen")}

@@ -1,0 +1,72 @@
+"""The main job end to end on the shipped base model: small, but every stage is the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = [
+    "sft.rows=1600",
+    "pts.questions=24",
+    "full_dpo.questions=48",
+    "evaluate.problems=60",
+    "evaluate.samples=2",
+    "token_dpo.max_steps=4",
+    "token_dpo.save_steps=2",
+    "full_dpo.max_steps=4",
+    "sft.save_steps=20",
+]
+STAGES = ["base", "sft", "token_dpo", "full_dpo"]
+
+
+def command(folder: Path) -> list[str]:
+    words = ["run", "phi-nano", *SMALL, f"--output={folder}", "--quiet"]
+    return [sys.executable, "-m", "align", *words]
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Bytes of all policies that a run made."""
+    return {
+        stage: (folder / stage / "model" / "model.safetensors").read_bytes() for stage in STAGES[1:]
+    }
+
+
+def killed(folder: Path, seconds: float) -> None:
+    """Start the run and kill all of it after a while."""
+    run = subprocess.Popen(command(folder), stdout=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(seconds)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    calm, torn = tmp_path / "calm", tmp_path / "torn"
+    subprocess.run(command(calm), check=True)
+    for seconds in (20, 35, 30, 25):
+        killed(torn, seconds)
+    subprocess.run(command(torn), check=True)
+    assert weights(calm) == weights(torn)
+    assert (calm / "pts" / "pairs.jsonl").read_bytes() == (
+        torn / "pts" / "pairs.jsonl"
+    ).read_bytes()
+    tables = [json.loads((folder / "table.json").read_text()) for folder in (calm, torn)]
+    assert tables[0] == tables[1]
+    assert (torn / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_finished_run_repeated_does_nothing(tmp_path: Path) -> None:
+    words = [*command(tmp_path), "stages=[]"]
+    subprocess.run(words, check=True)
+    before = (tmp_path / "manifest.json").stat().st_mtime_ns
+    again = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert "eval/base: done before, kept" in again.stdout
+    assert (tmp_path / "manifest.json").stat().st_mtime_ns == before

@@ -17,7 +17,7 @@ def policy_folder(folder: Path) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    models = [s["model"] for s in read_manifest(folder)["stages"].values() if s["model"]]
+    models: list[str] = [s["model"] for s in read_manifest(folder)["stages"].values() if s["model"]]
     if not models:
         raise ManifestError(f"{folder}: no stage of this run has made a model yet")
     return folder / models[-1]

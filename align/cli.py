@@ -64,13 +64,19 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 @app.command()
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A base.yaml.")] = "phi-nano",
+    recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="A base.yaml; phi-nano's if not given."),
+    ] = None,
     output: Annotated[Path, typer.Option(help="Folder of the new base model.")] = Path("runs/base"),
 ) -> None:
     """Pretrain the tiny base model from scratch (minutes on one core)."""
-    from align.models.nano import load_base_recipe, pretrain
+    from align.models.nano import load_base_recipe
+    from align.models.pretraining import pretrain as train
+    from align.recipe import data_folder
 
-    pretrain(load_base_recipe(recipe), output)
+    shipped = data_folder("recipes") / "phi-nano" / "base.yaml"
+    train(load_base_recipe(recipe or shipped), output)
 
 
 @app.command()

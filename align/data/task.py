@@ -16,7 +16,10 @@ Chat: TypeAlias = tuple[Message, ...]
 class Task(Protocol):
     """A source of problems for all stages."""
 
-    verifier: Verifier
+    @property
+    def verifier(self) -> Verifier:
+        """Judges completions of these problems."""
+        ...
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         """`n` distinct problems of a split, as chat prompts; the same seed gives the same list."""

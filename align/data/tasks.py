@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from align.data.task import Task
-from align.errors import RecipeError
 from align.recipe import FilesTask, ReasoningGymTask, Recipe
+from pts.config import parse_settings
 
 
 def build_task(recipe: Recipe) -> Task:
     """The task that a recipe names. Its data files are read and checked here, before any model.
 
     Raises:
-        RecipeError: wrong options, or every fault of the data files at once.
+        ConfigError: wrong options, or every fault of the data files at once.
         MissingExtra: an optional package is not installed.
     """
     task = recipe.task
@@ -23,9 +23,7 @@ def build_task(recipe: Recipe) -> Task:
         from align.data.reasoning import GymTask
 
         return GymTask(task)
-    from align.data.word_problems import WordProblems
+    from align.data.word_problems import WordProblems, WordProblemsConfig
 
-    try:
-        return WordProblems(**task.options)
-    except TypeError as error:
-        raise RecipeError(f"task.options: {error}") from None
+    parse_settings(WordProblemsConfig, task.options, "task.options")
+    return WordProblems(**task.options)

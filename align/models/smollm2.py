@@ -48,14 +48,13 @@ def convert() -> Path:
     if (target / "config.json").is_file():
         return target
     source = gguf_file()
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    place = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(**place)
-    tokenizer: Any = AutoTokenizer.from_pretrained(**place)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     fields = loaded.config.to_dict()
     fields.pop("quantization_config", None)
-    clean: Any = AutoModelForCausalLM.from_config(LlamaConfig(**fields))
+    clean: Any = LlamaForCausalLM(LlamaConfig(**fields))
     clean.load_state_dict(loaded.state_dict())
     clean.generation_config.eos_token_id = tokenizer.eos_token_id
     draft = target.with_name(target.name + ".new")

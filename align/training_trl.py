@@ -7,6 +7,7 @@ sampled is what is trained, and every row that enters is used: nothing is cut or
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from align.context import StageContext
 from align.data.chat import ChatIds
 from align.recipe import FullDPOConfig, TrainingConfig
 from pts.types import Ids
+
+# TRL asks a property that transformers has renamed; nobody who runs a recipe can mend that.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 IGNORED = -100
 """Label of tokens without a loss (PyTorch's convention)."""

@@ -33,7 +33,7 @@ class Wish:
 
 @runtime_checkable
 class Engine(Protocol):
-    """What a search needs from a model. See `pts.testing` for a suite that checks yours."""
+    """What a search needs from a model."""
 
     sampling: SamplingConfig
     policy: str

@@ -13,14 +13,15 @@ import dataclasses
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from pts.api_completions import Completions
 from pts.config import SearchConfig
 from pts.engines.base import Engine
 from pts.errors import ConfigError, DataError, JournalError
@@ -39,7 +40,16 @@ from pts.store import (
     write_pairs,
 )
 from pts.store_run import RunFolder
-from pts.types import CandidatePair, Cost, Problem, Purpose, QuestionResult, Search, TokenPair
+from pts.types import (
+    CandidatePair,
+    Cost,
+    Ids,
+    Problem,
+    Purpose,
+    QuestionResult,
+    Search,
+    TokenPair,
+)
 from pts.verifiers.base import Verifier
 
 
@@ -68,6 +78,8 @@ class Summary:
     """UNSCORED rollouts that were drawn again."""
     seconds: float
     """Wall time of this session."""
+    paths: Mapping[str, int] = field(default_factory=dict)
+    """Paths by what ended their search; "impossible" ones the policy cannot sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +110,27 @@ def search(
 ) -> SearchRun:
     """Filter, search and confirm every problem; return results, pairs and totals.
 
+    Besides its own completions, the policy is searched along those that a problem comes with
+    (`Problem.completions`); those given as text are encoded, which a warning says once. Impossible
+    ones are counted in the summary's `paths`.
+
     `problems` may be a stream: `window` questions are under way at a time. With `output`, every
     finished wish is journalled there; calling again with the same arguments resumes, draws no
     recorded rollout again, and ends with the same files as an undisturbed run. Problems may be
     added between sessions. Without `output` results are kept in memory.
 
     Raises JournalError if `output` belongs to another run (policy, sampling, configuration,
-    verifier or seed differ) or is in use, DataError for repeated problem ids, EngineError and
-    VerifierError as `pts.runner.run` does (questions with too many UNSCORED rollouts do not
-    raise: they end with status "unscored").
+    verifier or seed differ) or is in use, DataError for repeated problem ids and for completions
+    that cannot be searched (all at once if `problems` is a list, before anything is sampled),
+    EngineError and VerifierError as `pts.runner.run` does (questions with too many UNSCORED
+    rollouts do not raise: they end with status "unscored").
     """
     config = config or SearchConfig()
     start = time.monotonic()
     with ExitStack() as stack:
         session = _Session(engine, verifier, config, seed, window)
+        if isinstance(problems, Sequence):
+            session.given.check(problems)
         if output is not None:
             session.open(Path(output), stack)
         total = len(problems) if isinstance(problems, Sized) else None
@@ -204,9 +223,11 @@ def summarise(records: Iterable[Record], pairs: Iterable[TokenPair], seconds: fl
     """Totals over records and selected pairs."""
     status: Counter[str] = Counter()
     proposed: Counter[str] = Counter()
+    stopped: Counter[str] = Counter()
     spent: dict[Purpose, Tally] = {}
     for record in records:
         status[record.result.status] += 1
+        stopped.update(path.stopped for path in record.result.paths)
         proposed.update(pair.criterion for path in record.result.paths for pair in path.pairs)
         for purpose, tally in record.spent.items():
             spent[purpose] = spent.get(purpose, Tally()) + tally
@@ -219,6 +240,7 @@ def summarise(records: Iterable[Record], pairs: Iterable[TokenPair], seconds: fl
         cut_share=total.cut / total.rollouts if total.rollouts else 0.0,
         redrawn=total.unscored,
         seconds=round(seconds, 3),
+        paths=dict(sorted(stopped.items())),
     )
 
 
@@ -230,6 +252,7 @@ class _Session:
     ) -> None:
         self.engine, self.verifier, self.config = engine, verifier, config
         self.seed, self.window = seed, window
+        self.given = Completions(engine, config)
         self.folder: Path | None = None
         self.file: ResultFile | None = None
         self.journal: Journal | None = None
@@ -290,16 +313,20 @@ class _Session:
                 raise DataError(f"two problems have the id {problem.id!r}; ids must be unique")
             self.order[problem.id] = len(self.order)
             if problem.id not in self.finished:
-                yield problem, self._search(problem)
+                completions = self.given.of(problem)
+                if completions:  # as ids, which the journal is to know the question by
+                    problem = dataclasses.replace(problem, completions=completions)
+                yield problem, self._search(problem, completions)
 
-    def _search(self, problem: Problem) -> Search:
+    def _search(self, problem: Problem, completions: tuple[Ids, ...]) -> Search:
         return search_question(
             problem.id,
             self.engine.encode(problem),
             self.engine.sampling.max_new_tokens,
             self.config,
             self.seed,
-            stop_ids=self.engine.stop_ids,
+            completions,
+            self.engine.stop_ids,
         )
 
     def _keep(self, done: Finished[QuestionResult]) -> None:

@@ -104,9 +104,9 @@ class SearchConfig(Settings):
     """Questions solved more often than this are set aside as too easy."""
     filter_rollouts: int = Field(16, ge=2)
     """Rollouts that estimate p(success) of a question before it is searched."""
-    paths: int = Field(1, ge=1)
+    paths: int = Field(1, ge=0)
     """Completions searched in each kept question: the first filter rollouts, whatever became
-    of them (choosing passed ones would bias the search)."""
+    of them (choosing passed ones would bias the search). 0 searches given completions alone."""
     bisect_rollouts: int = Field(64, ge=1)
     """`bisect`: rollouts that estimate p(success) of each prefix."""
     round_rollouts: int = Field(8, ge=1)

@@ -125,8 +125,8 @@ class Journal:
             self._append({"q": question, "d": digest})
         elif replay.digest != digest:
             raise JournalError(
-                f"{self.path}: question {question!r} has changed (prompt, reference or chat "
-                "template) since this run began; restore it, or use another output folder"
+                f"{self.path}: question {question!r} has changed (prompt, reference, completions "
+                "or chat template) since this run began; restore it, or use another output folder"
             )
         return replay
 

@@ -361,5 +361,6 @@ def _step(question: _Question[R]) -> Wishes:
 
 def _problem_digest(problem: Problem, prompt: Ids) -> str:
     """Stands for all that decides a question's rollouts and verdicts, apart from the run."""
-    text = repr((prompt, problem.reference, sorted(problem.metadata.items())))
+    about = (prompt, problem.reference, sorted(problem.metadata.items()))
+    text = repr((*about, problem.completions) if problem.completions else about)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

@@ -43,13 +43,16 @@ class Problem:
     """A question with a checkable answer.
 
     `prompt` is either chat messages (the engine applies its chat template and opens the
-    assistant's turn) or plain text (encoded as it stands, for base models).
+    assistant's turn) or plain text (encoded as it stands, for base models). `completions` are
+    answers to be searched besides the policy's own, a teacher's among them: token ids with the stop
+    token that ended them, or text, which has to be encoded and is given a stop token.
     """
 
     id: str
     prompt: str | tuple[Message, ...]
     reference: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    completions: tuple[Ids | str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,9 @@ class PathResult:
     """What a search found along one completion.
 
     `curve` holds p(success) after `curve_at[k]` tokens (ascending, 0 = before the first token).
-    `siblings` maps a position to `(token, π, successes, n)` of the branches drawn there.
+    `siblings` maps a position to `(token, π, successes, n)` of the branches drawn there. A path
+    that `stopped` as "impossible" holds a token that the policy cannot sample (its entry of `probs`
+    is 0): it has no curve, as nothing that rests on the policy holds along it.
     """
 
     ids: Ids
@@ -216,7 +221,7 @@ class PathResult:
     curve: tuple[Estimate, ...]
     tokens: tuple[PivotalToken, ...]
     siblings: Mapping[int, tuple[tuple[int, float, int, int], ...]]
-    stopped: Literal["decided", "zone", "budget", "no candidates"]
+    stopped: Literal["decided", "zone", "budget", "no candidates", "impossible"]
     pairs: tuple[CandidatePair, ...] = ()
 
 

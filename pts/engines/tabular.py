@@ -43,6 +43,17 @@ class _Names(dict[int, str]):
 _NAMES = _Names({STOP: "<stop>", RIGHT: "right", WRONG: "wrong"})
 
 
+def _token_named(name: str) -> int:
+    fixed = {"<stop>": STOP, "right": RIGHT, "wrong": WRONG}
+    if name in fixed:
+        return fixed[name]
+    if name[:1] != "t" or not name[1:].isdigit():
+        raise EngineError(
+            f"no token is called {name!r}; names are {', '.join(fixed)} and t3, t4, …"
+        )
+    return int(name[1:])
+
+
 class Arc(NamedTuple):
     """A next token, its probability before truncation, and the state it leads to."""
 
@@ -122,6 +133,10 @@ class TabularEngine:
     def decode(self, ids: Ids) -> str:
         spoken = ids if STOP not in ids else [token for token in ids if token != STOP]
         return " ".join(map(_NAMES.__getitem__, spoken))
+
+    def encode_text(self, text: str) -> Ids:
+        """Tokens by their names, blanks between them: the inverse of `decode`."""
+        return tuple(map(_token_named, text.split()))
 
     def pieces(self, ids: Ids) -> list[str]:
         return [_NAMES[token] for token in ids]

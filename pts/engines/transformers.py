@@ -123,6 +123,10 @@ class TransformersEngine:
         )
         return text
 
+    def encode_text(self, text: str) -> Ids:
+        """Ids of a completion given as text; names of special tokens in it become those tokens."""
+        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def pieces(self, ids: Ids) -> list[str]:
         """Text of each token by itself; bytes of a broken character as \\xNN."""
         return token_pieces(self.tokenizer, ids)

@@ -49,15 +49,17 @@ def search_question(
 
     `config.filter_rollouts` rollouts decide whether the question is kept (p_min <= p <= p_max).
     The first `config.paths` of them, by index and whatever became of them, are the paths (equal
-    ones are searched once); `completions` (a teacher's, say) are paths too. A completion with a
-    token that the policy cannot sample is returned with its probabilities and without a curve.
+    ones are searched once); `completions` (a teacher's, say) are paths too, kept or set aside with
+    their question. One with a token that the policy cannot sample ends as "impossible".
     `limit` is the length limit of a whole completion, `seed` settles every random choice here.
 
     Raises DataError at once if a completion is empty, longer than `limit`, or unfinished: it must
     end in one of `stop_ids` or be exactly `limit` tokens long.
     """
     given = [tuple(ids) for ids in completions or ()]
-    _check_finished(problem_id, given, limit, stop_ids)
+    faults = completion_faults(problem_id, given, limit, stop_ids)
+    if faults:
+        raise DataError("\n".join(faults))
     return _search(problem_id, prompt_ids, config, seed, given)
 
 
@@ -133,7 +135,7 @@ def _confirmed(
 
 
 def _impossible(path: Path) -> PathResult:
-    """A path with a token of probability 0: nothing that rests on the policy holds along it."""
+    """A path with a token of probability 0."""
     return PathResult(
         ids=path.ids,
         verdict=path.verdict,
@@ -142,7 +144,7 @@ def _impossible(path: Path) -> PathResult:
         curve=(),
         tokens=(),
         siblings={},
-        stopped="no candidates",
+        stopped="impossible",
     )
 
 
@@ -151,16 +153,15 @@ def _generator(name: str, index: int) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def _check_finished(
+def completion_faults(
     problem_id: str, given: Sequence[Ids], limit: int, stop_ids: frozenset[int]
-) -> None:
-    faults = [
+) -> list[str]:
+    """A line for each completion that is empty, longer than `limit` or unfinished."""
+    return [
         f"completion {i} of problem {problem_id!r}: {fault}"
         for i, ids in enumerate(given)
         if (fault := _unfinished(ids, limit, stop_ids))
     ]
-    if faults:
-        raise DataError("\n".join(faults))
 
 
 def _unfinished(ids: Ids, limit: int, stop_ids: frozenset[int]) -> str:

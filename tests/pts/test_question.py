@@ -102,7 +102,7 @@ def test_a_completion_that_the_policy_cannot_sample_is_set_aside() -> None:
     result, _ = drive(start(SearchConfig(), [(99, 0)]), lambda wish, i: i % 2 == 0)
     aside = result.paths[1]
     assert aside.probs[0] == 0.0
-    assert (aside.curve, aside.tokens, aside.stopped) == ((), (), "no candidates")
+    assert (aside.curve, aside.tokens, aside.stopped) == ((), (), "impossible")
 
 
 def test_faults_of_completions_are_told_together() -> None:

@@ -1,4 +1,8 @@
-"""Run one search directly against an engine: for tests of searches, engines and verifiers.
+"""For your own tests: is an engine right, and what does a search find on an engine?
+
+`check_engine` tells the author of an engine what is wrong with it (`pts.testing_engine`):
+
+    print(check_engine(lambda sampling: MyEngine(model, sampling), problem))
 
 `run_search` answers wishes one by one in plain Python, with none of a run's concurrency,
 journal or redraws. With `pts.engines.tabular.TabularEngine` the truth is known:
@@ -18,8 +22,18 @@ from typing import TypeVar
 
 from pts.engines.base import Engine, Wish
 from pts.errors import VerifierError
+from pts.testing_engine import assert_engine_conforms, check_engine
+from pts.testing_report import ConformanceReport, Finding
 from pts.types import Ids, Measurement, Outcome, Problem, Sample, Score, Verdict, Wishes
 from pts.verifiers.base import Verifier
+
+__all__ = [
+    "ConformanceReport",
+    "Finding",
+    "assert_engine_conforms",
+    "check_engine",
+    "run_search",
+]
 
 T = TypeVar("T")
 

@@ -1,0 +1,132 @@
+"""Do sampled tokens follow given rows? Tests with a stated error, and a second look.
+
+`SUSPICION` is the level of one test. A test that falls below it is made again with fresh draws,
+and only what fails both times is reported, so a right engine is accused by one test with
+probability SUSPICION squared. That needs the tail of each test to be right down to 1e-3 only,
+where the chi-square approximation holds once every cell expects `LEAST` draws.
+
+Tests along whole rollouts use the probability integral transform: with F the cumulative
+distribution of a row, most likely token first, u = F(before the token) + v · π(token), v uniform,
+is uniform and independent from step to step exactly if every token was drawn from its row
+(Rosenblatt 1952; randomised for discrete distributions as in Smith 1985).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import chdtrc, ndtr
+
+from pts.types import Ids, Row
+
+SUSPICION = 1e-3
+"""A test with a smaller p-value is repeated with fresh draws."""
+
+FALSE_ALARM = SUSPICION**2
+"""Probability that one test of a right engine fails both times."""
+
+LEAST = 8.0
+"""Draws expected at least in each cell of a chi-square test; smaller cells are pooled."""
+
+BINS = 8
+SURE = 0.98
+"""Steps whose likeliest token has more than this say nothing about a sampler."""
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+def chi_square(counts: Counts, probs: Floats) -> float:
+    """p-value of Pearson's test that counts [K] were drawn with probabilities [K].
+
+    Cells that expect fewer than `LEAST` draws are pooled, and the pool, if it is still too
+    small, joins the smallest other cell. With one cell left there is nothing to test: 1.
+    """
+    expected = probs / probs.sum() * counts.sum()
+    order = np.argsort(expected)[::-1]
+    expected, counts = expected[order], counts[order]
+    kept = int((expected >= LEAST).sum())
+    cells = np.append(expected[:kept], expected[kept:].sum())
+    seen = np.append(counts[:kept], counts[kept:].sum())
+    if kept and cells[-1] < LEAST:
+        cells[-2] += cells[-1]
+        seen[-2] += seen[-1]
+        cells, seen = cells[:-1], seen[:-1]
+    if len(cells) < 2:
+        return 1.0
+    statistic = float(((seen - cells) ** 2 / cells).sum())
+    return float(chdtrc(len(cells) - 1, statistic))
+
+
+def tally(row: Row, tokens: Sequence[int]) -> tuple[Counts, list[int]]:
+    """How often each token of a row occurs, and the occurrences of tokens outside of it."""
+    place = {int(token): k for k, token in enumerate(row.ids) if row.probs[k] > 0}
+    counts = np.zeros(len(row.ids), np.int64)
+    outside = []
+    for token in tokens:
+        if token in place:
+            counts[place[token]] += 1
+        else:
+            outside.append(token)
+    return counts, outside
+
+
+def without(row: Row, token: int) -> Row:
+    """The row with one token removed and the rest renormalised: truncated first, removed second."""
+    kept = row.ids != token
+    probs = row.probs[kept]
+    return Row(row.ids[kept], probs / probs.sum())
+
+
+def pit(rows: Sequence[Row], tokens: Ids, rng: np.random.Generator) -> Floats:
+    """u of each step of a rollout that was in doubt (likeliest token at most `SURE`).
+
+    Which steps count is read from rows alone, so the u of those that do stay uniform. Tokens
+    outside their row are left out; they are findings of their own.
+    """
+    found = []
+    for row, token in zip(rows, tokens, strict=True):
+        at = np.flatnonzero(row.ids == token)
+        if at.size and row.probs.max() <= SURE:
+            k = int(at[0])
+            found.append(row.probs[:k].sum() + rng.random() * row.probs[k])
+    return np.asarray(found, dtype=np.float64)
+
+
+def uniformity(u: Floats) -> float:
+    """p-value that u are uniform: their mean and a chi-square test in `BINS` bins, together.
+
+    A token drawn from another row than its own is less likely under its own on average, which
+    raises the mean even where the errors of many rows cancel in the bins. Bonferroni over both.
+    """
+    bins = min(BINS, int(len(u) / LEAST))
+    if bins < 2:
+        return 1.0
+    counts = np.bincount(np.minimum((u * bins).astype(np.int64), bins - 1), minlength=bins)
+    mean = float(2 * ndtr(-abs(u.mean() - 0.5) * math.sqrt(12 * len(u))))
+    return min(1.0, 2 * min(mean, chi_square(counts, np.ones(bins))))
+
+
+def serial(rollouts: Sequence[Floats]) -> float:
+    """Two-sided p-value that the u of neighbouring steps of a rollout are uncorrelated.
+
+    Under independence the sum of 12 (u_i − ½)(u_{i+1} − ½) over n pairs has mean 0 and
+    variance n.
+    """
+    products = [12 * (u[1:] - 0.5) * (u[:-1] - 0.5) for u in rollouts if len(u) > 1]
+    n = sum(map(len, products))
+    if n < 30:
+        return 1.0
+    return float(2 * ndtr(-abs(sum(float(p.sum()) for p in products)) / math.sqrt(n)))
+
+
+def distance(a: Row, b: Row) -> float:
+    """Total variation distance of two rows."""
+    tokens = np.union1d(a.ids, b.ids)
+    first, second = np.zeros(len(tokens)), np.zeros(len(tokens))
+    np.add.at(first, np.searchsorted(tokens, a.ids), a.probs)
+    np.add.at(second, np.searchsorted(tokens, b.ids), b.probs)
+    return float(np.abs(first - second).sum() / 2)

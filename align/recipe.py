@@ -117,6 +117,9 @@ class FullDPOConfig(TrainingConfig):
     """Pairs at most in all; 0 keeps all."""
     beta: float = Field(0.3, gt=0)
     """Strength of the pull towards the reference."""
+    anchor: float = Field(0.0, ge=0)
+    """Weight of the negative log-likelihood of the chosen completions, a mean over the batch's
+    tokens, against displacement (Pang et al. 2024)."""
     style_weight: float = Field(0.0, ge=0)
     """Weight of the rule-based style and detail scores (1-5) in choosing among right answers."""
     reference: str = "start"

@@ -115,7 +115,8 @@ class Chain:
             for folder, family in itertools.product((self.main, *self.arms.values()), HELD_OUT):
                 align(
                     "eval", str(folder), f"task.options.families=[{family}]",
-                    "evaluate.temperatures=[]", f"--output={folder}/{family}",
+                    "evaluate.temperatures=[]", "evaluate.problems=500", "evaluate.samples=4",
+                    f"--output={folder}/{family}",
                 )  # fmt: skip
 
     def _start(self) -> list[str]:

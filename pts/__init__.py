@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from pts.verifiers.base import Verifier
     from pts.verifiers.callable import CallableVerifier
     from pts.verifiers.choice import ChoiceVerifier
+    from pts.verifiers.code import CodeVerifier
     from pts.verifiers.exact import ExactVerifier
     from pts.verifiers.math import MathVerifier
     from pts.verifiers.named import make_verifier
@@ -89,6 +90,7 @@ _HOMES = {
     "pts.verifiers.base": ("Verifier",),
     "pts.verifiers.callable": ("CallableVerifier",),
     "pts.verifiers.choice": ("ChoiceVerifier",),
+    "pts.verifiers.code": ("CodeVerifier",),
     "pts.verifiers.exact": ("ExactVerifier",),
     "pts.verifiers.math": ("MathVerifier",),
     "pts.verifiers.named": ("make_verifier",),
@@ -99,6 +101,7 @@ __all__ = [
     "CallableVerifier",
     "CandidatePair",
     "ChoiceVerifier",
+    "CodeVerifier",
     "ConfigError",
     "Cost",
     "Counts",

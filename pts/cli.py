@@ -41,7 +41,7 @@ OptionalPath = Optional[Path]  # noqa: UP045 - typer reads annotations at run ti
 def search(
     model: Annotated[Path, typer.Option(help="Folder of a model or LoRA adapter.")],
     problems: Annotated[Path, typer.Option(help="JSONL with a problem a line.")],
-    verifier: Annotated[str, typer.Option(help="exact:REGEX, math, choice or choice:LETTERS.")],
+    verifier: Annotated[str, typer.Option(help="exact:REGEX, math, choice or code[:OPTIONS].")],
     output: Annotated[Path, typer.Option(help="Folder of the run; give it again to resume.")],
     settings: Annotated[
         Optional[list[str]],  # noqa: UP045

@@ -67,7 +67,8 @@ class CodeVerifier:
 
     Args:
         timeout: CPU seconds of one run (all asserts, or one program), rounded up to whole ones;
-            twice as many seconds (and one more) may pass by the clock.
+            four times as many (and one more) may pass by the clock, so that a busy machine changes
+            no verdict.
         memory: MiB of address space of one process.
         isolation: "bwrap", "landlock", or "auto": the first of them that works here. The attribute
             of this name holds which it is.
@@ -91,7 +92,7 @@ class CodeVerifier:
             raise ConfigError(*faults)
         self.timeout, self.memory = timeout, memory
         self.prefix, self.entry_point = prefix, entry_point
-        limits = Limits(math.ceil(timeout), 2 * timeout + 1, memory << 20)
+        limits = Limits(math.ceil(timeout), 4 * timeout + 1, memory << 20)
         self.isolation, self._sandbox = _start(isolation, limits)
         self._read = lru_cache(maxsize=4096)(read_tests)
         self._judge = lru_cache(maxsize=65536)(self._run)

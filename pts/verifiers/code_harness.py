@@ -85,7 +85,10 @@ class Harness:
         """Call the code; what it changed in the arguments is changed here too."""
         named = {name: self.encode(value) for name, value in kwargs.items()}
         given = {"args": self.encode(list(args)), "kwargs": named}
-        reply = self._exchange({"do": "call", "of": target._pts_number, **given})
+        try:
+            reply = self._exchange({"do": "call", "of": target._pts_number, **given})
+        except StopIteration as stop:  # it would end a loop of the tests without a word
+            raise RuntimeError("the code raised StopIteration") from stop.__cause__
         if "args" in reply:
             for old, new in zip(args, self._channel.decode(reply["args"]), strict=True):
                 _restore(old, new)
@@ -118,6 +121,8 @@ class Harness:
             self._lent.append(value)
             return ["lent", len(self._lent) - 1]
         plain = self._channel.by_value(value)
+        if plain is None and any(value is k or type(value) is k for k in self._errors.values()):
+            raise TypeError("an exception of the code is passed back to it")
         if plain is None:
             raise CannotCross(f"the tests pass a {type(value).__name__} to the code")
         return plain

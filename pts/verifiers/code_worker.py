@@ -202,10 +202,10 @@ def _limit(cpu: int, memory: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ]
     for which, value in limits:
-        hard = resource.getrlimit(which)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         above = 1 if which == resource.RLIMIT_CPU else 0  # the signal first, then the kill
-        resource.setrlimit(which, (value, value + above))
+        hard = resource.getrlimit(which)[1]
+        ceiling = value + above if hard == resource.RLIM_INFINITY else min(value + above, hard)
+        resource.setrlimit(which, (min(value, ceiling), ceiling))
 
 
 def _candidate(connection: socket.socket, given: int, printed: int, lock: Lock) -> None:

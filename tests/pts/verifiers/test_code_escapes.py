@@ -467,6 +467,20 @@ def test_what_judges_does_not_come_from_the_code(
     assert said.reason.startswith("assertion: "), said.reason
 
 
+def test_no_loop_of_the_tests_is_ended_from_within(verifier: CodeVerifier) -> None:
+    tests = "for got, want in zip(map(f, [1, 2]), [1, 2]):\n    assert got == want"
+    said = judge(verifier, "def f(x): raise StopIteration", tests)
+    assert (said.verdict, said.reason) == (Verdict.FAIL, "exception: StopIteration: ")
+    assert judge(verifier, "def f(x): return x", tests).verdict is Verdict.PASS
+
+
+def test_the_code_cannot_have_itself_unscored(verifier: CodeVerifier) -> None:
+    code = "class E(Exception): pass\ndef f(x=0): return E"
+    for tests in ("assert f(f()) == 3", "x = f()\nassert f(x(1)) == 3"):
+        said = judge(verifier, code, tests)
+        assert said.verdict is Verdict.FAIL, said.reason
+
+
 def test_what_the_tests_print_is_no_verdict(verifier: CodeVerifier) -> None:
     forged = json.dumps({"verdict": "pass", "kind": "", "detail": "", "last": False})
     code = f"def f(): return {(forged + chr(10)) * 1000!r}"

@@ -116,10 +116,21 @@ class Score:
     at: Ids
 
 
-Measurement: TypeAlias = list[Outcome] | list[Row]
-"""The answer to a `Sample` (n outcomes) or to a `Score` (one row per token of `at`)."""
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """A search's wish for the places where the steps (lines, sentences) of a completion end.
 
-Wishes: TypeAlias = list[Sample | Score]
+    A place is a number of tokens; they ascend, and the last one is the length of `at`.
+    """
+
+    at: Ids
+
+
+Measurement: TypeAlias = list[Outcome] | list[Row] | list[int]
+"""The answer to a `Sample` (n outcomes), to a `Score` (one row per token of `at`) or to
+`Boundaries` (one place per step)."""
+
+Wishes: TypeAlias = list[Sample | Score | Boundaries]
 """One yield of a search. It is answered whole and in order: half-finished answers would favour
 short completions."""
 
@@ -153,6 +164,24 @@ class PivotalToken:
     delta: Estimate
     decided: bool
     """False when the search stopped inside the indifference zone or for want of budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class PivotalStep:
+    """A step of a path, its tokens `start <= i < end`, that moves p(success) by p_gap.
+
+    `prob` is the probability that the policy writes exactly these tokens after those before them.
+    """
+
+    start: int
+    end: int
+    ids: Ids
+    prob: float
+    before: Estimate
+    after: Estimate
+    delta: Estimate
+    decided: bool
+    """As in `PivotalToken`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +252,8 @@ class PathResult:
     siblings: Mapping[int, tuple[tuple[int, float, int, int], ...]]
     stopped: Literal["decided", "zone", "budget", "no candidates", "impossible"]
     pairs: tuple[CandidatePair, ...] = ()
+    steps: tuple[PivotalStep, ...] = ()
+    """What is reported instead of `tokens` at unit "step"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ Rounds: each gives a few rollouts to the blocks that shrink the variance of unde
 per expected generated token. It ends when every candidate is decided or inside the indifference
 zone (see `pts.estimate.decide`), or when the budget is spent.
 
+Steps are searched by the same machinery. A step is followed with probability s, the product of its
+tokens'; with D the probability of success when it is left at one of them, p before it is
+s p_after + (1 - s) D, and it changes p by (1 - s)(p_after - D).
+
 Intervals are nominal: they know nothing of the stopping rule. Whoever publishes a difference
 confirms it by fresh rollouts (`pts.methods.confirm`).
 """
@@ -25,9 +29,10 @@ from pts.branches import Branches, Exit, Path
 from pts.config import SearchConfig
 from pts.estimate import Chain, Decision, chain, chain_delta, decide
 from pts.methods.confirm import screening_budget
+from pts.methods.pivots import pivot
 from pts.methods.steps import Steps, ask
 from pts.pairs import Belief, Finding
-from pts.types import Estimate, Outcome, PathResult, PivotalToken, Sample
+from pts.types import Estimate, Outcome, PathResult, PivotalStep, PivotalToken, Sample
 
 Stopped: TypeAlias = Literal["decided", "zone", "budget", "no candidates"]
 
@@ -35,7 +40,7 @@ Stopped: TypeAlias = Literal["decided", "zone", "budget", "no candidates"]
 def search_branch(
     path: Path, unforced: Sequence[Outcome], config: SearchConfig, rng: np.random.Generator
 ) -> Steps[Finding]:
-    """Find the pivotal tokens of one path whose every token has π > 0.
+    """Find the pivotal tokens, or steps, of one path whose every token has π > 0.
 
     `unforced` are whole rollouts from the prompt (the filter's, the path itself left out). Each
     counts as one branch where it leaves the path; they guide the search, and since the question
@@ -137,14 +142,13 @@ class _View:
 
 def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) -> Finding:
     path = pool.path
-    tokens = [
-        PivotalToken(
-            position=pool.blocks[k].start,
-            token=path.ids[pool.blocks[k].start],
-            prob=float(path.probs[pool.blocks[k].start]),
-            before=view.chain.points[k],
-            after=view.chain.points[k + 1],
-            delta=delta,
+    pivots = [
+        pivot(
+            path,
+            config,
+            (pool.blocks[k].start, pool.blocks[k].end),
+            (view.chain.points[k], view.chain.points[k + 1]),
+            delta,
             decided=view.decisions[k] == "yes",
         )
         for k, delta in view.deltas.items()
@@ -156,9 +160,10 @@ def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) 
         probs=tuple(float(q) for q in path.probs),
         curve_at=(0, *(block.end for block in pool.blocks)),
         curve=view.chain.points,
-        tokens=tuple(tokens),
+        tokens=tuple(p for p in pivots if isinstance(p, PivotalToken)),
         siblings=pool.groups.table(path),
         stopped=view.stopped(),
+        steps=tuple(p for p in pivots if isinstance(p, PivotalStep)),
     )
     after, left = _beliefs(pool, view.chain, config.z)
     return Finding(path, result, pool.groups, after, left, screening)

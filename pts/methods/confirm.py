@@ -22,8 +22,11 @@ SCREENING_SHARE = 0.25
 
 
 def screening_budget(config: SearchConfig) -> int:
-    """Rollouts of one path that are kept for measuring siblings, whatever its search takes."""
-    return round(config.max_rollouts * SCREENING_SHARE)
+    """Rollouts of one path that are kept for measuring siblings, whatever its search takes.
+
+    None at unit "step", which makes no pairs.
+    """
+    return round(config.max_rollouts * SCREENING_SHARE) if config.unit == "token" else 0
 
 
 def screen(finding: Finding, config: SearchConfig) -> Steps[list[Proposal]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.errors import RecipeError
 from pts.config import SamplingConfig, SearchConfig, Settings, parse_settings
@@ -84,6 +84,16 @@ class PTSConfig(Settings):
     """Settings of the search itself."""
     token_budget: int = Field(0, ge=0)
     """No question is opened once this many tokens were generated; 0 sets no limit."""
+
+    @field_validator("search")
+    @classmethod
+    def _makes_pairs(cls, search: SearchConfig) -> SearchConfig:
+        if search.unit == "step":
+            raise ValueError(
+                "unit: 'step' makes no pairs, and token DPO needs them; use 'token' here, and "
+                "`pts search` to look at steps"
+            )
+        return search
 
 
 class TokenDPOConfig(TrainingConfig):

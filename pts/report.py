@@ -122,6 +122,15 @@ def _path(
         "pivots": {
             str(token.position): (*_estimate(token.delta), token.decided) for token in path.tokens
         },
+        "steps": [
+            {
+                "start": step.start,
+                "end": step.end,
+                "prob": round(step.prob, 4),
+                "delta": (*_estimate(step.delta), step.decided),
+            }
+            for step in path.steps
+        ],
         "siblings": {
             str(position): [(folder.piece(t), round(q, 4), s, n) for t, q, s, n in rows]
             for position, rows in path.siblings.items()

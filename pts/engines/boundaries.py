@@ -31,7 +31,7 @@ _WORD = re.compile(r"(\S+)(\s*)")
 _MARKUP = re.compile(r"[#>*\-+•_]+")
 _CLOSING = "\"'”’»」』）)]}*_$`"
 _END = re.compile(rf"[.!?…。！？][{re.escape(_CLOSING)}]*$")
-_FULL_WIDTH_END = re.compile(r"[。！？][”’」』）]*")
+_FULL_WIDTH_END = re.compile(rf"[。！？][{re.escape(_CLOSING)}]*+(?=\S)")
 _NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z]|[ivxlIVXL]+)\.\W*")
 _DOTTED = re.compile(r"(?:[A-Za-z]\.){2,}")
 _INITIAL = re.compile(r"[A-Z]\.")
@@ -79,7 +79,7 @@ def _beginnings(text: str) -> Iterator[int]:
     first = True  # nothing but markup precedes the word on its line
     for found in _WORD.finditer(text):
         word, space = found.groups()
-        for end in _FULL_WIDTH_END.finditer(word, 0, len(word) - 1):  # no white space follows these
+        for end in _FULL_WIDTH_END.finditer(word):  # these need no white space
             yield found.start() + end.end()
         if found.end() < len(text) and ("\n" in space or (space and _ends_sentence(word, first))):
             yield found.end()

@@ -253,7 +253,7 @@ class PathResult:
     stopped: Literal["decided", "zone", "budget", "no candidates", "impossible"]
     pairs: tuple[CandidatePair, ...] = ()
     steps: tuple[PivotalStep, ...] = ()
-    """What is reported instead of `tokens` at unit "step"."""
+    """At unit "step" these are reported, and neither `tokens` nor `pairs`."""
 
 
 @dataclass(frozen=True, slots=True)

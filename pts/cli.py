@@ -113,6 +113,7 @@ def _summary_lines(summary: Summary) -> list[str]:
     for criterion, proposed in summary.proposed.items():
         confirmed = summary.confirmed.get(criterion, 0)
         lines.append(f"{criterion} pairs: {confirmed} confirmed of {proposed} proposed")
+    lines.append(f"decided to be pivotal: {summary.pivotal}")
     lines.append(f"cut by the length limit: {summary.cut_share:.1%} of the rollouts")
     if summary.redrawn:
         lines.append(f"unscored and drawn again: {summary.redrawn}")

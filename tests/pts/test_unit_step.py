@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from align.recipe import parse_recipe
-from pts.api import search
+from pts.api import reselect, search
 from pts.branches import Path, split_blocks
 from pts.config import SamplingConfig, SearchConfig, parse_settings
 from pts.engines.base import Wish
@@ -276,6 +276,8 @@ def test_a_search_reports_sentences(settings: dict[str, Any]) -> None:
                 assert step.delta.mean == pytest.approx(true[step.start], abs=0.15)
                 reported.add((path.ids[0], step.start, bool(step.delta.mean > 0)))
     assert {(3, 0, True), (4, 0, False), (3, 2, False), (4, 2, True)} <= reported
+    pivots = [s.decided for r in run.results for path in r.paths for s in path.steps]
+    assert run.summary.pivotal == sum(pivots) > 0
     assert run.pairs == []
     assert not run.summary.proposed
     assert "confirm" not in run.summary.spent
@@ -311,6 +313,8 @@ def test_steps_are_shown(tmp_path: FilePath) -> None:
     talked(tmp_path)
     folder = RunFolder(tmp_path)
     shown = {q["id"]: q for q in report_data(folder)["questions"]}
+    with pytest.raises(ConfigError, match="searched steps, which make no pairs"):
+        reselect(folder)
     for record in folder.records:
         text = "\n".join(question(folder, record.result.problem_id))
         for k, path in enumerate(record.result.paths):

@@ -10,104 +10,41 @@ selection of pairs `pts.pairs`. This module only joins them and knows the run fo
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
-from pts.api_completions import Completions
+from pts.api_crew import Alone, Crew, Crowd
+from pts.api_pool import Pool
+from pts.api_questions import Task, describe_verifier
+from pts.api_session import Session
+from pts.api_summary import SearchRun, Summary
 from pts.config import SearchConfig
 from pts.engines.base import Engine
-from pts.errors import ConfigError, DataError, JournalError
-from pts.estimate import jeffreys, score_test
-from pts.journal import Journal
-from pts.methods.question import search_question
-from pts.pairs import select_pairs
-from pts.runner import Finished, SetAside, run
-from pts.runner_progress import Watch
-from pts.store import (
-    Record,
-    ResultFile,
-    Tally,
-    read_records,
-    write_json,
-    write_pairs,
-)
+from pts.errors import ConfigError
+from pts.estimate import score_test
+from pts.pairs import Selection
 from pts.store_run import RunFolder
-from pts.types import (
-    CandidatePair,
-    Cost,
-    Ids,
-    Problem,
-    Purpose,
-    QuestionResult,
-    Search,
-    TokenPair,
-)
+from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
 from pts.verifiers.base import Verifier
 
-
-class Records(Protocol):
-    """Results with their costs: iterable again and again, from memory or from a file."""
-
-    def __iter__(self) -> Iterator[Record]: ...
-    def __len__(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Totals of a run. With an output folder they cover all of it, earlier sessions included."""
-
-    questions: Mapping[str, int]
-    """By status."""
-    spent: Mapping[Purpose, Tally]
-    """Sampled rollouts and tokens, by purpose."""
-    proposed: Mapping[str, int]
-    """Pairs that were confirmed by fresh rollouts or refuted by them, by criterion."""
-    confirmed: Mapping[str, int]
-    """Pairs that were selected, by criterion."""
-    cut_share: float
-    """Share of the rollouts that the length limit cut; a large one says it is too low."""
-    redrawn: int
-    """UNSCORED rollouts that were drawn again."""
-    seconds: float
-    """Wall time of this session."""
-    paths: Mapping[str, int] = field(default_factory=dict)
-    """Paths by what ended their search; "impossible" ones the policy cannot sample."""
-    pivotal: int = 0
-    """Tokens, or steps, that were decided to be pivotal."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchRun:
-    """What `search` returns. `results` reads from the output folder if there is one."""
-
-    records: Records
-    pairs: list[TokenPair]
-    summary: Summary
-    output: Path | None
-
-    @property
-    def results(self) -> Iterator[QuestionResult]:
-        """The questions' results, in the order of the problems."""
-        return (record.result for record in self.records)
+__all__ = ["SearchRun", "Summary", "describe_verifier", "reselect", "search"]
 
 
 def search(
     problems: Iterable[Problem],
-    engine: Engine,
+    engine: Engine | Callable[[], Engine],
     verifier: Verifier,
     config: SearchConfig | None = None,
     *,
     output: Path | str | None = None,
     seed: int = 0,
     window: int = 64,
+    workers: int = 1,
     progress: bool = True,
 ) -> SearchRun:
     """Filter, search and confirm every problem; return results, pairs and totals.
@@ -118,8 +55,15 @@ def search(
 
     `problems` may be a stream: `window` questions are under way at a time. With `output`, every
     finished wish is journalled there; calling again with the same arguments resumes, draws no
-    recorded rollout again, and ends with the same files as an undisturbed run. Problems may be
-    added between sessions. Without `output` results are kept in memory.
+    recorded rollout again, and ends with the same files as an undisturbed run; a finished run is
+    left as it is. Problems may be added between sessions. Without `output` results are kept in
+    memory.
+
+    With `workers` > 1 that many processes search, each with its own engine, `window` questions
+    and share of the cores; `engine` is then a function without arguments that loads one, and it
+    and the verifier must be picklable (a script must start the search under
+    `if __name__ == "__main__"`). For the number of workers what `Engine.reproducible` promises for
+    batches holds: results do not depend on it, apart from rounding. It may change between sessions.
 
     Raises JournalError if `output` belongs to another run (policy, sampling, configuration,
     verifier or seed differ) or is in use, DataError for repeated problem ids and for completions
@@ -127,19 +71,34 @@ def search(
     EngineError and VerifierError as `pts.runner.run` does (questions with too many UNSCORED
     rollouts do not raise: they end with status "unscored").
     """
-    config = config or SearchConfig()
     start = time.monotonic()
+    task = Task(verifier, config or SearchConfig(), seed)
     with ExitStack() as stack:
-        session = _Session(engine, verifier, config, seed, window)
+        crew = _crew(engine, task, window, workers, stack)
         if isinstance(problems, Sequence):
-            session.given.check(problems)
+            crew.check(problems)
+        session = Session(crew, task)
         if output is not None:
             session.open(Path(output), stack)
-        total = len(problems) if isinstance(problems, Sized) else None
-        left = None if total is None else max(0, total - len(session.finished))
-        watch = stack.enter_context(Watch(left, progress))
-        session.drive(problems, watch)
+        session.drive(problems, progress)
         return session.end(time.monotonic() - start)
+
+
+def _crew(
+    engine: Engine | Callable[[], Engine], task: Task, window: int, workers: int, stack: ExitStack
+) -> Crew:
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    if isinstance(engine, Engine):
+        if workers > 1:
+            raise ConfigError(
+                f"with {workers} workers, engine must be a function that loads one in each of "
+                "them, e.g. functools.partial(pts.TransformersEngine.load, path, sampling)"
+            )
+        return Alone(engine, task, window)
+    if workers == 1:
+        return Alone(engine(), task, window)
+    return Crowd(stack.enter_context(Pool(engine, task, workers)), task, window, workers)
 
 
 def reselect(
@@ -167,8 +126,10 @@ def reselect(
     except ValidationError as error:
         raise ConfigError(*(_wrong(e) for e in error.errors())) from None
     margin = None if p_gap is None else config.p_gap - config.zone
-    results = (_retested(record.result, margin) for record in folder.records)
-    return select_pairs(results, config, folder.policy)
+    selection = Selection(config, folder.policy)
+    for record in folder.records:
+        selection.see(_retested(record.result, margin))
+    return list(selection.pick(_retested(record.result, margin) for record in folder.records))
 
 
 def _wrong(error: Any) -> str:
@@ -191,197 +152,3 @@ def _with_margin(pair: CandidatePair, margin: float) -> CandidatePair:
     c, r = pair.confirm_chosen, pair.confirm_rejected
     fresh = score_test(c.successes, c.n, r.successes, r.n, margin) if pair.pvalue < 1 else 1.0
     return dataclasses.replace(pair, pvalue=fresh)
-
-
-def describe_verifier(verifier: Verifier) -> str:
-    """A verifier's class and settings, for the fingerprint of a run; a function's name.
-
-    Settings are attributes that are plain values, patterns or functions; others are left out.
-    """
-    name = getattr(verifier, "__qualname__", type(verifier).__qualname__)
-    slots = [slot for kind in type(verifier).__mro__ for slot in getattr(kind, "__slots__", ())]
-    names = sorted({*getattr(verifier, "__dict__", {}), *slots})
-    settings = {n: _plain(getattr(verifier, n, None)) for n in names}
-    return f"{name}({', '.join(f'{n}={v}' for n, v in settings.items() if v is not None)})"
-
-
-def _plain(value: Any) -> str | None:
-    if isinstance(value, (str, int, float, tuple)):
-        return repr(value)
-    if isinstance(value, re.Pattern):
-        return repr(value.pattern)
-    return getattr(value, "__qualname__", None)
-
-
-def used_ids(results: Iterable[QuestionResult]) -> set[int]:
-    """Every token id that a report of these results shows."""
-    ids: set[int] = set()
-    for result in results:
-        ids.update(result.prompt_ids)
-        for path in result.paths:
-            ids.update(path.ids)
-            ids.update(sibling[0] for drawn in path.siblings.values() for sibling in drawn)
-            ids.update(token for pair in path.pairs for token in (pair.chosen, pair.rejected))
-    return ids
-
-
-def summarise(records: Iterable[Record], pairs: Iterable[TokenPair], seconds: float) -> Summary:
-    """Totals over records and selected pairs."""
-    status: Counter[str] = Counter()
-    proposed: Counter[str] = Counter()
-    stopped: Counter[str] = Counter()
-    spent: dict[Purpose, Tally] = {}
-    pivotal = 0
-    for record in records:
-        status[record.result.status] += 1
-        stopped.update(path.stopped for path in record.result.paths)
-        pivotal += sum(token.decided for path in record.result.paths for token in path.tokens)
-        pivotal += sum(step.decided for path in record.result.paths for step in path.steps)
-        proposed.update(pair.criterion for path in record.result.paths for pair in path.pairs)
-        for purpose, tally in record.spent.items():
-            spent[purpose] = spent.get(purpose, Tally()) + tally
-    total = sum(spent.values(), Tally())
-    return Summary(
-        questions=dict(sorted(status.items())),
-        spent=spent,
-        proposed=dict(sorted(proposed.items())),
-        confirmed=dict(sorted(Counter(pair.criterion for pair in pairs).items())),
-        cut_share=total.cut / total.rollouts if total.rollouts else 0.0,
-        redrawn=total.unscored,
-        seconds=round(seconds, 3),
-        paths=dict(sorted(stopped.items())),
-        pivotal=pivotal,
-    )
-
-
-class _Session:
-    """One call of `search`: its settings, where records go, what is finished already."""
-
-    def __init__(
-        self, engine: Engine, verifier: Verifier, config: SearchConfig, seed: int, window: int
-    ) -> None:
-        self.engine, self.verifier, self.config = engine, verifier, config
-        self.seed, self.window = seed, window
-        self.given = Completions(engine, config)
-        self.folder: Path | None = None
-        self.file: ResultFile | None = None
-        self.journal: Journal | None = None
-        self.memory: list[Record] = []
-        self.order: dict[str, int] = {}
-
-    @property
-    def finished(self) -> set[str]:
-        return self.file.finished if self.file is not None else set()
-
-    def open(self, folder: Path, stack: ExitStack) -> None:
-        """Take hold of a run folder: the lock first, then what earlier sessions left."""
-        folder.mkdir(parents=True, exist_ok=True)
-        results, journal = folder / "results.jsonl", folder / "journal.jsonl"
-        if results.exists() and results.stat().st_size and not journal.exists():
-            raise JournalError(
-                f"{folder} holds results without the journal they came from; "
-                "use another output folder"
-            )
-        self.journal = stack.enter_context(Journal(journal, self._fingerprint()))
-        self.file = ResultFile(results)
-        stack.callback(self.file.close)
-        self.journal.forget(self.file.finished)
-        self.folder = folder
-
-    def _fingerprint(self) -> dict[str, Any]:
-        return {
-            "policy": self.engine.policy,
-            "sampling": self.engine.sampling.model_dump(mode="json"),
-            "config": self.config.model_dump(mode="json"),
-            "verifier": describe_verifier(self.verifier),
-            "seed": self.seed,
-        }
-
-    def drive(self, problems: Iterable[Problem], watch: Watch) -> None:
-        """Search what is not finished; keep each record as soon as it is there."""
-        finished = run(
-            self._searches(problems),
-            self.engine,
-            self.verifier,
-            seed=self.seed,
-            window=self.window,
-            journal=self.journal,
-            unscored_limit=self.config.unscored_limit,
-            set_aside=_set_aside,
-            on_progress=watch,
-        )
-        try:
-            for done in finished:
-                self._keep(done)
-        except KeyboardInterrupt:
-            self._write_pieces()
-            raise
-
-    def _searches(self, problems: Iterable[Problem]) -> Iterator[tuple[Problem, Search]]:
-        for problem in problems:
-            if problem.id in self.order:
-                raise DataError(f"two problems have the id {problem.id!r}; ids must be unique")
-            self.order[problem.id] = len(self.order)
-            if problem.id not in self.finished:
-                completions = self.given.of(problem)
-                if completions:  # as ids, which the journal is to know the question by
-                    problem = dataclasses.replace(problem, completions=completions)
-                yield problem, self._search(problem, completions)
-
-    def _search(self, problem: Problem, completions: tuple[Ids, ...]) -> Search:
-        return search_question(
-            problem.id,
-            self.engine.encode(problem),
-            self.engine.sampling.max_new_tokens,
-            self.config,
-            self.seed,
-            completions,
-            self.engine.stop_ids,
-        )
-
-    def _keep(self, done: Finished[QuestionResult]) -> None:
-        redrawn = sum(tally.unscored for tally in done.spent.values())
-        record = Record(dataclasses.replace(done.result, redrawn=redrawn), done.spent)
-        if self.file is None:
-            self.memory.append(record)
-        else:
-            self.file.append(record)
-
-    def end(self, seconds: float) -> SearchRun:
-        """Put the results in order, select pairs, write the files that are written whole."""
-        records = self._sorted()
-        results = (record.result for record in records)
-        pairs = select_pairs(results, self.config, self.engine.policy)
-        summary = summarise(records, pairs, seconds)
-        if self.folder is not None:
-            self._write_pieces()
-            write_pairs(self.folder / "pairs.jsonl", pairs)
-            write_json(self.folder / "summary.json", dataclasses.asdict(summary))
-        return SearchRun(records, pairs, summary, self.folder)
-
-    def _sorted(self) -> Records:
-        if self.file is None:
-            self.memory.sort(key=lambda record: self.order[record.result.problem_id])
-            return self.memory
-        self.file.sort(self.order)
-        return read_records(self.file.path)
-
-    def _write_pieces(self) -> None:
-        if self.file is None or self.folder is None:
-            return
-        results = (record.result for record in read_records(self.file.path))
-        ids = tuple(sorted(used_ids(results)))
-        pieces = dict(zip(map(str, ids), self.engine.pieces(ids), strict=True))
-        write_json(self.folder / "pieces.json", pieces)
-
-
-def _set_aside(about: SetAside) -> QuestionResult:
-    filtered = about.spent.get("filter", Tally())
-    return QuestionResult(
-        problem_id=about.problem.id,
-        prompt_ids=about.prompt,
-        status="unscored",
-        solved=jeffreys(filtered.passed, filtered.rollouts - filtered.unscored),
-        paths=(),
-        cost={p: Cost(t.rollouts, t.tokens) for p, t in about.spent.items()},
-    )

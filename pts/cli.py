@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -21,6 +22,7 @@ from pts.errors import DataError, PTSError
 
 if TYPE_CHECKING:
     from pts.api import Summary
+    from pts.config import SamplingConfig
     from pts.engines.base import Engine
     from pts.types import Problem
     from pts.verifiers.base import Verifier
@@ -56,6 +58,9 @@ def search(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     window: Annotated[int, typer.Option(min=1, help="Questions under way at a time.")] = 64,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
+    ] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress line.")] = False,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
@@ -79,20 +84,25 @@ def search(
     assert asked is not None
 
     from pts.api import search as run_search
-    from pts.engines.transformers import TransformersEngine
     from pts.report import write_report
 
     try:
-        engine: Engine = TransformersEngine.load(model, both[1])
         run = run_search(
-            asked, engine, judge, both[0],
-            output=output, seed=seed, window=window, progress=not quiet,
+            asked, partial(_load_engine, model, both[1]), judge, both[0],
+            output=output, seed=seed, window=window, workers=workers, progress=not quiet,
         )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo("\nStopped; the same command continues.", err=True)
         raise typer.Exit(130) from None
     typer.echo("\n".join(_summary_lines(run.summary)))
     typer.echo(f"report: {write_report(output)}")
+
+
+def _load_engine(model: Path, sampling: SamplingConfig) -> Engine:
+    """Run in this process, or in each worker so that this one need not import torch."""
+    from pts.engines.transformers import TransformersEngine
+
+    return TransformersEngine.load(model, sampling)
 
 
 def _unreadable(verifier: Verifier, problems: list[Problem], shown: int = 20) -> list[str]:

@@ -5,7 +5,7 @@ Model text is shown with control characters escaped, so it cannot steer a termin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 from pts.errors import DataError, did_you_mean
 from pts.store_run import RunFolder
@@ -26,7 +26,7 @@ def overview(folder: RunFolder) -> Iterator[str]:
     """A line for each finished question: status, p(success), pivotal units, pairs, its id."""
     yield f"{'status':<9} {'solved':>6} {'pivotal':>7} {'proposed':>8} {'pairs':>5}  question"
     kept: dict[str, int] = {}
-    for pair in folder.pairs:
+    for pair in folder.each_pair:
         kept[pair.problem_id] = kept.get(pair.problem_id, 0) + 1
     for record in folder.records:
         result = record.result
@@ -53,13 +53,20 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
     yield f"{result.status}, p(success) {_interval(result.solved)} by filter rollouts"
     yield "\nPrompt"
     yield _indent(printable(folder.text(result.prompt_ids)))
+    selected = {
+        (p.prompt_ids, p.chosen, p.rejected)
+        for p in folder.each_pair
+        if p.problem_id == result.problem_id
+    }
     for number, path in enumerate(result.paths, 1):
         yield f"\nAnswer {number}: {path.verdict.value}, search stopped: {path.stopped}"
         yield _indent(_marked(folder, path))
-        yield from _path(folder, result, path)
+        yield from _path(folder, result, path, selected)
 
 
-def _path(folder: RunFolder, result: QuestionResult, path: PathResult) -> Iterator[str]:
+def _path(
+    folder: RunFolder, result: QuestionResult, path: PathResult, selected: Set[tuple[Ids, int, int]]
+) -> Iterator[str]:
     if path.curve:
         yield f"\n  p(success) along it  {curve_line(path)}"
     for token in path.tokens:
@@ -70,7 +77,6 @@ def _path(folder: RunFolder, result: QuestionResult, path: PathResult) -> Iterat
     for step in path.steps:
         yield "\n" + _step(folder, step)
         yield "    left within it: " + _left(path, step)
-    selected = {(p.prompt_ids, p.chosen, p.rejected) for p in folder.pairs}
     for pair in path.pairs:
         prefix = result.prompt_ids + path.ids[: pair.position]
         yield "\n" + _pair(folder, pair, (prefix, pair.chosen, pair.rejected) in selected)

@@ -11,11 +11,15 @@ Pure: no sampling happens here. Pairs are token ids throughout.
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import hypot, sqrt
 from typing import Literal, TypeAlias
+
+import numpy as np
 
 from pts.branches import Groups, Path
 from pts.config import SearchConfig
@@ -29,6 +33,9 @@ FAINT = 2.0
 
 FIRM = 1e4
 """Pseudo-rollouts at most; a belief with sd 0 (the judged end of a path) has this many."""
+
+KEY_BYTES = 16
+"""Of the digest by which a `Selection` knows equal pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +229,60 @@ def select_pairs(
     interval, the gap Newcombe's, both at 95 % and from confirmation rollouts only. `policy` is
     the digest of what was sampled from. Order: that of the results.
     """
-    tried = [(r, path, pair) for r in results for path in r.paths for pair in path.pairs]
-    kept: dict[tuple[Ids, int, int], tuple[int, TokenPair]] = {}
-    for criterion in ("path", "fork"):
-        family = [(i, *entry) for i, entry in enumerate(tried) if entry[2].criterion == criterion]
-        passed = benjamini_hochberg([pair.pvalue for *_, pair in family], config.fdr)
-        for (i, question, path, pair), accept in zip(family, passed, strict=True):
-            if accept:
-                exported = _token_pair(question, path, pair, policy)
-                key = (exported.prompt_ids, exported.chosen, exported.rejected)
-                kept.setdefault(key, (i, exported))
-    return [exported for _, exported in sorted(kept.values(), key=lambda item: item[0])]
+    kept = [result for result in results if any(path.pairs for path in result.paths)]
+    selection = Selection(config, policy)
+    for result in kept:
+        selection.see(result)
+    return list(selection.pick(kept))
+
+
+class Selection:
+    """`select_pairs` for a run that memory cannot hold: shown twice, 25 bytes a pair are kept.
+
+    Show every result to `see`, then the same results in the same order to `pick`.
+    """
+
+    def __init__(self, config: SearchConfig, policy: str) -> None:
+        self._config, self._policy = config, policy
+        self._pvalues = array("d")
+        self._keys = bytearray()
+        self._forks = bytearray()
+
+    def see(self, result: QuestionResult) -> None:
+        """Take note of the p-values of a result."""
+        for path in result.paths:
+            for pair in path.pairs:
+                self._pvalues.append(pair.pvalue)
+                self._forks.append(pair.criterion == "fork")
+                self._keys += _pair_key(result.prompt_ids + path.ids[: pair.position], pair)
+
+    def pick(self, results: Iterable[QuestionResult]) -> Iterator[TokenPair]:
+        """The confirmed pairs of the results, none twice."""
+        accepted = iter(self._accepted())
+        for result in results:
+            for path in result.paths:
+                for pair in path.pairs:
+                    if next(accepted):
+                        yield _token_pair(result, path, pair, self._policy)
+
+    def _accepted(self) -> bytearray:
+        """A byte a pair, 1 where it is kept; of equal ones a `path` pair, else the first."""
+        accepted, seen = bytearray(len(self._pvalues)), set[bytes]()
+        for fork in (0, 1):
+            family = [i for i, kind in enumerate(self._forks) if kind == fork]
+            passed = benjamini_hochberg([self._pvalues[i] for i in family], self._config.fdr)
+            for i, accept in zip(family, passed, strict=True):
+                key = bytes(self._keys[i * KEY_BYTES : (i + 1) * KEY_BYTES])
+                if accept and key not in seen:
+                    seen.add(key)
+                    accepted[i] = 1
+        return accepted
+
+
+def _pair_key(prompt: Ids, pair: CandidatePair) -> bytes:
+    """Stands for (prefix, chosen, rejected)."""
+    ids = np.asarray((*prompt, pair.chosen, pair.rejected), dtype="<i8")
+    return hashlib.blake2b(ids.tobytes(), digest_size=KEY_BYTES).digest()
 
 
 def _token_pair(

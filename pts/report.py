@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterator
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,8 @@ from pts.store_run import RunFolder
 from pts.types import CandidatePair, Estimate, Ids, PathResult, QuestionResult
 
 QUESTIONS = 2000
-"""Questions on one page at most; the page says so when there are more."""
+BYTES = 24 << 20
+"""Questions on one page at most, and of their data; the page says so when there are more."""
 
 _Selected = set[tuple[str, Ids, int, int]]
 
@@ -48,13 +50,26 @@ def script_json(value: object) -> str:
 
 
 def report_data(folder: RunFolder) -> dict[str, Any]:
-    """What the page shows, as plain values."""
-    selected = {(p.problem_id, p.prompt_ids, p.chosen, p.rejected) for p in folder.pairs}
-    results = (record.result for record in islice(folder.records, QUESTIONS))
-    return {
-        "run": _run(folder),
-        "questions": [_question(folder, result, selected) for result in results],
+    """What the page shows, as plain values: totals of the run, and its first questions."""
+    first = {record.result.problem_id for record in islice(folder.records, QUESTIONS)}
+    selected = {
+        (p.problem_id, p.prompt_ids, p.chosen, p.rejected)
+        for p in folder.each_pair
+        if p.problem_id in first
     }
+    return {"run": _run(folder), "questions": list(_first_questions(folder, selected))}
+
+
+def _first_questions(folder: RunFolder, selected: _Selected) -> Iterator[dict[str, Any]]:
+    """The first questions, at most QUESTIONS of them and BYTES of data, and at least one."""
+    left = BYTES
+    for record in islice(folder.records, QUESTIONS):
+        question = _question(folder, record.result, selected)
+        size = len(script_json(question))
+        if size > left < BYTES:
+            return
+        yield question
+        left -= size
 
 
 def _run(folder: RunFolder) -> dict[str, Any]:
@@ -75,9 +90,8 @@ def _run(folder: RunFolder) -> dict[str, Any]:
         "spent": {purpose: dataclasses.asdict(tally) for purpose, tally in spent.items()},
         "total": dataclasses.asdict(total),
         "proposed": proposed,
-        "confirmed": len(folder.pairs),
+        "confirmed": len(folder.each_pair),
         "gap": folder.config.p_gap,
-        "shown": QUESTIONS,
         "settings": _settings(folder.fingerprint),
     }
 

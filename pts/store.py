@@ -9,6 +9,7 @@ A run folder holds
     pieces.json     text of every token id that the results mention: for reports without a model
     summary.json    totals of the run
 
+With several workers, journal-0.jsonl and so on beside journal.jsonl hold what each of them drew.
 results.jsonl survives SIGKILL at any byte (a torn last line is dropped and its question replayed
 from the journal); the files that are written whole are replaced atomically.
 """
@@ -18,8 +19,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pts.errors import DataError
-from pts.journal import drop_torn_line, dumps, write_all
+from pts.journal_lines import complete_lines, dumps, leading_text, write_all
 from pts.types import Purpose, QuestionResult, TokenPair
 
 if TYPE_CHECKING:
@@ -110,36 +112,53 @@ def record_line(record: Record) -> str:
 
 
 class ResultFile:
-    """results.jsonl, open for a run: appended as questions finish, sorted when all have."""
+    """results.jsonl, open for a run: appended as questions finish, sorted when all have.
+
+    Only ids and byte offsets are kept in memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.touch()
-        drop_torn_line(path)
-        self.finished = {record.result.problem_id for record in read_records(path)}
         self._file = path.open("ab", buffering=0)
+        self._offsets = {
+            _problem_id(path, number, line): offset for number, offset, line in complete_lines(path)
+        }
+
+    @property
+    def finished(self) -> KeysView[str]:
+        """Ids of the questions that have a result."""
+        return self._offsets.keys()
 
     def append(self, record: Record) -> None:
         """Add a finished question."""
+        offset = self._file.seek(0, io.SEEK_END)
         write_all(self._file, (record_line(record) + "\n").encode())
-        self.finished.add(record.result.problem_id)
+        self._offsets[record.result.problem_id] = offset
 
-    def sort(self, order: Iterable[str]) -> None:
-        """Rewrite the file in the order of the problems; results of others keep to the end."""
-        lines: dict[str, int] = {}
-        offset = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                lines[json.loads(line)["result"]["problem_id"]] = offset
-                offset += len(line)
-            asked = [lines.pop(name) for name in order if name in lines]
-            with replacing(self.path) as out:
-                for start in [*asked, *lines.values()]:
-                    file.seek(start)
-                    out.write(file.readline().decode())
+    def sort(self, order: Iterable[str]) -> bool:
+        """Put the file into the order of the problems; results of others keep to the end.
+
+        Returns False when it was in that order already. Nothing may be appended afterwards.
+        """
+        wanted = dict.fromkeys(name for name in order if name in self._offsets)
+        wanted |= dict.fromkeys(self._offsets)
+        if all(map(eq, wanted, self._offsets)):
+            return False
+        with self.path.open("rb") as file, replacing(self.path) as out:
+            for name in wanted:
+                file.seek(self._offsets[name])
+                out.write(file.readline().decode())
+        return True
 
     def close(self) -> None:
         self._file.close()
+
+
+def _problem_id(path: Path, number: int, line: bytes) -> str:
+    name = leading_text(line, b'{"result":{"problem_id":')
+    if name is None:
+        raise DataError(f"{path}, line {number}: not the result of a question")
+    return name
 
 
 class replacing:  # noqa: N801 - reads as a verb in `with replacing(path) as file`
@@ -181,7 +200,12 @@ def write_pairs(path: Path, pairs: Iterable[TokenPair]) -> None:
 
 def read_pairs(path: Path) -> list[TokenPair]:
     """Read token pairs. Raises DataError with the line number."""
-    return list(JsonLines(path, _PAIR.validate_json))
+    return list(stream_pairs(path))
+
+
+def stream_pairs(path: Path) -> JsonLines[TokenPair]:
+    """Token pairs, lazily. Iterating raises DataError (with the line number)."""
+    return JsonLines(path, _PAIR.validate_json)
 
 
 def pairs_dataset(pairs: Iterable[TokenPair]) -> Dataset:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pts.config import SearchConfig
 from pts.errors import DataError
 from pts.journal import read_fingerprint
-from pts.store import JsonLines, Record, read_pairs, read_records
+from pts.store import JsonLines, Record, read_records, stream_pairs
 from pts.types import Ids, TokenPair
 
 
@@ -48,11 +48,16 @@ class RunFolder:
         """Results with their costs, read anew at each iteration."""
         return read_records(self.path / "results.jsonl")
 
+    @property
+    def each_pair(self) -> JsonLines[TokenPair] | tuple[TokenPair, ...]:
+        """The selected pairs, read anew at each iteration; none while the run is not finished."""
+        path = self.path / "pairs.jsonl"
+        return stream_pairs(path) if path.is_file() else ()
+
     @cached_property
     def pairs(self) -> list[TokenPair]:
-        """The selected pairs; none while the run is not finished."""
-        path = self.path / "pairs.jsonl"
-        return read_pairs(path) if path.is_file() else []
+        """The selected pairs, all at once."""
+        return list(self.each_pair)
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:

@@ -115,6 +115,11 @@ class CodeVerifier:
             return Judgement(Verdict.UNSCORED, code, str(error))
         return Judgement(verdict, code, reason)
 
+    def __reduce__(self) -> tuple[type[CodeVerifier], tuple[float, int, Isolation, str, str]]:
+        """A copy in another process starts a sandbox of its own, of the same kind."""
+        settings = (self.timeout, self.memory, self.isolation, self.prefix, self.entry_point)
+        return type(self), settings
+
     def close(self) -> None:
         """End the sandbox now; it also ends with the verifier. The next call starts a new one."""
         self._sandbox.stop()

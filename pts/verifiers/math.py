@@ -45,6 +45,10 @@ class MathVerifier:
         self._readable = lru_cache(maxsize=4096)(self._read_reference)
         self._compare = lru_cache(maxsize=65536)(self._ask_comparison)
 
+    def __reduce__(self) -> tuple[type[MathVerifier], tuple[float]]:
+        """A copy in another process has a worker of its own."""
+        return type(self), (self.seconds,)
+
     def __call__(self, problem: Problem, text: str) -> Judgement:
         if not self._readable(problem.reference):
             reason = f"reference of {problem.id}: {problem.reference!r} is no mathematical answer"

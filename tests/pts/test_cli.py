@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,23 @@ def test_a_search_from_the_shell_leaves_a_run(run: Path) -> None:
     assert names >= {"results.jsonl", "pairs.jsonl", "summary.json", "report.html", "pieces.json"}
     assert len((run / "results.jsonl").read_text().splitlines()) == 4
     assert len((run / "pairs.jsonl").read_text().splitlines()) > 0
+
+
+@pytest.mark.slow
+def test_two_workers_leave_the_files_of_one(model: Path, asked: Path, tmp_path: Path) -> None:
+    """Bit-identical because the batch shape is: one question at a time, as many threads."""
+    for workers in ("1", "2"):
+        command = ["-m", "pts.cli", "search", "--model", model, "--problems", asked, "--quiet"]
+        command += ["--output", tmp_path / workers, "--prompt", "q", "--reference", "a"]
+        command += ["--verifier", r"exact:([01])", "--window", "1", "--workers", workers, *RUN]
+        subprocess.run(
+            [sys.executable, *map(str, command)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=True,
+        )
+    for name in ("results.jsonl", "pairs.jsonl", "pieces.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert len(list((tmp_path / "2").glob("journal-*.jsonl"))) == 2
 
 
 def test_inspect_report_and_pairs_read_it(

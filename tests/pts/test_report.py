@@ -87,6 +87,20 @@ def test_the_page_holds_all_of_the_run(run: RunFolder, tmp_path: Path) -> None:
     assert data["run"]["confirmed"] == len(run.pairs)
 
 
+def test_a_page_stays_small_and_says_so(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Totals are of all questions, whatever number is shown."""
+    whole = report_data(run)
+    monkeypatch.setattr("pts.report.QUESTIONS", 4)
+    assert report_data(run) == {**whole, "questions": whole["questions"][:4]}
+    sizes = [len(script_json(question)) for question in whole["questions"]]
+    monkeypatch.setattr("pts.report.BYTES", sum(sizes[:3]) - 1)
+    assert report_data(run) == {**whole, "questions": whole["questions"][:2]}
+    monkeypatch.setattr("pts.report.BYTES", 1)
+    assert report_data(run)["questions"] == whole["questions"][:1], "one in any case"
+    template = (Path(__file__).parents[2] / "pts" / "report_template.html").read_text()
+    assert "questions.length < count" in template
+
+
 def test_the_page_needs_no_network(run: RunFolder, tmp_path: Path) -> None:
     page = page_of(run, tmp_path)
     assert "default-src 'none'" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -396,6 +397,14 @@ def test_the_sandbox_goes_with_its_verifier() -> None:
     gc.collect()
     assert process.poll() is not None
     assert not folder.exists()
+
+
+def test_a_copy_for_another_process_judges_alike(verifier: CodeVerifier) -> None:
+    copy = pickle.loads(pickle.dumps(verifier))
+    assert copy.isolation == verifier.isolation
+    for code, verdict in (("def f(): return 1", PASS), ("def f(): return 2", FAIL)):
+        assert judge(copy, code, "assert f() == 1").verdict is verdict
+    copy.close()
 
 
 def test_without_a_sandbox_nothing_runs_and_the_remedy_is_told(

@@ -1,0 +1,113 @@
+"""Engines and workers for tests of `pts.search(workers=N)`; a search to be killed from outside.
+
+`python -m tests.pts.crowd FOLDER WORKERS [PROBLEMS]` searches with real processes. `Threads` puts
+threads in the place of processes: an engine that raises `Killed` ends its worker without a word.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pts.api import search
+from pts.api_processes import Launch
+from pts.api_worker import work
+from pts.engines.base import Wish
+from pts.types import Ids
+
+from .scripted import ScriptedEngine, judge_odd, problems
+from .slow_search import CONFIG
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of errors sees it."""
+
+
+class Thread:
+    """What `Pool` uses of a process."""
+
+    exitcode = -9
+
+    def __init__(self, target: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=target, daemon=True)
+        self._thread.start()
+
+    def join(self, timeout: float | None = None) -> None:
+        self._thread.join(timeout and 0.01)
+
+    def kill(self) -> None:
+        """A thread cannot be; it ends when its pipe is closed."""
+
+
+class Threads(Launch):
+    """Workers as threads."""
+
+    def start(self, number: int) -> tuple[Any, Connection]:
+        ours, theirs = Pipe()
+
+        def live() -> None:
+            try:
+                work(theirs, number, self.make_engine, self.task)
+            except (Killed, SystemExit):
+                pass
+            finally:
+                theirs.close()
+
+        return Thread(live), ours
+
+
+class MortalEngine(ScriptedEngine):
+    """Calls `die` before it answers a wish, with its number, over all engines, and the wish."""
+
+    die: ClassVar[Callable[[int, Wish], None]]
+    asked: ClassVar[list[int]]
+
+    @classmethod
+    def reset(cls, die: Callable[[int, Wish], None]) -> None:
+        cls.die, cls.asked = staticmethod(die), []
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        for wish, completions in super().sample(wishes):
+            type(self).die(len(self.asked), wish)
+            self.asked += wish.seeds
+            yield wish, completions
+
+
+class SlowEngine(ScriptedEngine):
+    """Writes each seed to a file of its process before it draws; slow enough to be struck."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(max_new_tokens=8, width=5)
+        self._asked = (folder / f"asked-{os.getpid()}.txt").open("a", buffering=1)
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        for wish, completions in super().sample(wishes):
+            self._asked.write(" ".join(map(str, wish.seeds)) + "\n")
+            time.sleep(0.002)
+            yield wish, completions
+
+
+def main(folder: Path, workers: int, n: int) -> None:
+    folder.mkdir(exist_ok=True)
+    asked = problems(n)
+    search(
+        asked,
+        partial(SlowEngine, folder),
+        judge_odd,
+        CONFIG,
+        output=folder,
+        window=4,
+        workers=workers,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int((sys.argv[3:] or ["20"])[0]))

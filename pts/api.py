@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sized
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from pts.api_crew import Alone, Crew, Crowd
 from pts.api_pool import Pool
 from pts.api_questions import Task, describe_verifier
 from pts.api_session import Session
 from pts.api_summary import SearchRun, Summary
-from pts.config import SearchConfig
+from pts.config import SearchConfig, parse_settings
 from pts.engines.base import Engine
 from pts.errors import ConfigError
 from pts.estimate import score_test
@@ -67,7 +64,7 @@ def search(
 
     Raises JournalError if `output` belongs to another run (policy, sampling, configuration,
     verifier or seed differ) or is in use, DataError for repeated problem ids and for completions
-    that cannot be searched (all at once if `problems` is a list, before anything is sampled),
+    that cannot be searched (all at once if `problems` has a length, before anything is sampled),
     EngineError and VerifierError as `pts.runner.run` does (questions with too many UNSCORED
     rollouts do not raise: they end with status "unscored").
     """
@@ -75,7 +72,7 @@ def search(
     task = Task(verifier, config or SearchConfig(), seed)
     with ExitStack() as stack:
         crew = _crew(engine, task, window, workers, stack)
-        if isinstance(problems, Sequence):
+        if isinstance(problems, Sized):  # can be iterated again
             crew.check(problems)
         session = Session(crew, task)
         if output is not None:
@@ -121,19 +118,12 @@ def reselect(
             "search again with the smaller gap"
         )
     changed = {name: value for name, value in changes.items() if value is not None}
-    try:
-        config = SearchConfig.model_validate({**own.model_dump(), **changed})
-    except ValidationError as error:
-        raise ConfigError(*(_wrong(e) for e in error.errors())) from None
+    config = parse_settings(SearchConfig, {**own.model_dump(), **changed}, "selection")
     margin = None if p_gap is None else config.p_gap - config.zone
     selection = Selection(config, folder.policy)
     for record in folder.records:
         selection.see(_retested(record.result, margin))
     return list(selection.pick(_retested(record.result, margin) for record in folder.records))
-
-
-def _wrong(error: Any) -> str:
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}, got {error['input']!r}"
 
 
 def _retested(result: QuestionResult, margin: float | None) -> QuestionResult:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
 
-from pts.config import SamplingConfig, SearchConfig, Settings
+from pts.config import SamplingConfig, SearchConfig, Settings, parse_settings
 from pts.errors import ConfigError, PTSError, did_you_mean
 
 T = TypeVar("T")
@@ -88,13 +87,4 @@ def _override(item: str) -> dict[str, Any]:
 
 def _build(kind: type[_S], values: Mapping[str, Any]) -> _S:
     own = {key: value for key, value in values.items() if key in kind.model_fields}
-    try:
-        return kind.model_validate(own)
-    except ValidationError as error:
-        raise ConfigError(*map(_fault, error.errors())) from None
-
-
-def _fault(error: Any) -> str:
-    name = ".".join(map(str, error["loc"]))
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message}, got {error['input']!r}" if name else message
+    return parse_settings(kind, own, "settings")

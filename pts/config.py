@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,8 +35,15 @@ def parse_settings(kind: type[S], data: Mapping[str, Any], place: str) -> S:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(kind, fault, place) for fault in error.errors(include_url=False)]
-    raise ConfigError(*lines)
+        faults = error.errors(include_url=False)
+    places = [fault["loc"] for fault in faults]
+    # A list whose members are wrong is reported as too short as well: once is enough.
+    own = [f for f in faults if not any(_inside(place, f["loc"]) for place in places)]
+    raise ConfigError(*(_explain(kind, fault, place) for fault in own))
+
+
+def _inside(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _explain(kind: type[BaseModel], fault: Any, place: str) -> str:
@@ -55,7 +62,7 @@ def _explain(kind: type[BaseModel], fault: Any, place: str) -> str:
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names of the settings that stand at a path, through optional and tagged unions."""
+    """Names of the settings that stand at a path, through lists, optional and tagged unions."""
     kinds: list[type[BaseModel]] = [kind]
     for part in path:
         inner = [m for k in kinds if part in k.model_fields for m in _models(k, part)]
@@ -64,10 +71,15 @@ def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 
 
 def _models(kind: type[BaseModel], field: str) -> list[type[BaseModel]]:
-    annotation = kind.model_fields[field].annotation
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    options = typing.get_args(annotation) if union else (annotation,)
-    return [m for m in options if isinstance(m, type) and issubclass(m, BaseModel)]
+    return list(_models_of(kind.model_fields[field].annotation))
+
+
+def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list):
+        for option in typing.get_args(annotation):
+            yield from _models_of(option)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
 
 
 class SamplingConfig(Settings):

@@ -13,17 +13,16 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import Any, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from align.data.solutions import StrategyMix
 from align.data.textbook import END_OF_TEXT, TextbookConfig, documents
-from pts.config import Settings
-from pts.errors import ConfigError, did_you_mean
+from pts.config import Settings, parse_settings
+from pts.errors import ConfigError
 
 PAD = "<|pad|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_sep|>", "<|im_end|>")
@@ -148,32 +147,9 @@ def load_base_recipe(path: Path) -> BaseRecipe:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
-    try:
-        return BaseRecipe.model_validate(data or {})
-    except ValidationError as error:
-        faults = error.errors()
-        places = [fault["loc"] for fault in faults]
-        # A list whose members are wrong is also reported as too short: once is enough.
-        own = [f for f in faults if not any(_inside(place, f["loc"]) for place in places)]
-        raise ConfigError(*(_fault(path, fault) for fault in own)) from error
-
-
-def _inside(place: tuple[int | str, ...], other: tuple[int | str, ...]) -> bool:
-    return len(place) > len(other) and place[: len(other)] == other
-
-
-def _fault(path: Path, fault: Any) -> str:
-    where = ".".join(map(str, fault["loc"]))
-    if fault["type"] != "extra_forbidden":
-        return f"{path}: {where}: {fault['msg']}, got {fault['input']!r}"
-    *parents, key = fault["loc"]
-    section: Any = BaseRecipe
-    for parent in parents:
-        if isinstance(parent, int):
-            section = get_args(section)[0]
-        else:
-            section = section.model_fields[parent].annotation
-    return f"{path}: unknown key {where!r}{did_you_mean(str(key), section.model_fields)}"
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError(f"{path}: a mapping of keys is needed, found {type(data).__name__}")
+    return parse_settings(BaseRecipe, data or {}, str(path))
 
 
 def build_tokenizer(recipe: BaseRecipe) -> PreTrainedTokenizerFast:

@@ -153,7 +153,7 @@ def test_every_input_error_is_told_at_once(
     said = pts(*command, "top_p=7", "window", status=2, capsys=capsys)
     for fault in (
         "no setting 'p_gab'; did you mean 'p_gap'?",
-        "top_p: Input should be less than or equal to 1, got 7",
+        "top_p: got 7; input should be less than or equal to 1",
         "'window': settings are given as key=value",
         "no verifier 'exakt:x'; did you mean 'exact'?",
         "line 1: column 'reference' (the reference) is missing; it has 'id', 'prompt'",

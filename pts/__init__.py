@@ -36,9 +36,12 @@ if TYPE_CHECKING:
     )
     from pts.methods.question import search_question
     from pts.pairs import select_pairs
+    from pts.plan import Plan, plan_search
     from pts.report import write_report
     from pts.store import pairs_dataset, read_pairs, read_results, write_pairs
-    from pts.store_problems import load_problems
+    from pts.store_codelion import read_codelion
+    from pts.store_export import export_dataset
+    from pts.store_problems import Problems, load_problems
     from pts.types import (
         Boundaries,
         CandidatePair,
@@ -81,9 +84,12 @@ _HOMES = {
     ),
     "pts.methods.question": ("search_question",),
     "pts.pairs": ("select_pairs",),
+    "pts.plan": ("Plan", "plan_search"),
     "pts.report": ("write_report",),
     "pts.store": ("pairs_dataset", "read_pairs", "read_results", "write_pairs"),
-    "pts.store_problems": ("load_problems",),
+    "pts.store_codelion": ("read_codelion",),
+    "pts.store_export": ("export_dataset",),
+    "pts.store_problems": ("Problems", "load_problems"),
     "pts.types": (
         *("Boundaries", "CandidatePair", "Cost", "Counts", "Estimate", "Ids", "Judgement"),
         *("Message", "Outcome", "PathResult", "PivotalStep", "PivotalToken", "Problem"),
@@ -124,7 +130,9 @@ __all__ = [
     "PathResult",
     "PivotalStep",
     "PivotalToken",
+    "Plan",
     "Problem",
+    "Problems",
     "QuestionResult",
     "Row",
     "Sample",
@@ -141,9 +149,12 @@ __all__ = [
     "Verifier",
     "VerifierError",
     "Wish",
+    "export_dataset",
     "load_problems",
     "make_verifier",
     "pairs_dataset",
+    "plan_search",
+    "read_codelion",
     "read_pairs",
     "read_results",
     "search",

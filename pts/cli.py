@@ -1,4 +1,4 @@
-"""The `pts` command: search, pairs, report, inspect.
+"""The `pts` command: search, plan, pairs, report, inspect.
 
     pts search --model phi-nano --problems sums.jsonl --chat \\
         --verifier 'exact:The answer is (-?\\d+)\\.' --output runs/sums p_gap=0.2 temperature=1
@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from pts.errors import DataError, PTSError
+from pts.errors import PTSError
 
 if TYPE_CHECKING:
     from pts.api import Summary
     from pts.config import SamplingConfig
     from pts.engines.base import Engine
-    from pts.types import Problem
-    from pts.verifiers.base import Verifier
 
 app = typer.Typer(
     help="Find the tokens that decide whether a model's answer succeeds.",
@@ -35,65 +35,76 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-RunArgument = Annotated[Path, typer.Argument(help="Folder of a search (its --output).")]
 OptionalPath = Optional[Path]  # noqa: UP045 - typer reads annotations at run time
+OptionalText = Optional[str]  # noqa: UP045
+OptionalFloat = Optional[float]  # noqa: UP045
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a search (its --output).")]
+Model = Annotated[Path, typer.Option(help="Folder of a model or LoRA adapter.")]
+Problems = Annotated[
+    str,
+    typer.Option(
+        help="File (.jsonl, .csv, .tsv, .parquet), folder of a dataset, or hf:NAME:CONFIG:SPLIT."
+    ),
+]
+NamedVerifier = Annotated[
+    str, typer.Option(help="exact:REGEX, math, choice[:LETTERS] or code[:OPTIONS].")
+]
+Output = Annotated[Path, typer.Option(help="Folder of the run; give it again to resume.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. p_gap=0.3 top_p=0.95."),
+]
+Config = Annotated[OptionalPath, typer.Option(help="YAML with settings.")]
+IdColumn = Annotated[str, typer.Option("--id", help="Column of the ids; row numbers if none.")]
+PromptColumn = Annotated[str, typer.Option("--prompt", help="Column of the prompts.")]
+ReferenceColumn = Annotated[str, typer.Option("--reference", help="Column of the answers.")]
+CompletionsColumn = Annotated[
+    str, typer.Option("--completions", help="Column of completions to be searched as well.")
+]
+Chat = Annotated[bool, typer.Option("--chat", help="Ask text prompts as a user's turn.")]
+Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+Window = Annotated[int, typer.Option(min=1, help="Questions under way at a time.")]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress line.")]
 
 
 @app.command()
 def search(
-    model: Annotated[Path, typer.Option(help="Folder of a model or LoRA adapter.")],
-    problems: Annotated[Path, typer.Option(help="JSONL with a problem a line.")],
-    verifier: Annotated[str, typer.Option(help="exact:REGEX, math, choice or code[:OPTIONS].")],
-    output: Annotated[Path, typer.Option(help="Folder of the run; give it again to resume.")],
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. p_gap=0.3 top_p=0.95."),
-    ] = None,
-    config: Annotated[OptionalPath, typer.Option(help="YAML with settings.")] = None,
-    id_column: Annotated[str, typer.Option("--id", help="Column of the ids.")] = "",
-    prompt: Annotated[str, typer.Option(help="Column of the prompts.")] = "prompt",
-    reference: Annotated[str, typer.Option(help="Column of the answers.")] = "reference",
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Ask text prompts as a user's turn.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
-    window: Annotated[int, typer.Option(min=1, help="Questions under way at a time.")] = 64,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
-    ] = 1,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress line.")] = False,
+    model: Model,
+    problems: Problems,
+    verifier: NamedVerifier,
+    output: Output,
+    settings: Overrides = None,
+    config: Config = None,
+    id_column: IdColumn = "",
+    prompt: PromptColumn = "prompt",
+    reference: ReferenceColumn = "reference",
+    completions: CompletionsColumn = "",
+    chat: Chat = False,
+    seed: Seed = 0,
+    window: Window = 64,
+    workers: Workers = 1,
+    quiet: Quiet = False,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
-    from pts.cli_settings import Faults, load_settings
-    from pts.store_problems import load_problems
-    from pts.verifiers.named import make_verifier
+    from pts.cli_inputs import columns_of, read_inputs
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    columns = {"prompt": prompt, "reference": reference} | ({"id": id_column} if id_column else {})
-    faults = Faults()
-    both = faults.attempt(lambda: load_settings(config, settings or []))
-    judge = faults.attempt(lambda: make_verifier(verifier))
-    asked = faults.attempt(lambda: load_problems(problems, columns, chat=chat))
-    if not (model / "config.json").is_file() and not (model / "adapter_config.json").is_file():
-        faults.add(f"{model}: no model here (neither config.json nor adapter_config.json)")
-    if judge is not None and asked is not None:
-        faults.add(*_unreadable(judge, asked))
-    faults.raise_all()
-    assert both is not None
-    assert judge is not None
-    assert asked is not None
+    _log_to_stderr()
+    columns = columns_of(id_column, prompt, reference, completions)
+    given = read_inputs(model, problems, columns, verifier, settings or [], config, chat)
 
     from pts.api import search as run_search
     from pts.report import write_report
 
-    try:
+    with _interruptible():
         run = run_search(
-            asked, partial(_load_engine, model, both[1]), judge, both[0],
-            output=output, seed=seed, window=window, workers=workers, progress=not quiet,
+            given.problems, partial(_load_engine, model, given.sampling), given.verifier,
+            given.config, output=output, seed=seed, window=window, workers=workers,
+            progress=not quiet,
         )  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo("\nStopped; the same command continues.", err=True)
-        raise typer.Exit(130) from None
     typer.echo("\n".join(_summary_lines(run.summary)))
     typer.echo(f"report: {write_report(output)}")
 
@@ -105,14 +116,57 @@ def _load_engine(model: Path, sampling: SamplingConfig) -> Engine:
     return TransformersEngine.load(model, sampling)
 
 
-def _unreadable(verifier: Verifier, problems: list[Problem], shown: int = 20) -> list[str]:
-    """References that the verifier cannot read, found by judging an empty completion."""
-    from pts.types import Verdict
+@app.command()
+def plan(
+    model: Model,
+    problems: Problems,
+    verifier: NamedVerifier,
+    output: Output,
+    settings: Overrides = None,
+    probe: Annotated[int, typer.Option(min=2, help="Questions that are searched now.")] = 16,
+    config: Config = None,
+    id_column: IdColumn = "",
+    prompt: PromptColumn = "prompt",
+    reference: ReferenceColumn = "reference",
+    completions: CompletionsColumn = "",
+    chat: Chat = False,
+    seed: Seed = 0,
+    window: Window = 64,
+    quiet: Quiet = False,
+) -> None:
+    """Search a few of the problems and forecast what the search of all of them costs and brings.
 
-    judged = (verifier(problem, "") for problem in problems)
-    faults = [said.reason for said in judged if said.verdict is Verdict.UNSCORED]
-    more = [f"… and {len(faults) - shown} more references"] if len(faults) > shown else []
-    return faults[:shown] + more
+    Takes what `search` takes. The same search with the same --output goes on from the probe.
+    """
+    from pts.cli_inputs import columns_of, read_inputs
+
+    _log_to_stderr()
+    columns = columns_of(id_column, prompt, reference, completions)
+    given = read_inputs(model, problems, columns, verifier, settings or [], config, chat)
+
+    from pts.engines.transformers import TransformersEngine
+    from pts.plan import plan_search
+
+    with _interruptible():
+        engine: Engine = TransformersEngine.load(model, given.sampling)
+        found = plan_search(
+            given.problems, engine, given.verifier, given.config,
+            probe=probe, output=output, seed=seed, window=window, progress=not quiet,
+        )  # fmt: skip
+    typer.echo("\n".join(found.lines()))
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nStopped; the same command continues.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _summary_lines(summary: Summary) -> list[str]:
@@ -132,41 +186,40 @@ def _summary_lines(summary: Summary) -> list[str]:
 
 @app.command()
 def pairs(
-    run: RunArgument,
+    source: Annotated[
+        str,
+        typer.Argument(help="Folder of a search, a pairs.jsonl, or a file of codelion/pts."),
+    ],
     fdr: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="False discovery rate; the run's own if not given."),
+        OptionalFloat, typer.Option(help="False discovery rate; the run's own if not given.")
     ] = None,
     p_gap: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option("--p-gap", help="A larger gap than the run's own."),
+        OptionalFloat, typer.Option("--p-gap", help="A larger gap than the run's own.")
     ] = None,
-    output: Annotated[OptionalPath, typer.Option(help="File or folder to write.")] = None,
+    tokenizer: Annotated[
+        OptionalPath,
+        typer.Option(help="Folder of the tokenizer, for files: rebuilds or shows their tokens."),
+    ] = None,
+    output: Annotated[
+        OptionalPath, typer.Option(help="File (for hf: folder) to write; standard output if none.")
+    ] = None,
     form: Annotated[
-        Literal["jsonl", "hf"], typer.Option("--format", help="JSONL or a datasets folder.")
-    ] = "jsonl",
+        Optional[Literal["text", "jsonl", "hf"]],  # noqa: UP045
+        typer.Option(
+            "--format",
+            help="text (the default without --output), jsonl (with it), or hf: a dataset of "
+            "prompt_ids, chosen_ids and rejected_ids with a card.",
+        ),
+    ] = None,
 ) -> None:
-    """Select a run's pairs again and list or export them."""
-    from pts.api import reselect
-    from pts.store import pairs_dataset, write_pairs
-    from pts.store_run import RunFolder
+    """Select a run's pairs again, or read a file of pairs; list or export them."""
+    from pts.cli_pairs import read_source, write_form
 
-    folder = RunFolder(run)
-    selected = reselect(folder, fdr=fdr, p_gap=p_gap)
-    if output is None:
-        for pair in selected:
-            chosen, rejected = folder.piece(pair.chosen), folder.piece(pair.rejected)
-            typer.echo(
-                f"{pair.problem_id!r}: {chosen!r} over {rejected!r}, gap {pair.gap.mean:+.2f} "
-                f"[{pair.gap.low:+.2f}, {pair.gap.high:+.2f}], worth {pair.worth:+.2f}"
-            )
-    elif form == "hf":
-        if not selected:
-            raise DataError(f"{run}: no pair was selected, so there is no dataset to write")
-        pairs_dataset(selected).save_to_disk(str(output))
-    else:
-        write_pairs(output, selected)
-    typer.echo(f"{len(selected)} pairs" + (f" written to {output}" if output else ""))
+    _log_to_stderr()
+    found = read_source(source, fdr, p_gap, tokenizer)
+    write_form(found, form, output)
+    where = f" written to {output}" if output else ""
+    typer.echo(f"{len(found.pairs)} pairs{where}", err=form == "jsonl" and output is None)
 
 
 @app.command()
@@ -184,8 +237,7 @@ def report(
 def inspect(
     run: RunArgument,
     question: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Id of a question; all questions if not given."),
+        OptionalText, typer.Argument(help="Id of a question; all questions if not given.")
     ] = None,
 ) -> None:
     """Read a run as text: all questions, or one with its tokens, curve and pairs."""

@@ -191,11 +191,15 @@ def write_json(path: Path, value: object) -> None:
         file.write(json.dumps(value, allow_nan=False, indent=2) + "\n")
 
 
+def pair_line(pair: TokenPair) -> str:
+    """A pair as one line of JSON, without the newline. ValueError on NaN."""
+    return dumps(_PAIR.dump_python(pair, mode="json"))
+
+
 def write_pairs(path: Path, pairs: Iterable[TokenPair]) -> None:
     """Write token pairs as JSONL, atomically."""
     with replacing(path) as file:
-        for pair in pairs:
-            file.write(dumps(_PAIR.dump_python(pair, mode="json")) + "\n")
+        file.writelines(pair_line(pair) + "\n" for pair in pairs)
 
 
 def read_pairs(path: Path) -> list[TokenPair]:

@@ -1,161 +1,112 @@
-"""Reads problems from JSONL: one object a line, its columns mapped to a `Problem`'s fields.
+"""Reads problems from tables: columns mapped to a `Problem`'s fields, every fault told at once.
 
     problems = load_problems("gsm8k.jsonl", {"prompt": "question", "reference": "answer"})
 
-A prompt is text, or a list of messages `{"role": ..., "content": ...}`. Every fault of the file is
-reported at once, with its line number. Other columns become the problem's metadata.
+Sources are JSONL, CSV and Parquet files, folders of saved Hugging Face datasets, and `hf:NAME`
+(`pts.store_tables`). A prompt is text, or a list of messages `{"role": ..., "content": ...}`.
+Other columns become the problem's metadata.
+
+The source is read once to check it and again whenever the problems are iterated. Neither keeps
+rows; the check keeps 8 bytes of each id, by which repeated ones are found.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from array import array
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from pts.errors import ConfigError, DataError, did_you_mean
-from pts.types import Message, Problem
+from pts.errors import ConfigError, did_you_mean
+from pts.store_rows import FIELDS, SHOWN, Faults, RowReader
+from pts.store_tables import Table, open_table
+from pts.types import Problem
 
-FIELDS = ("id", "prompt", "reference")
-SHOWN = 20
-"""Faults listed at most in one message."""
+__all__ = ["FIELDS", "SHOWN", "Problems", "load_problems"]
+
+
+class Problems:
+    """The problems of a source that was found to be sound: read anew at every iteration."""
+
+    def __init__(self, table: Table, reader: RowReader, count: int) -> None:
+        self._table, self._reader, self._count = table, reader, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Problem]:
+        """Raises DataError if the source has changed since it was checked, and is wrong now."""
+        faults = Faults(self._table)
+        for number, row in self._table:
+            problem = self._reader.read(number, row, faults)
+            faults.raise_all()
+            if problem is not None:
+                yield problem
 
 
 def load_problems(
-    path: Path | str, columns: Mapping[str, str] | None = None, *, chat: bool = False
-) -> list[Problem]:
-    """Read all problems of a JSONL file.
+    source: Path | str, columns: Mapping[str, str] | None = None, *, chat: bool = False
+) -> Problems:
+    """Check a source of problems and return them, to be iterated.
 
-    `columns` names the columns that hold "id", "prompt" and "reference" where they are called
-    otherwise. Without an id column the line numbers are the ids. References that are numbers
-    become text. With `chat`, prompts that are text become one user message.
+    Args:
+        source: a file (.jsonl, .csv, .tsv, .parquet), the folder of a saved dataset, or
+            `hf:NAME`, `hf:NAME:SPLIT`, `hf:NAME:CONFIG:SPLIT`.
+        columns: the columns that hold "id", "prompt" and "reference" where they are called
+            otherwise, and the one that holds "completions" if problems bring some. Without an id
+            column the numbers of the rows (in text files, of the lines) are the ids.
+        chat: ask prompts that are text as one user message.
+
+    References that are numbers become text, whole ones without a decimal point.
 
     Raises ConfigError for an unknown field in `columns`, DataError for everything that is wrong
-    with the file, one line a fault.
+    with the source, one line a fault.
     """
-    path, columns = Path(path), dict(columns or {})
+    columns = dict(columns or {})
     unknown = [name for name in columns if name not in FIELDS]
     if unknown:
         raise ConfigError(*(f"no field {n!r}{did_you_mean(n, FIELDS)}" for n in unknown))
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    reader = _Reader(path, columns, chat)
-    problems = [problem for problem in map(reader.read, _lines(path)) if problem is not None]
-    if not problems and not reader.faults:
-        reader.faults.append(f"{path}: holds no problems")
-    reader.raise_faults()
-    return problems
+    table = open_table(str(source))
+    reader = RowReader(columns, chat)
+    return Problems(table, reader, _check(table, reader))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        yield from ((n, line) for n, line in enumerate(file, 1) if line.strip())
+def _check(table: Table, reader: RowReader) -> int:
+    """Read everything once; the number of problems. Raises DataError with all faults."""
+    faults = Faults(table)
+    if table.columns is not None:
+        reader.check_columns(table.columns, faults)
+        faults.raise_all()
+    digests, rows = array("Q"), 0
+    for number, row in table:
+        rows += 1
+        reader.read(number, row, faults)
+        if isinstance(row, dict):
+            digests.append(_digest(reader.id_of(number, row)))
+    if not rows:
+        faults.add(None, "holds no problems")
+    for number, what in _repeated(table, reader, digests):
+        faults.add(number, what)
+    faults.raise_all(rows)
+    return rows
 
 
-class _Reader:
-    """Turns lines into problems and gathers faults."""
-
-    def __init__(self, path: Path, columns: Mapping[str, str], chat: bool) -> None:
-        self._path, self._given, self._chat = path, columns, chat
-        self._columns = {name: columns.get(name, name) for name in FIELDS}
-        self._ids: dict[str, int] = {}
-        self.faults: list[str] = []
-
-    def raise_faults(self) -> None:
-        if self.faults:
-            more = len(self.faults) - SHOWN
-            rest = [f"… and {more} more"] if more > 0 else []
-            raise DataError("\n".join(self.faults[:SHOWN] + rest))
-
-    def read(self, numbered: tuple[int, bytes]) -> Problem | None:
-        number, line = numbered
-        found = len(self.faults)
-        row = self._row(number, line)
-        if row is None:
-            return None
-        values = {name: self._field(number, row, name) for name in FIELDS}
-        problem_id = self._id(number, values["id"])
-        prompt = self._prompt(number, values["prompt"])
-        reference = self._reference(number, values["reference"])
-        metadata = {k: v for k, v in row.items() if k not in self._columns.values()}
-        if prompt is None or len(self.faults) > found:
-            return None
-        return Problem(problem_id, prompt, reference, metadata)
-
-    def _fault(self, number: int, what: str) -> None:
-        self.faults.append(f"{self._path}, line {number}: {what}")
-
-    def _row(self, number: int, line: bytes) -> dict[str, Any] | None:
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            self._fault(number, f"not JSON ({error})")
-            return None
-        if not isinstance(row, dict):
-            self._fault(number, f"an object is needed, not {_kind(row)}")
-        elif _broken_text(row):
-            self._fault(number, "holds half a surrogate pair (\\ud800 to \\udfff); mend the text")
-        else:
-            return row
-        return None
-
-    def _field(self, number: int, row: Mapping[str, Any], name: str) -> Any:
-        """The field's value, None if it is missing or null (a fault unless ids are implied)."""
-        column = self._columns[name]
-        value = row.get(column)
-        if value is None and (name != "id" or "id" in self._given):
-            hint = did_you_mean(column, row) or f"; it has {_names(row)}"
-            what = "is null" if column in row else f"is missing{hint}"
-            self._fault(number, f"column {column!r} (the {name}) {what}")
-        return value
-
-    def _id(self, number: int, value: Any) -> str:
-        name = str(number) if value is None else str(value)
-        if name in self._ids:
-            self._fault(number, f"id {name!r} was used on line {self._ids[name]}")
-        self._ids.setdefault(name, number)
-        return name
-
-    def _prompt(self, number: int, value: Any) -> str | tuple[Message, ...] | None:
-        if isinstance(value, str) and value:
-            return (Message("user", value),) if self._chat else value
-        if isinstance(value, list) and value and all(map(_is_message, value)):
-            return tuple(Message(turn["role"], turn["content"]) for turn in value)
-        if value is not None:
-            need = "text or messages with role and content are needed"
-            self._fault(number, f"{self._columns['prompt']}: {need}, not {_kind(value)}")
-        return None
-
-    def _reference(self, number: int, value: Any) -> str:
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            return str(value)
-        if value is not None:
-            column = self._columns["reference"]
-            self._fault(number, f"{column}: text or a number is needed, not {_kind(value)}")
-        return ""
+def _digest(problem_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(problem_id.encode(), digest_size=8).digest(), "big")
 
 
-def _is_message(turn: object) -> bool:
-    return (
-        isinstance(turn, dict)
-        and set(turn) == {"role", "content"}
-        and all(isinstance(part, str) for part in turn.values())
-    )
+def _repeated(table: Table, reader: RowReader, digests: array[int]) -> Iterator[tuple[int, str]]:
+    """Rows whose id an earlier row has; the source is read again only if digests are equal."""
+    import numpy as np
 
-
-def _broken_text(value: object) -> bool:
-    """JSON may spell halves of characters that no file or tokenizer can hold."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _kind(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:39] + "…"
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names)) or "no columns"
+    values = np.frombuffer(digests, np.uint64)
+    values.sort()
+    suspects = {int(value) for value in values[1:][values[1:] == values[:-1]]}
+    first: dict[str, int] = {}
+    for number, row in table if suspects else ():
+        name = reader.id_of(number, row) if isinstance(row, dict) else None
+        if name is None or _digest(name) not in suspects:
+            continue
+        if name in first:
+            yield number, f"id {name!r} was used on {table.unit} {first[name]}"
+        first.setdefault(name, number)

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PTS = [
     {"cli"},
+    {"plan"},
     {"api"},
     {"runner", "report", "inspect"},
     {"engines", "verifiers", "store", "journal", "testing"},

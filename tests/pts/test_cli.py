@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import load_from_disk
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -115,15 +115,74 @@ def test_inspect_report_and_pairs_read_it(
     assert "Prompt\n  2+2=" in pts("inspect", run, "s2", capsys=capsys)
     assert "did you mean" in pts("inspect", run, "s22", status=2, capsys=capsys)
     assert "page.html" in pts("report", run, "--output", tmp_path / "page.html", capsys=capsys)
+
+
+def test_pairs_are_listed_and_exported(
+    run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pairs = read_pairs(run / "pairs.jsonl")
-    assert pts("pairs", run, capsys=capsys).endswith(f"{len(pairs)} pairs\n")
-    pts("pairs", run, "--output", tmp_path / "pairs.jsonl", capsys=capsys)
-    assert read_pairs(tmp_path / "pairs.jsonl") == pairs
+    listed = pts("pairs", run, capsys=capsys)
+    assert listed.endswith(f"\n{len(pairs)} pairs\n")
+    assert len(listed.splitlines()) == 2 * len(pairs) + 1
+    assert f"{pairs[0].problem_id} ({pairs[0].criterion}): " in listed
+    file = tmp_path / "new" / "pairs.jsonl"
+    pts("pairs", run, "--output", file, capsys=capsys)
+    assert read_pairs(file) == pairs
+    assert pts("pairs", file, "--format", "jsonl", capsys=capsys) == file.read_text()
+    assert pts("pairs", file, "--tokenizer", model, capsys=capsys) == listed
+    assert "⟨" in pts("pairs", file, capsys=capsys), "without a tokenizer ids are shown"
+    pts("pairs", run, "--output", tmp_path / "text.txt", "--format", "text", capsys=capsys)
+    assert (tmp_path / "text.txt").read_text() == listed.removesuffix(f"{len(pairs)} pairs\n")
     pts("pairs", run, "--output", tmp_path / "hf", "--format", "hf", capsys=capsys)
-    assert len(load_from_disk(str(tmp_path / "hf"))) == len(pairs)
-    command = ["pairs", run, "--output", tmp_path / "none", "--format", "hf", "--p-gap", "0.99"]
-    assert "no pair was selected" in pts(*command, status=2, capsys=capsys)
-    assert "below the run's own" in pts("pairs", run, "--p-gap", "0.1", status=2, capsys=capsys)
+    table = Dataset.from_parquet(
+        str(tmp_path / "hf" / "data" / "train.parquet"), cache_dir=str(tmp_path / "cache")
+    )
+    assert len(table) == len(pairs)
+    assert "| `p_gap` | `0.15` |" in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_wrong_ways_to_ask_for_pairs(
+    run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / "published.jsonl"
+    record = {"pivot_context": "1+1=", "pivot_token": "2", "prob_delta": 0.4}
+    published.write_text(json.dumps(record | {"rejected_token": "3"}) + "\n")
+    for said, *command in (
+        ("no pair was selected", run, "--output", tmp_path / "x", "--format", "hf", "--fdr", 1e-9),
+        ("below the run's own", run, "--p-gap", "0.1"),
+        ("name it with --output", run, "--format", "hf"),
+        ("no such run folder or file", tmp_path / "none.jsonl"),
+        ("give the run's folder", run / "pairs.jsonl", "--fdr", "0.1"),
+        ("give --tokenizer", published),
+        ("no tokenizer here", published, "--tokenizer", tmp_path),
+        ("no journal.jsonl", tmp_path),
+    ):
+        assert said in pts("pairs", *command, status=2, capsys=capsys)
+    assert "'2' over '3'" in pts("pairs", published, "--tokenizer", model, capsys=capsys)
+
+
+def test_a_plan_leaves_a_probe_that_the_search_goes_on_from(
+    run: Path, model: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--model", model, "--problems", asked, "--output", tmp_path, "--quiet"]
+    command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])", *RUN]
+    said = pts("plan", *command, "--probe", "2", capsys=capsys)
+    assert "probed 2 of 4 questions" in said
+    assert "forecast for all 4 (95 % interval)" in said
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
+    pts("search", *command, capsys=capsys)
+    for name in ("results.jsonl", "pairs.jsonl"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_problems_of_a_csv_are_searched(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sums.csv").write_text('q,a,more\n1+1=,0,"1,0"\n2+2=,0,\n')
+    command = ["search", "--model", model, "--problems", tmp_path / "sums.csv", "--quiet"]
+    command += ["--output", tmp_path / "run", "--verifier", "exact:([01])", *RUN, "--prompt"]
+    assert "did you mean 'q'" in pts(*command, "qu", status=2, capsys=capsys)
+    assert "questions: 2" in pts(*command, "q", "--reference", "a", capsys=capsys)
 
 
 def test_a_search_by_unit_tests(

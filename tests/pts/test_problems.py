@@ -23,7 +23,7 @@ def write(folder: Path, *rows: Any) -> Path:
 def test_columns_are_mapped_and_the_rest_is_metadata(tmp_path: Path) -> None:
     path = write(tmp_path, {"name": 7, "question": "1+1?", "answer": 2, "level": "easy"}, "")
     columns = {"id": "name", "prompt": "question", "reference": "answer"}
-    assert load_problems(path, columns) == [Problem("7", "1+1?", "2", {"level": "easy"})]
+    assert list(load_problems(path, columns)) == [Problem("7", "1+1?", "2", {"level": "easy"})]
 
 
 def test_prompts_are_text_a_user_turn_or_messages(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""`plan_search`: the probe is part of the search, the forecast covers what the search costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pts.api import search
+from pts.errors import ConfigError, DataError
+from pts.plan import Plan, plan_search
+from pts.plan_forecast import Forecast, forecast
+from pts.store import read_records
+
+from .scripted import ScriptedEngine, judge_odd, problems
+from .slow_search import CONFIG
+
+FILES = ("results.jsonl", "pairs.jsonl", "pieces.json")
+
+
+def plan_of(
+    folder: Path,
+    count: int = 40,
+    probe: int = 6,
+    engine: ScriptedEngine | None = None,
+    **changes: float,
+) -> Plan:
+    config = CONFIG.model_copy(update=changes)
+    engine = engine or ScriptedEngine(8)
+    return plan_search(problems(count), engine, judge_odd, config, output=folder, probe=probe)
+
+
+def seeds(engine: ScriptedEngine) -> set[int]:
+    return {seed for wish in engine.wishes for seed in wish.seeds}
+
+
+def test_the_search_goes_on_from_the_probe_and_ends_as_without_one(tmp_path: Path) -> None:
+    probing, going_on, plain = (ScriptedEngine(8) for _ in range(3))
+    plan_of(tmp_path / "planned", count=20, engine=probing)
+    search(problems(20), going_on, judge_odd, CONFIG, output=tmp_path / "planned")
+    search(problems(20), plain, judge_odd, CONFIG, output=tmp_path / "plain")
+    for name in FILES:
+        planned, expected = ((tmp_path / run / name).read_bytes() for run in ("planned", "plain"))
+        assert planned == expected, name
+    assert seeds(probing)
+    assert seeds(going_on)
+    assert not seeds(probing) & seeds(going_on)
+    assert seeds(probing) | seeds(going_on) == seeds(plain)
+
+
+def test_the_probe_is_drawn_at_random_and_a_larger_one_holds_it(tmp_path: Path) -> None:
+    plan_of(tmp_path, probe=6)
+    small = {r.result.problem_id for r in read_records(tmp_path / "results.jsonl")}
+    plan_of(tmp_path, probe=12)
+    large = {r.result.problem_id for r in read_records(tmp_path / "results.jsonl")}
+    assert len(small) == 6
+    assert len(large) == 12
+    assert small < large
+    assert large != {p.id for p in problems(12)}
+
+
+def test_a_plan_made_twice_samples_nothing_and_keeps_the_rate(tmp_path: Path) -> None:
+    first, engine = plan_of(tmp_path), ScriptedEngine(8)
+    again = plan_of(tmp_path, engine=engine)
+    assert engine.wishes == []
+    assert again == first
+    assert first.rate > 0
+    told = json.loads((tmp_path / "plan.json").read_text())
+    assert told["tokens"] == dataclasses.asdict(first.tokens)
+
+
+def test_a_probe_of_everything_is_exact(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, count=5, probe=9)
+    run = search(problems(5), ScriptedEngine(8), judge_odd, CONFIG)
+    assert plan.probed == plan.total == 5
+    for purpose, tally in run.summary.spent.items():
+        assert plan.rollouts[purpose] == Forecast(*[tally.rollouts] * 3)
+    tokens = sum(tally.tokens for tally in run.summary.spent.values())
+    assert plan.tokens == Forecast(tokens, tokens, tokens)
+    assert plan.pairs.mean == sum(run.summary.confirmed.values())
+
+
+def test_the_forecast_is_told_as_text(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    text = "\n".join(plan.lines())
+    assert "probed 6 of 40 questions" in text
+    for name in ("filter rollouts", "search rollouts", "confirm rollouts", "tokens", "time"):
+        assert name in text
+    assert f"{plan.tokens.mean:,.0f} [{plan.tokens.low:,.0f}, {plan.tokens.high:,.0f}]" in text
+
+
+def test_too_small_probes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"at least 2 questions .* got 1"):
+        plan_of(tmp_path, probe=1)
+    with pytest.raises(DataError, match=r"at least 2 problems .* got 1"):
+        plan_of(tmp_path, count=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_rollouts": 1}, "ended for want of rollouts"),
+        ({"p_min": 0.96, "p_max": 0.99}, "take easier questions or a lower temperature"),
+        ({"p_min": 0.01, "p_max": 0.03}, "take harder questions or a higher temperature"),
+    ],
+)
+def test_advice_names_the_setting(tmp_path: Path, changes: dict[str, float], said: str) -> None:
+    plan = plan_of(tmp_path, **changes)
+    assert any(said in sentence for sentence in plan.advice), plan.advice
+
+
+def test_advice_speaks_of_the_length_limit_and_of_few_kept_questions(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path / "short", probe=3, engine=ScriptedEngine(2))
+    assert any("raise max_new_tokens" in sentence for sentence in plan.advice)
+    plan = plan_of(tmp_path / "few", probe=3, p_min=0.96, p_max=0.99)
+    assert any("rests on 0 kept questions" in sentence for sentence in plan.advice)
+
+
+# The forecast
+
+
+def population(rng: np.random.Generator, count: int, kept: float) -> np.ndarray:
+    """Costs of questions as searches have them: most of the cost in those that are kept.
+
+    Columns: all rollouts, pairs. A kept question costs 16 filter rollouts, a skewed number of
+    search rollouts (exponential, mean 60, at most 400) and 48 rollouts for each side of 0 to 3
+    pairs; the others cost their filter rollouts alone.
+    """
+    keep = rng.random(count) < kept
+    pairs = rng.binomial(3, 0.6, count) * keep
+    search = np.minimum(rng.exponential(60, count), 400).round() * keep
+    return np.stack([16 + search + 96 * pairs, pairs], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("probe", "kept"),
+    [
+        (16, 0.5),
+        pytest.param(16, 0.7, marks=pytest.mark.slow),
+        pytest.param(32, 0.4, marks=pytest.mark.slow),
+        pytest.param(32, 0.7, marks=pytest.mark.slow),
+    ],
+)
+def test_intervals_cover_the_totals(
+    probe: int, kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 searches of 500 questions: nominal 95 %, and a share of 300 has sd 1.3 %."""
+    monkeypatch.setattr("pts.plan_forecast.RESAMPLES", 800)
+    rng = np.random.default_rng(0)
+    hits = np.zeros(2)
+    for _ in range(300):
+        costs = population(rng, 500, kept)
+        told = forecast(costs[:probe], len(costs))
+        totals = costs.sum(axis=0)
+        hits += [f.low <= t <= f.high for f, t in zip(told, totals, strict=True)]
+    assert np.all(hits / 300 >= 0.91), hits / 300
+    assert np.all(hits / 300 <= 0.99), hits / 300
+
+
+def test_the_forecast_is_probe_plus_rest_and_narrows() -> None:
+    rng = np.random.default_rng(1)
+    costs = population(rng, 400, 0.6)
+    widths = []
+    for probe in (8, 32, 128):
+        (told, _) = forecast(costs[:probe], 400)
+        assert told.mean == pytest.approx(400 * costs[:probe, 0].mean())
+        assert told.low >= costs[:probe, 0].sum(), "what the probe has cost is certain"
+        widths.append(told.high - told.low)
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_questions_that_cost_the_same_leave_no_doubt() -> None:
+    (told,) = forecast([[16.0]] * 8, 1000)
+    assert told == Forecast(16_000, 16_000, 16_000)

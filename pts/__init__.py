@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from pts.api import SearchRun, Summary, search
     from pts.config import SamplingConfig, SearchConfig
     from pts.engines.base import Engine, Wish
+    from pts.engines.server import ServerEngine
+    from pts.engines.server_http import Patience
     from pts.engines.tabular import TabularEngine
     from pts.engines.transformers import TransformersEngine
+    from pts.engines.vllm import VLLMEngine
     from pts.errors import (
         ConfigError,
         DataError,
@@ -76,8 +79,11 @@ _HOMES = {
     "pts.api": ("SearchRun", "Summary", "search"),
     "pts.config": ("SamplingConfig", "SearchConfig"),
     "pts.engines.base": ("Engine", "Wish"),
+    "pts.engines.server": ("ServerEngine",),
+    "pts.engines.server_http": ("Patience",),
     "pts.engines.tabular": ("TabularEngine",),
     "pts.engines.transformers": ("TransformersEngine",),
+    "pts.engines.vllm": ("VLLMEngine",),
     "pts.errors": (
         *("ConfigError", "DataError", "EngineError", "JournalError", "MissingExtra"),
         *("PTSError", "VerifierError"),
@@ -128,6 +134,7 @@ __all__ = [
     "Outcome",
     "PTSError",
     "PathResult",
+    "Patience",
     "PivotalStep",
     "PivotalToken",
     "Plan",
@@ -141,10 +148,12 @@ __all__ = [
     "Search",
     "SearchConfig",
     "SearchRun",
+    "ServerEngine",
     "Summary",
     "TabularEngine",
     "TokenPair",
     "TransformersEngine",
+    "VLLMEngine",
     "Verdict",
     "Verifier",
     "VerifierError",

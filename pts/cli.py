@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
+from pts.cli_engine import EngineChoice
 from pts.errors import PTSError
 
 if TYPE_CHECKING:
     from pts.api import Summary
-    from pts.config import SamplingConfig
-    from pts.engines.base import Engine
 
 app = typer.Typer(
     help="Find the tokens that decide whether a model's answer succeeds.",
@@ -40,7 +39,9 @@ OptionalText = Optional[str]  # noqa: UP045
 OptionalFloat = Optional[float]  # noqa: UP045
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a search (its --output).")]
-Model = Annotated[Path, typer.Option(help="Folder of a model or LoRA adapter.")]
+Model = Annotated[
+    Path, typer.Option(help="Folder of a model or LoRA adapter; with --server, of a tokenizer.")
+]
 Problems = Annotated[
     str,
     typer.Option(
@@ -65,6 +66,14 @@ CompletionsColumn = Annotated[
 Chat = Annotated[bool, typer.Option("--chat", help="Ask text prompts as a user's turn.")]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 Window = Annotated[int, typer.Option(min=1, help="Questions under way at a time.")]
+Server = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(help="URL of a vLLM or llama.cpp server; give several to use all of them."),
+]
+ServedName = Annotated[
+    OptionalText, typer.Option(help="The model's name on the servers, if they have several.")
+]
+InFlight = Annotated[int, typer.Option(min=1, help="Requests to servers at a time.")]
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
 ]
@@ -84,6 +93,9 @@ def search(
     reference: ReferenceColumn = "reference",
     completions: CompletionsColumn = "",
     chat: Chat = False,
+    server: Server = None,
+    served_name: ServedName = None,
+    in_flight: InFlight = 512,
     seed: Seed = 0,
     window: Window = 64,
     workers: Workers = 1,
@@ -94,26 +106,20 @@ def search(
 
     _log_to_stderr()
     columns = columns_of(id_column, prompt, reference, completions)
-    given = read_inputs(model, problems, columns, verifier, settings or [], config, chat)
+    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight)
+    given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
 
     from pts.api import search as run_search
     from pts.report import write_report
 
     with _interruptible():
         run = run_search(
-            given.problems, partial(_load_engine, model, given.sampling), given.verifier,
+            given.problems, partial(engine.load, given.sampling), given.verifier,
             given.config, output=output, seed=seed, window=window, workers=workers,
             progress=not quiet,
         )  # fmt: skip
     typer.echo("\n".join(_summary_lines(run.summary)))
     typer.echo(f"report: {write_report(output)}")
-
-
-def _load_engine(model: Path, sampling: SamplingConfig) -> Engine:
-    """Run in this process, or in each worker so that this one need not import torch."""
-    from pts.engines.transformers import TransformersEngine
-
-    return TransformersEngine.load(model, sampling)
 
 
 @app.command()
@@ -130,6 +136,9 @@ def plan(
     reference: ReferenceColumn = "reference",
     completions: CompletionsColumn = "",
     chat: Chat = False,
+    server: Server = None,
+    served_name: ServedName = None,
+    in_flight: InFlight = 512,
     seed: Seed = 0,
     window: Window = 64,
     quiet: Quiet = False,
@@ -142,15 +151,14 @@ def plan(
 
     _log_to_stderr()
     columns = columns_of(id_column, prompt, reference, completions)
-    given = read_inputs(model, problems, columns, verifier, settings or [], config, chat)
+    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight)
+    given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
 
-    from pts.engines.transformers import TransformersEngine
     from pts.plan import plan_search
 
     with _interruptible():
-        engine: Engine = TransformersEngine.load(model, given.sampling)
         found = plan_search(
-            given.problems, engine, given.verifier, given.config,
+            given.problems, engine.load(given.sampling), given.verifier, given.config,
             probe=probe, output=output, seed=seed, window=window, progress=not quiet,
         )  # fmt: skip
     typer.echo("\n".join(found.lines()))

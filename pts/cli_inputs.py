@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from pts.cli_engine import EngineChoice
 from pts.cli_settings import Faults, load_settings
 from pts.config import SamplingConfig, SearchConfig
 from pts.store_problems import Problems, load_problems
@@ -35,7 +36,7 @@ def columns_of(id_column: str, prompt: str, reference: str, completions: str) ->
 
 
 def read_inputs(
-    model: Path,
+    engine: EngineChoice,
     problems: str,
     columns: dict[str, str],
     verifier: str,
@@ -48,8 +49,7 @@ def read_inputs(
     both = faults.attempt(lambda: load_settings(config, settings))
     judge = faults.attempt(lambda: make_verifier(verifier))
     asked = faults.attempt(lambda: load_problems(problems, columns, chat=chat))
-    if not any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
-        faults.add(f"{model}: no model here (neither config.json nor adapter_config.json)")
+    faults.add(*engine.faults())
     if judge is not None and asked is not None:
         faults.add(*unreadable(judge, asked))
     faults.raise_all()

@@ -102,3 +102,12 @@ def test_python_of_the_verifier_page_runs() -> None:
     space: dict[str, object] = {"__name__": "docs"}
     for text in blocks(ROOT / "docs" / "writing-a-verifier.md", "python"):
         exec(compile(text, "writing-a-verifier.md", "exec"), space)
+
+
+def test_the_engine_of_the_docs_conforms() -> None:
+    """Its code and the check below it, run one after the other."""
+    page = ROOT / "docs" / "writing-an-engine.md"
+    engine, check = [block for block in blocks(page, "python") if "BigramEngine" in block]
+    names: dict[str, object] = {}
+    exec(engine, names)
+    exec(check, names)

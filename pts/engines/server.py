@@ -47,18 +47,17 @@ from pts.engines.server_connect import (
     find,
     lists_processed,
 )
-from pts.engines.server_dialects import ALL, Reply, check_completion
-from pts.engines.server_http import Client, Patience, Refused
-from pts.engines.server_rows import Listing, processed_row, raw_row, widths
-from pts.engines.text import encode_problem, token_pieces
-from pts.engines.tokenizer_folder import decode_completion, load_tokenizer
+from pts.engines.server_dialects import ALL, check_completion
+from pts.engines.server_http import Client, Patience, Refused, Unreadable
+from pts.engines.server_rows import OVER_ONE, Listing, processed_row, raw_row, widths
+from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
 from pts.errors import EngineError
-from pts.types import Ids, Problem, Row
+from pts.types import Ids, Row
 
 T = TypeVar("T")
 
 
-class ServerEngine:
+class ServerEngine(TokenizerSide):
     """An `Engine` over servers. Made by `connect`; `close` it, or use it in a `with` statement."""
 
     reproducible = False
@@ -74,6 +73,7 @@ class ServerEngine:
         vocabulary: int,
         chat_template: str | None = None,
         revision: str = "",
+        seeds: bool = True,
     ) -> None:
         """Parts as `connect` makes and checks them; `served` as `server_connect.find` gives it."""
         self.sampling, self.stop_ids, self.served = sampling, stop_ids, served
@@ -82,7 +82,7 @@ class ServerEngine:
         self.vocabulary = vocabulary
         self.processed = True
         """Listed probabilities are those of the sampling policy, not the model's own."""
-        self._client, self._dialect = client, dialect_of(served, stop_ids)
+        self._client, self._dialect = client, dialect_of(served, stop_ids, seeds)
 
     @classmethod
     def connect(
@@ -95,14 +95,17 @@ class ServerEngine:
         chat_template: str | None = None,
         stop_ids: Iterable[int] | None = None,
         revision: str = "",
+        seeds: bool = True,
         in_flight: int = 512,
         patience: Patience | None = None,
     ) -> ServerEngine:
         """Find the model on every server, check what a search relies on, return the engine.
 
         `model` is the name that is served (None: the only one), `tokenizer` a folder with its
-        tokenizer (and generation_config.json, for the stop ids, unless `stop_ids` are given). The
-        API key, if one is needed, is read from PTS_API_KEY.
+        tokenizer (and generation_config.json, for the stop ids, unless `stop_ids` are given). With
+        `seeds` a rollout that is asked for again is the same one; without them a time-out, which
+        meets long rollouts, makes these rarer. vLLM on a CPU cannot take seeds everywhere (see
+        docs/writing-an-engine.md). The API key, if one is needed, is read from PTS_API_KEY.
 
         Raises ConfigError for URLs that are none, MissingExtra without httpx2, EngineError for a
         server that cannot be used, with the reason and the remedy.
@@ -113,7 +116,9 @@ class ServerEngine:
         try:
             loaded, stops, vocabulary = load_tokenizer(Path(tokenizer), stop_ids)
             served = client.wait(find(client, model))
-            check_policy(served, sampling)
+            check_policy(served.kind, sampling)
+            if served.slots is not None:
+                client.limit(served.slots)
             engine = cls(
                 client,
                 served,
@@ -123,6 +128,7 @@ class ServerEngine:
                 vocabulary=max(vocabulary, served.vocabulary or 0),
                 chat_template=chat_template,
                 revision=revision,
+                seeds=seeds,
             )
             client.wait(engine._check())
         except BaseException:
@@ -142,18 +148,6 @@ class ServerEngine:
     def close(self) -> None:
         """End the connections. The engine cannot be used afterwards."""
         self._client.close()
-
-    def encode(self, problem: Problem) -> Ids:
-        """See `pts.engines.text.encode_problem`."""
-        return encode_problem(self.tokenizer, problem, self.chat_template)
-
-    def decode(self, ids: Ids) -> str:
-        """Text of completion ids without stop ids and special tokens."""
-        return decode_completion(self.tokenizer, ids, self.stop_ids)
-
-    def pieces(self, ids: Ids) -> list[str]:
-        """Text of each token by itself; bytes of a broken character as \\xNN."""
-        return token_pieces(self.tokenizer, ids)
 
     def score(self, prompt: Ids, completion: Ids) -> list[Row]:
         """The sampling distribution before each token of the completion; one request a row.
@@ -228,8 +222,6 @@ class ServerEngine:
                 row = raw_row(listing, self.sampling, self.vocabulary, path_token)
             if row is not None:
                 return row
-            if not listing.whole and width != ALL and len(listing.ids) < width:
-                break
         raise EngineError(
             f"{self!r}: of {width if width != ALL else self.vocabulary} tokens asked for, "
             f"{len(listing.ids)} were listed, with {listing.mass:.1%} of the mass: not all that "
@@ -239,11 +231,19 @@ class ServerEngine:
     async def _listing(self, prefix: Ids, width: int) -> Listing:
         body = self._dialect.listing(prefix, width, self.sampling)
 
-        def read(reply: Any) -> Reply:
-            return self._dialect.read(reply, prefix, width)
+        def read(reply: Any) -> Listing:
+            found = self._dialect.read(reply, prefix, width).listed
+            assert found is not None
+            wanted = min(width, self.vocabulary)
+            if len(found.ids) < wanted and not found.whole and found.mass < 1 - OVER_ONE:
+                raise Unreadable(
+                    f"{len(found.ids)} of {wanted} tokens were listed, with {found.mass:.1%} of "
+                    f"the mass; {self._dialect.too_wide(width)}"
+                )
+            return found
 
         try:
-            reply = await self._client.post(self._dialect.path, body, read, row=True)
+            return await self._client.post(self._dialect.path, body, read, row=True)
         except Refused as refused:
             if refused.status == 400 and "logprobs" in refused.body:
                 raise EngineError(
@@ -251,8 +251,6 @@ class ServerEngine:
                     f"{self._dialect.too_wide(width)}"
                 ) from None
             raise
-        assert reply.listed is not None
-        return reply.listed
 
     async def _check(self) -> None:
         """What `connect` tests by requests: tokenizer, kind of list, draws against a row."""

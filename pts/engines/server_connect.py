@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pts.config import SamplingConfig
@@ -40,6 +40,9 @@ class Served:
     vocabulary: int | None
     build: str
     """What else tells one set of weights from another, as far as the server says."""
+    slots: int | None = field(default=None, compare=False)
+    """Requests that all servers together work on at a time, if they say; llama.cpp's own queue is
+    short, and drops connections."""
 
 
 async def find(client: Client, model: str | None) -> Served:
@@ -68,7 +71,8 @@ async def find(client: Client, model: str | None) -> Served:
                 f"{endpoint.url} serves {one}, but {client.endpoints[0].url} {served[0]}; all "
                 "servers must serve the same model"
             )
-    return served[0]
+    slots = [one.slots for one in served if one.slots is not None]
+    return replace(served[0], slots=sum(slots) if slots else None)
 
 
 async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> Served:
@@ -117,6 +121,7 @@ async def _llama_cpp(client: Client, endpoint: Endpoint, model: str, entry: Any)
         longest=_whole(settings.get("n_ctx")) or _whole(meta.get("n_ctx")),
         vocabulary=vocabulary,
         build=f"{meta.get('n_params')} parameters, {meta.get('size')} bytes",
+        slots=_whole(props.get("total_slots")),
     )
 
 
@@ -124,17 +129,17 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def dialect_of(served: Served, stop_ids: frozenset[int]) -> Dialect:
-    """How this kind of server is spoken to."""
+def dialect_of(served: Served, stop_ids: frozenset[int], seeds: bool = True) -> Dialect:
+    """How this kind of server is spoken to; `seeds`: each rollout is asked for with its own."""
     if served.kind == "llama.cpp":
         assert served.vocabulary is not None
-        return LlamaCpp(served.model, stop_ids, served.vocabulary)
-    return VLLM(served.model, stop_ids)
+        return LlamaCpp(served.model, stop_ids, served.vocabulary, seeds)
+    return VLLM(served.model, stop_ids, seeds)
 
 
-def check_policy(served: Served, sampling: SamplingConfig) -> None:
-    """Raise EngineError for a combination that the server applies in another order."""
-    if served.kind == "vLLM" and sampling.top_p < 1 and sampling.min_p > 0:
+def check_policy(kind: str, sampling: SamplingConfig) -> None:
+    """Raise EngineError for a combination that this kind of server applies in another order."""
+    if kind == "vLLM" and sampling.top_p < 1 and sampling.min_p > 0:
         raise EngineError(
             f"top_p = {sampling.top_p} and min_p = {sampling.min_p} together: vLLM applies min_p "
             "first and this library top_p, which are two policies; set only one of them"

@@ -27,6 +27,8 @@ from pts.types import Ids
 
 ALL = -1
 """A width: list every token."""
+RANDOM = 0xFFFFFFFF
+"""llama.cpp's seeds have 32 bits; this one asks for a random seed."""
 EXCLUDED = -9998.0
 """vLLM writes -9999 for a token that cannot be sampled (JSON has no -inf)."""
 
@@ -70,6 +72,7 @@ class VLLM:
 
     model: str
     stop_ids: frozenset[int]
+    seeds: bool = True
     name = "vLLM"
     path = "/v1/completions"
 
@@ -81,7 +84,7 @@ class VLLM:
             "min_tokens": 0,
             "n": 1,
             "stream": False,
-            "seed": seed >> 1,  # a signed 64-bit integer there
+            "seed": seed >> 1 if self.seeds else None,  # a signed 64-bit integer there
             "temperature": sampling.temperature,
             "top_k": sampling.top_k or -1,
             "top_p": sampling.top_p,
@@ -141,6 +144,7 @@ class LlamaCpp:
     model: str
     stop_ids: frozenset[int]
     vocabulary: int
+    seeds: bool = True
     name = "llama.cpp"
     path = "/completion"
     order = ("temperature", "top_k", "top_p", "min_p")
@@ -151,7 +155,7 @@ class LlamaCpp:
             "prompt": list(prefix),
             "n_predict": limit,
             "stream": False,
-            "seed": seed % 0xFFFFFFFF,  # 32 bits there, and all ones mean a random seed
+            "seed": seed % RANDOM if self.seeds else RANDOM,
             "samplers": list(self.order),
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,

@@ -32,7 +32,7 @@ WIDER = 8
 WHOLE_MASS = 1e-5
 """A list is whole when no more than this is missing from its sum: float32 sums round so."""
 OVER_ONE = 1e-3
-"""Probabilities that sum to more than 1 by this are none."""
+"""Probabilities that should sum to 1 and miss it by more than this are none."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,7 +50,8 @@ class Listing:
 
     @classmethod
     def ranked(cls, ids: Sequence[int], logprobs: Sequence[float], *, whole: bool) -> Listing:
-        """Raises Unreadable when tokens repeat or the numbers are no log-probabilities."""
+        """Raises Unreadable when tokens repeat, the numbers are no log-probabilities, or a list
+        that should be whole lacks mass."""
         tokens = np.array(ids, dtype=np.int64)
         values = np.array(logprobs, dtype=np.float64)
         if not len(tokens) or len(np.unique(tokens)) < len(tokens):
@@ -61,6 +62,8 @@ class Listing:
                 f"the listed log-probabilities sum to a mass of {mass:.4g}; if they are logits "
                 "(vLLM: --logprobs-mode), start the server with --logprobs-mode processed_logprobs"
             )
+        if whole and mass < 1 - OVER_ONE:
+            raise Unreadable(f"the list of all tokens holds only {mass:.1%} of the mass")
         order = np.lexsort((tokens, -values))
         return cls(tokens[order], values[order], whole)
 
@@ -72,7 +75,7 @@ class Listing:
 def widths(sampling: SamplingConfig, everything: int) -> Iterator[int]:
     """How many tokens to ask for, until a row is whole: few at first, at last `everything`.
 
-    With top-k one more is needed, to see that the k-th has no equal.
+    With top-k one more is needed, to see that the k-th has no equal; it may have some.
     """
     if sampling.temperature == 0:
         yield 1
@@ -86,7 +89,7 @@ def widths(sampling: SamplingConfig, everything: int) -> Iterator[int]:
         return
     while width < 2**16:
         yield width
-        width *= WIDER
+        width = width * WIDER if width >= FIRST_WIDTH else FIRST_WIDTH
     yield everything
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pts.engines.text import stop_ids_of
+from pts.engines.text import encode_problem, stop_ids_of, token_pieces
 from pts.errors import EngineError
-from pts.types import Ids
+from pts.types import Ids, Problem
 
 
 def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, frozenset[int], int]:
@@ -38,11 +38,32 @@ def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, f
     return tokenizer, stops, max(len(tokenizer), padded if isinstance(padded, int) else 0)
 
 
-def decode_completion(tokenizer: Any, ids: Ids, stop_ids: frozenset[int]) -> str:
-    """Text of completion ids without stop ids and special tokens."""
-    kept = [i for i in ids if i not in stop_ids]
-    text: str = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text
+class TokenizerSide:
+    """What an engine does with its tokenizer: all of the protocol but `score` and `sample`."""
+
+    tokenizer: Any
+    chat_template: str | None
+    stop_ids: frozenset[int]
+
+    def encode(self, problem: Problem) -> Ids:
+        """See `pts.engines.text.encode_problem`."""
+        return encode_problem(self.tokenizer, problem, self.chat_template)
+
+    def encode_text(self, text: str) -> Ids:
+        """Ids of a completion given as text; names of special tokens in it become those tokens."""
+        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Ids) -> str:
+        """Text of completion ids without stop ids and special tokens."""
+        kept = [i for i in ids if i not in self.stop_ids]
+        text: str = self.tokenizer.decode(
+            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def pieces(self, ids: Ids) -> list[str]:
+        """Text of each token by itself; bytes of a broken character as \\xNN."""
+        return token_pieces(self.tokenizer, ids)
 
 
 def _read(file: Path, key: str) -> Any:

@@ -1,0 +1,46 @@
+"""Which engine `pts search` and `pts plan` run on: checked before, and loaded after, the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pts.config import SamplingConfig
+    from pts.engines.base import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """A model in this process (or in each worker), or on servers if there are URLs."""
+
+    model: Path
+    """Folder of a model or LoRA adapter; with servers, of the served model's tokenizer."""
+    urls: tuple[str, ...] = ()
+    served_name: str | None = None
+    in_flight: int = 512
+
+    def faults(self) -> list[str]:
+        """What the folder lacks, as lines."""
+        wanted = ("tokenizer_config.json",) if self.urls else ("config.json", "adapter_config.json")
+        if any((self.model / name).is_file() for name in wanted):
+            return []
+        if self.urls:
+            return [
+                f"{self.model}: no tokenizer here (tokenizer_config.json); with --server, --model "
+                "is the folder of the served model's tokenizer"
+            ]
+        return [f"{self.model}: no model here (neither config.json nor adapter_config.json)"]
+
+    def load(self, sampling: SamplingConfig) -> Engine:
+        """The engine; the heavy imports happen here, so that a parent of workers has none."""
+        if self.urls:
+            from pts.engines.server import ServerEngine
+
+            return ServerEngine.connect(
+                list(self.urls), self.served_name, self.model, sampling, in_flight=self.in_flight
+            )
+        from pts.engines.transformers import TransformersEngine
+
+        return TransformersEngine.load(self.model, sampling)

@@ -1,0 +1,277 @@
+"""Rollouts and scores from vLLM in this process: `pip install 'three-stage[vllm]'`.
+
+    engine = VLLMEngine.load("models/phi-4", SamplingConfig(top_p=0.95), tensor_parallel_size=2)
+    run = pts.search(problems, engine, verifier, output="runs/first")
+
+Wishes go into vLLM's own queue, one request of n rollouts a wish, whenever fewer than `in_flight`
+rollouts are asked for; prefix caching lets rollouts share what they have in common. Rows come from
+vLLM's processed log-probabilities, by one-token requests through the code that samples.
+
+Rollouts have no seeds of their own: `reproducible` is False, nothing is lost or repeated, and a run
+cannot be replayed. vLLM's generator is seeded from the system's, because a run that is resumed
+would otherwise meet the random numbers again that it began with.
+
+Written against vLLM 0.32 and tested with a stand-in for it; not yet run on vLLM itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import secrets
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pts.config import SamplingConfig
+from pts.engines.base import Wish
+from pts.engines.server_connect import check_policy
+from pts.engines.server_dialects import ALL, Reply, check_completion
+from pts.engines.server_http import Unreadable
+from pts.engines.server_rows import Listing, processed_row, widths
+from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
+from pts.errors import EngineError, MissingExtra
+from pts.types import Ids, Row
+
+REQUIRED: dict[str, Any] = {
+    "enable_prefix_caching": True,
+    "max_logprobs": ALL,
+    "logprobs_mode": "processed_logprobs",
+    "generation_config": "vllm",
+}
+"""Options of vLLM that the engine relies on."""
+
+
+class VLLMEngine(TokenizerSide):
+    """An `Engine` over a `vllm.LLM`. See the module's text; `load` makes both."""
+
+    reproducible = False
+
+    def __init__(
+        self,
+        llm: Any,
+        folder: str | Path,
+        sampling: SamplingConfig,
+        *,
+        policy: str | None = None,
+        chat_template: str | None = None,
+        stop_ids: Iterable[int] | None = None,
+        in_flight: int = 1024,
+    ) -> None:
+        """An engine over an LLM that was made from `folder` with the options of `REQUIRED`.
+
+        `policy` defaults to `files_digest(folder)`. Raises EngineError for an LLM without those
+        options, a folder without a tokenizer, and a policy that vLLM applies in another order.
+        """
+        check_policy("vLLM", sampling)
+        config = llm.llm_engine.vllm_config
+        self._check_options(config)
+        self.tokenizer, self.stop_ids, size = load_tokenizer(Path(folder), stop_ids)
+        self.llm, self.sampling, self.chat_template = llm, sampling, chat_template
+        self.policy = policy or files_digest(Path(folder))
+        self.vocabulary = max(size, config.model_config.get_vocab_size())
+        self.longest: int = config.model_config.max_model_len
+        self.in_flight = in_flight
+        self._done: dict[str, list[Any]] = {}
+        """Outputs of completed requests that nobody has taken yet."""
+        self._names = map(str, itertools.count(secrets.randbits(48)))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        sampling: SamplingConfig,
+        *,
+        chat_template: str | None = None,
+        stop_ids: Iterable[int] | None = None,
+        in_flight: int = 1024,
+        **options: Any,
+    ) -> VLLMEngine:
+        """Load a local model folder into vLLM; `options` go to `vllm.LLM` (dtype, max_model_len…).
+
+        Raises MissingExtra without vLLM, EngineError as the constructor does.
+        """
+        try:
+            from vllm import LLM
+        except ImportError:
+            raise MissingExtra("vllm", "vllm") from None
+        check_policy("vLLM", sampling)
+        settings = {"seed": secrets.randbits(31), "trust_remote_code": False, **options}
+        llm = LLM(model=str(folder), **settings, **REQUIRED)
+        return cls(
+            llm, folder, sampling,
+            chat_template=chat_template, stop_ids=stop_ids, in_flight=in_flight,
+        )  # fmt: skip
+
+    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+        """The sampling distribution before each token of the completion; one request a row.
+
+        Raises EngineError for an empty prompt or a path longer than `max_model_len`.
+        """
+        if not completion:
+            return []
+        if not prompt:
+            raise EngineError("score needs at least one prompt token before the completion")
+        ids = prompt + completion
+        self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        rows: dict[int, Row] = {}
+        for width in widths(self.sampling, ALL):
+            left = [at for at in range(len(prompt), len(ids)) if at not in rows]
+            found = self._listings([ids[:at] for at in left], width)
+            for at, listing in zip(left, found, strict=True):
+                row = processed_row(listing, self.sampling)
+                if row is not None:
+                    rows[at] = row
+            if len(rows) == len(completion):
+                return [rows[at] for at in sorted(rows)]
+        raise EngineError(
+            "vLLM listed every token, yet not all of the mass; use float32 or bfloat16"
+        )
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        """Answer wishes as they finish, pulling new ones while fewer than `in_flight` are asked.
+
+        Raises EngineError for a wish that could outgrow `max_model_len`, a completion that breaks
+        the protocol's rules, and a queue that has neither a wish nor an end although nothing is in
+        flight. Whatever ends it, nothing stays in flight.
+        """
+        asked: dict[str, Wish] = {}
+        exhausted, flying = False, 0
+        try:
+            while True:
+                while flying < self.in_flight and not exhausted:
+                    try:
+                        wish = next(wishes)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    if wish is None:
+                        if not asked:
+                            raise EngineError(
+                                "deadlock: every wish was delivered, yet the queue holds neither "
+                                "a wish nor its end; end it when no search can go on"
+                            )
+                        break
+                    if not wish.seeds:
+                        yield wish, []
+                        continue
+                    asked[self._ask_rollouts(wish)] = wish
+                    flying += len(wish.seeds)
+                for name, outputs in self._finished(asked):
+                    wish = asked.pop(name)
+                    flying -= len(wish.seeds)
+                    yield wish, [self._ids(output, wish) for output in outputs]
+                if exhausted and not asked:
+                    return
+        finally:
+            running = [name for name in asked if self._done.pop(name, None) is None]
+            if running:
+                self.llm.llm_engine.abort_request(running)
+
+    # vLLM's queue
+
+    def _ask_rollouts(self, wish: Wish) -> str:
+        total = len(wish.prompt) + len(wish.at) + wish.limit
+        self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
+        return self._ask(wish.prompt + wish.at, n=len(wish.seeds), max_tokens=wish.limit)
+
+    def _ask(self, prefix: Ids, **settings: Any) -> str:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=self.sampling.temperature,
+            top_k=self.sampling.top_k or -1,
+            top_p=self.sampling.top_p,
+            min_p=self.sampling.min_p,
+            stop_token_ids=sorted(self.stop_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            **settings,
+        )
+        name = next(self._names)
+        self.llm.llm_engine.add_request(name, {"prompt_token_ids": list(prefix)}, params)
+        return name
+
+    def _finished(self, asked: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
+        """Those of the requests that are completed, after a step of vLLM if none was before.
+
+        A step may complete requests of another caller (`score` is called while `sample` waits):
+        they are kept for it.
+        """
+        if asked and not self._done.keys() & asked:
+            for done in self.llm.llm_engine.step():
+                if done.finished:
+                    self._done[done.request_id] = done.outputs
+        for name in [name for name in asked if name in self._done]:
+            yield name, self._done.pop(name)
+
+    def _ids(self, output: Any, wish: Wish) -> Ids:
+        ids, reason = tuple(output.token_ids), output.finish_reason
+        try:
+            if reason not in ("stop", "length"):
+                raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
+            reply = Reply(ids, reason == "stop")
+            check_completion(reply, wish.limit, self.vocabulary, self.stop_ids)
+        except Unreadable as why:
+            raise EngineError(f"wish {wish.key}: {why}") from None
+        return ids
+
+    def _listings(self, prefixes: list[Ids], width: int) -> list[Listing]:
+        asked = {self._ask(ids, max_tokens=1, logprobs=width): n for n, ids in enumerate(prefixes)}
+        found: dict[int, Listing] = {}
+        while asked:
+            for name, outputs in self._finished(asked):
+                found[asked.pop(name)] = self._listing(outputs[0].logprobs[0], width)
+        return [found[n] for n in range(len(prefixes))]
+
+    def _listing(self, listed: Any, width: int) -> Listing:
+        likely = {
+            token: one.logprob for token, one in listed.items() if one.logprob > float("-inf")
+        }
+        whole = width == ALL or len(likely) < len(listed)
+        if 0 < width < len(likely):  # the drawn token was added behind the likeliest ones
+            likely = dict(sorted(likely.items(), key=lambda item: -item[1])[:width])
+        return Listing.ranked(list(likely), list(likely.values()), whole=whole)
+
+    # Checks
+
+    def _check_options(self, config: Any) -> None:
+        found = {
+            "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+            "max_logprobs": config.model_config.max_logprobs,
+            "logprobs_mode": str(config.model_config.logprobs_mode),
+            "generation_config": config.model_config.generation_config,
+        }
+        wrong = [
+            f"{name} is {found[name]!r}, not {wanted!r}"
+            for name, wanted in REQUIRED.items()
+            if found[name] != wanted
+        ]
+        if wrong:
+            raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
+
+    def _check_length(self, length: int, what: str) -> None:
+        if length > self.longest:
+            raise EngineError(
+                f"{what} exceeds max_model_len = {self.longest}; lower max_new_tokens, shorten the "
+                "prompt or load the model with a larger max_model_len"
+            )
+
+
+def files_digest(folder: Path) -> str:
+    """sha256 over the names and bytes of a model folder's config.json and weight files.
+
+    Raises EngineError for a folder without weights.
+    """
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.gguf")])
+    if not weights:
+        raise EngineError(f"{folder}: no weights here (*.safetensors); give a local model folder")
+    digest = hashlib.sha256()
+    for file in [folder / "config.json", *weights]:
+        if file.is_file():
+            with file.open("rb") as stream:
+                digest.update(
+                    f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
+                )
+    return digest.hexdigest()

@@ -5,8 +5,8 @@
 
 Every seed reruns everything from SFT on. The test problems are drawn with a seed taken from the
 commit that is measured, so nobody can have tuned on them (`--commit` continues a run after a later
-commit); two families are measured besides: `relay`, which no model has seen, and `swap`, which only
-the base model has. Each policy is measured greedily, at the recipe's
+commit). The main chain is measured on two more families: `relay`, which no model has seen, and
+`swap`, which only the base model has. Each policy is measured greedily, at the recipe's
 temperature, and at the temperature that is best for it on the dev split, so that a stage cannot
 win by sharpening alone.
 
@@ -112,11 +112,11 @@ class Chain:
                 *self._tuned[arm], *getattr(self, f"_{arm}")(), f"--output={folder}",
             )  # fmt: skip
         if held_out:
-            for folder, family in itertools.product((self.main, *self.arms.values()), HELD_OUT):
+            for family in HELD_OUT:
                 align(
-                    "eval", str(folder), f"task.options.families=[{family}]",
+                    "eval", str(self.main), f"task.options.families=[{family}]",
                     "evaluate.temperatures=[]", "evaluate.problems=500", "evaluate.samples=4",
-                    f"--output={folder}/{family}",
+                    f"--output={self.main}/{family}",
                 )  # fmt: skip
 
     def _start(self) -> list[str]:
@@ -188,21 +188,23 @@ def write_results(chains: list[Chain], options: argparse.Namespace) -> None:
         "problem_seed": options.problem_seed, "tables": {}, "arms": {}, "cost": cost(chains),
     }  # fmt: skip
     texts = []
-    titles = {"": "test problems", **{family: f"held-out family {family}" for family in HELD_OUT}}
-    for inner, title in titles.items():
+    for inner in ("", *HELD_OUT):
         if not all((c.main / inner / "eval" / "sft").is_dir() for c in chains):
             continue
+        title = f"held-out family {inner}" if inner else "test problems"
         table = build_seed_table([c.main / inner for c in chains], MAIN)
         found["tables"][title] = table.to_json()
-        found["arms"][title] = compare_arms(chains, inner, options.arms)
-        texts += [f"## {title}\n", table.to_markdown(), arms_text(found["arms"][title])]
+        texts += [f"## {title}\n", table.to_markdown()]
+        if not inner:
+            found["arms"] = compare_arms(chains, options.arms)
+            texts.append(arms_text(found["arms"]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / f"{options.name}.md").write_text("\n".join(texts))
     print("\n".join(texts))
 
 
-def compare_arms(chains: Iterable[Chain], inner: str, arms: Iterable[str]) -> dict[str, Any]:
+def compare_arms(chains: Iterable[Chain], arms: Iterable[str]) -> dict[str, Any]:
     """Every arm against the row of the main chain that cost the same (main minus arm)."""
     from dataclasses import asdict
 
@@ -211,8 +213,8 @@ def compare_arms(chains: Iterable[Chain], inner: str, arms: Iterable[str]) -> di
     found = {}
     for arm in arms:
         row, stages = ARMS[arm]
-        theirs = [chain.arms[arm] / inner / "eval" / stages[-1] for chain in chains]
-        ours = [chain.main / inner / "eval" / row for chain in chains]
+        theirs = [chain.arms[arm] / "eval" / stages[-1] for chain in chains]
+        ours = [chain.main / "eval" / row for chain in chains]
         compared = compare_evaluations(theirs, ours)
         found[arm] = {
             "against": row,

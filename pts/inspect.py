@@ -54,7 +54,7 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
 def _path(folder: RunFolder, result: QuestionResult, path: PathResult) -> Iterator[str]:
     if path.curve:
         yield f"\n  p(success) along it  {curve_line(path)}"
-    for token in path.tokens:
+    for token in (*path.tokens, *path.undecided):
         yield "\n" + _pivot(folder, token)
         for other, prob, passed, n in path.siblings.get(token.position, ()):
             text = _quoted(folder, other)
@@ -70,7 +70,8 @@ def _pivot(folder: RunFolder, token: PivotalToken) -> str:
     return (
         f"  pivotal {_quoted(folder, token.token)} at {token.position}: q {token.prob:.2f}, "
         f"p {_interval(token.before)} -> {_interval(token.after)}, "
-        f"Δ {token.delta.mean:+.2f} [{token.delta.low:+.2f}, {token.delta.high:+.2f}]{undecided}"
+        f"Δ {token.delta.mean:+.2f} [{token.delta.low:+.2f}, {token.delta.high:+.2f}] "
+        f"by {token.delta.method}{undecided}"
     )
 
 
@@ -97,7 +98,7 @@ def curve_line(path: PathResult, width: int = 60) -> str:
 
 
 def _marked(folder: RunFolder, path: PathResult) -> str:
-    """The answer, each pivotal token in brackets with its change of p."""
+    """The answer, each reported token in brackets with its change of p."""
     deltas = {token.position: token.delta.mean for token in path.tokens}
     return "".join(_runs(folder, path.ids, deltas))
 

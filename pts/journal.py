@@ -25,7 +25,7 @@ import numpy as np
 from pts.errors import JournalError
 from pts.types import Ids, Outcome, Purpose, Verdict
 
-FORMAT = 1
+FORMAT = 2
 """Version of the journal's lines."""
 
 _log = logging.getLogger(__name__)

@@ -152,7 +152,7 @@ class PivotalToken:
     after: Estimate
     delta: Estimate
     decided: bool
-    """False when the search stopped inside the indifference zone or for want of budget."""
+    """Whether the interval of `delta` settles it: above p_gap - zone on the side of its mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,11 @@ class Cost:
 class PathResult:
     """What a search found along one completion.
 
+    `tokens` are the report: for `branch` those decided to be pivotal, for `bisect`, as published,
+    every single token whose estimate reaches p_gap. `undecided` are the tokens whose estimate
+    reaches p_gap when `branch` stopped, inside the indifference zone or for want of budget: no
+    claim is made of them.
+
     `curve` holds p(success) after `curve_at[k]` tokens (ascending, 0 = before the first token).
     `siblings` maps a position to `(token, π, successes, n)` of the branches drawn there. A path
     that `stopped` as "impossible" holds a token that the policy cannot sample (its entry of `probs`
@@ -223,6 +228,7 @@ class PathResult:
     siblings: Mapping[int, tuple[tuple[int, float, int, int], ...]]
     stopped: Literal["decided", "zone", "budget", "no candidates", "impossible"]
     pairs: tuple[CandidatePair, ...] = ()
+    undecided: tuple[PivotalToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

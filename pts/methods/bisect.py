@@ -12,14 +12,14 @@ standard error of a difference is 0.22 at p = 0.5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from pts.branches import Groups, Path, Tally
 from pts.config import SearchConfig
-from pts.estimate import decide, exact, jeffreys, square_and_add, wilson_bounds
+from pts.estimate import decide, exact, jeffreys, reaches, square_and_add, wilson_bounds
 from pts.methods.confirm import screening_budget
 from pts.methods.steps import Steps, ask
 from pts.pairs import Belief, Finding
@@ -72,7 +72,8 @@ class _Track:
             children: list[Segment] = []
             for start, end in self.pending:
                 self.measured |= {start, end}
-                if end - start > 1 and abs(self.mean(end) - self.mean(start)) >= self.config.p_gap:
+                change = self.mean(end) - self.mean(start)
+                if end - start > 1 and reaches(change, self.config.p_gap):
                     middle = split_point(list(self.path.probs), start, end)
                     children += [(start, middle), (middle, end)]
             self.pending = children
@@ -121,16 +122,19 @@ class _Track:
         )
         after, left = self._beliefs(marks)
         budget = screening_budget(self.config)
-        return Finding(self.path, result, groups, after, left, budget)
+        return Finding(self.path, result, groups, after, left, budget, dict(self._deltas(marks)))
 
     def _tokens(self, marks: Sequence[int]) -> list[PivotalToken]:
         found = []
-        for start, end in pairwise(marks):
-            delta = self.delta(start, end)
-            if end - start == 1 and abs(delta.mean) >= self.config.p_gap:
+        for start, delta in self._deltas(marks):
+            if reaches(delta.mean, self.config.p_gap):
                 verdict = decide(delta, self.config.p_gap, self.config.zone)
                 found.append(self._token(start, delta, verdict == "yes"))
         return found
+
+    def _deltas(self, marks: Sequence[int]) -> Iterator[tuple[int, Estimate]]:
+        """Positions of single tokens with both ends measured, and their estimated changes."""
+        return ((a, self.delta(a, b)) for a, b in pairwise(marks) if b - a == 1)
 
     def _token(self, at: int, delta: Estimate, decided: bool) -> PivotalToken:
         return PivotalToken(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from align.data.task import Split
 from align.data.tasks import build_task
 from align.errors import RecipeError
 from align.models.load import base_path, chat_template
@@ -18,11 +20,12 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: every fault at once.
     """
     faults: list[str] = []
-    for attempt in (
+    attempts: tuple[Callable[[], object], ...] = (
         lambda: base_path(recipe.model),
         lambda: chat_template(recipe.model),
-        lambda: build_task(recipe),
-    ):
+        lambda: _draw_one(recipe),
+    )
+    for attempt in attempts:
         try:
             attempt()
         except ConfigError as error:
@@ -36,3 +39,15 @@ def check_recipe(recipe: Recipe) -> None:
             )
     if faults:
         raise RecipeError(*faults)
+
+
+def _draw_one(recipe: Recipe) -> None:
+    """Build the task and draw one problem of every split that the recipe needs."""
+    task = build_task(recipe)
+    splits: set[Split] = {recipe.evaluate.split}
+    if recipe.stages:
+        splits.add("train")
+    if recipe.evaluate.temperatures:
+        splits.add("dev")
+    for split in sorted(splits):
+        task.problems(split, 1, 0)

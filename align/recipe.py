@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.errors import RecipeError
 from pts.config import SamplingConfig, SearchConfig, Settings, parse_settings
@@ -85,6 +85,16 @@ class PTSConfig(Settings):
     token_budget: int = Field(0, ge=0)
     """No question is opened once this many tokens were generated; 0 sets no limit."""
 
+    @field_validator("search")
+    @classmethod
+    def _makes_pairs(cls, search: SearchConfig) -> SearchConfig:
+        if search.unit == "step":
+            raise ValueError(
+                "unit: 'step' makes no pairs, and token DPO needs them; use 'token' here, and "
+                "`pts search` to look at steps"
+            )
+        return search
+
 
 class TokenDPOConfig(TrainingConfig):
     """Stage 2b: DPO (Rafailov et al. 2023) at one position a pair."""
@@ -117,6 +127,9 @@ class FullDPOConfig(TrainingConfig):
     """Pairs at most in all; 0 keeps all."""
     beta: float = Field(0.3, gt=0)
     """Strength of the pull towards the reference."""
+    anchor: float = Field(0.0, ge=0)
+    """Weight of the negative log-likelihood of the chosen completions, a mean over the batch's
+    tokens, against displacement (Pang et al. 2024)."""
     style_weight: float = Field(0.0, ge=0)
     """Weight of the rule-based style and detail scores (1-5) in choosing among right answers."""
     reference: str = "start"

@@ -129,6 +129,8 @@ def dpo_trainer(
         policy,
         DPOConfig,
         beta=config.beta,
+        loss_type=["sigmoid", "sft"] if config.anchor else ["sigmoid"],
+        loss_weights=[1.0, config.anchor] if config.anchor else None,
         max_length=None,
         precompute_ref_log_probs=True,
     )

@@ -4,8 +4,9 @@
     python benchmarks/three_stage.py --split dev --seeds 100 --set full_dpo.learning_rate=2e-4
 
 Every seed reruns everything from SFT on. The test problems are drawn with a seed taken from the
-commit that is measured, so nobody can have tuned on them; a family that no demonstration, search
-or tuning run has seen is measured besides. Each policy is measured greedily, at the recipe's
+commit that is measured, so nobody can have tuned on them (`--commit` continues a run after a later
+commit); two families are measured besides: `relay`, which no model has seen, and `swap`, which only
+the base model has. Each policy is measured greedily, at the recipe's
 temperature, and at the temperature that is best for it on the dev split, so that a stage cannot
 win by sharpening alone.
 
@@ -41,6 +42,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MAIN = ["base", "sft", "token_dpo", "full_dpo"]
+HELD_OUT = ["relay", "swap"]
 TEMPERATURES = "[0.0, 0.2, 0.4, 0.55, 0.7, 0.85, 1.0]"
 ARMS = {
     "random": ("token_dpo", ["pts", "token_dpo"]),
@@ -78,12 +80,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one thread each")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "three_stage")
     parser.add_argument("--name", default="three_stage", help="name of the result files")
+    parser.add_argument("--commit", default="HEAD", help="commit that is measured")
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    options.commit = commit
-    options.problem_seed = int(commit[:7], 16) if options.split == "test" else 0
+    options.commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--verify", f"{options.commit}^{{commit}}"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    options.problem_seed = int(options.commit[:7], 16) if options.split == "test" else 0
     return options
 
 
@@ -109,10 +112,11 @@ class Chain:
                 *self._tuned[arm], *getattr(self, f"_{arm}")(), f"--output={folder}",
             )  # fmt: skip
         if held_out:
-            for folder in (self.main, *self.arms.values()):
+            for folder, family in itertools.product((self.main, *self.arms.values()), HELD_OUT):
                 align(
-                    "eval", str(folder), "task.options.held_out=true", "evaluate.temperatures=[]",
-                    f"--output={folder}/held_out",
+                    "eval", str(folder), f"task.options.families=[{family}]",
+                    "evaluate.temperatures=[]", "evaluate.problems=500", "evaluate.samples=4",
+                    f"--output={folder}/{family}",
                 )  # fmt: skip
 
     def _start(self) -> list[str]:
@@ -184,7 +188,8 @@ def write_results(chains: list[Chain], options: argparse.Namespace) -> None:
         "problem_seed": options.problem_seed, "tables": {}, "arms": {}, "cost": cost(chains),
     }  # fmt: skip
     texts = []
-    for title, inner in (("test problems", ""), ("held-out family", "held_out")):
+    titles = {"": "test problems", **{family: f"held-out family {family}" for family in HELD_OUT}}
+    for inner, title in titles.items():
         if not all((c.main / inner / "eval" / "sft").is_dir() for c in chains):
             continue
         table = build_seed_table([c.main / inner for c in chains], MAIN)

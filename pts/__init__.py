@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pts.store import pairs_dataset, read_pairs, read_results, write_pairs
     from pts.store_problems import load_problems
     from pts.types import (
+        Boundaries,
         CandidatePair,
         Cost,
         Counts,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         Message,
         Outcome,
         PathResult,
+        PivotalStep,
         PivotalToken,
         Problem,
         QuestionResult,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from pts.verifiers.base import Verifier
     from pts.verifiers.callable import CallableVerifier
     from pts.verifiers.choice import ChoiceVerifier
+    from pts.verifiers.code import CodeVerifier
     from pts.verifiers.exact import ExactVerifier
     from pts.verifiers.math import MathVerifier
     from pts.verifiers.named import make_verifier
@@ -82,13 +85,14 @@ _HOMES = {
     "pts.store": ("pairs_dataset", "read_pairs", "read_results", "write_pairs"),
     "pts.store_problems": ("load_problems",),
     "pts.types": (
-        *("CandidatePair", "Cost", "Counts", "Estimate", "Ids", "Judgement", "Message"),
-        *("Outcome", "PathResult", "PivotalToken", "Problem", "QuestionResult", "Row"),
-        *("Sample", "Score", "Search", "TokenPair", "Verdict"),
+        *("Boundaries", "CandidatePair", "Cost", "Counts", "Estimate", "Ids", "Judgement"),
+        *("Message", "Outcome", "PathResult", "PivotalStep", "PivotalToken", "Problem"),
+        *("QuestionResult", "Row", "Sample", "Score", "Search", "TokenPair", "Verdict"),
     ),
     "pts.verifiers.base": ("Verifier",),
     "pts.verifiers.callable": ("CallableVerifier",),
     "pts.verifiers.choice": ("ChoiceVerifier",),
+    "pts.verifiers.code": ("CodeVerifier",),
     "pts.verifiers.exact": ("ExactVerifier",),
     "pts.verifiers.math": ("MathVerifier",),
     "pts.verifiers.named": ("make_verifier",),
@@ -96,9 +100,11 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Boundaries",
     "CallableVerifier",
     "CandidatePair",
     "ChoiceVerifier",
+    "CodeVerifier",
     "ConfigError",
     "Cost",
     "Counts",
@@ -116,6 +122,7 @@ __all__ = [
     "Outcome",
     "PTSError",
     "PathResult",
+    "PivotalStep",
     "PivotalToken",
     "Problem",
     "QuestionResult",

@@ -80,6 +80,8 @@ class Summary:
     """Wall time of this session."""
     paths: Mapping[str, int] = field(default_factory=dict)
     """Paths by what ended their search; "impossible" ones the policy cannot sample."""
+    pivotal: int = 0
+    """Tokens, or steps, that were decided to be pivotal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,14 @@ def reselect(
     """Select a run's pairs again from its results, at another error rate or a larger gap.
 
     Raises ConfigError for a gap below the run's own: pairs that small were never proposed, and
-    those given up early were judged by the larger gap.
+    those given up early were judged by the larger gap. Raises it for a run of unit "step" too.
     """
     changes = {"fdr": fdr, "p_gap": p_gap}
     own = folder.config
+    if own.unit == "step":
+        raise ConfigError(
+            f"{folder.path}: searched steps, which make no pairs; search with unit=token for pairs"
+        )
     if p_gap is not None and p_gap < own.p_gap:
         raise ConfigError(
             f"p_gap {p_gap:g} is below the run's own {own.p_gap:g}, for which pairs were proposed; "
@@ -225,9 +231,12 @@ def summarise(records: Iterable[Record], pairs: Iterable[TokenPair], seconds: fl
     proposed: Counter[str] = Counter()
     stopped: Counter[str] = Counter()
     spent: dict[Purpose, Tally] = {}
+    pivotal = 0
     for record in records:
         status[record.result.status] += 1
         stopped.update(path.stopped for path in record.result.paths)
+        pivotal += sum(token.decided for path in record.result.paths for token in path.tokens)
+        pivotal += sum(step.decided for path in record.result.paths for step in path.steps)
         proposed.update(pair.criterion for path in record.result.paths for pair in path.pairs)
         for purpose, tally in record.spent.items():
             spent[purpose] = spent.get(purpose, Tally()) + tally
@@ -241,6 +250,7 @@ def summarise(records: Iterable[Record], pairs: Iterable[TokenPair], seconds: fl
         redrawn=total.unscored,
         seconds=round(seconds, 3),
         paths=dict(sorted(stopped.items())),
+        pivotal=pivotal,
     )
 
 

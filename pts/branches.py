@@ -1,16 +1,18 @@
 """Branches along one completion: where it can be left, what was drawn there, what became of it.
 
-A completion is cut into blocks. A token that the policy avoids with probability >= p_gap is a
-block of its own (only such a token can move p(success) by p_gap); all tokens between two of them
-form one block. Leaving a block means to follow it up to some position and then to draw a sibling
-of the path's token from the truncated, renormalised row: truncated first, the token removed
-second. All outcomes of one block are draws from one distribution, hence one binomial.
+A completion is a row of units: its tokens, or its steps. It is cut into blocks. A unit that the
+policy avoids with probability >= p_gap is a block of its own (only such a unit can move p(success)
+by p_gap); all units between two of them form one block. Leaving a block means to follow it up to
+some position and then to draw a sibling of the path's token from the truncated, renormalised row:
+truncated first, the token removed second. All outcomes of one block are draws from one
+distribution, hence one binomial.
 
 Pure bookkeeping and seeded drawing; who is sampled next is decided in `pts.methods.branch`.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,23 +30,36 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Path:
-    """A finished completion with its rows. `leave[i]` is 1 - q_i, summed over the siblings."""
+    """A finished completion with its rows. `leave[i]` is 1 - q_i, summed over the siblings.
+
+    `ends` are the places where its units end, ascending up to its length: by default every token
+    is a unit.
+    """
 
     ids: Ids
     verdict: Verdict
     rows: tuple[Row, ...]
+    ends: tuple[int, ...] = ()
     probs: Floats = field(init=False)
     leave: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(self.ids):
             raise ValueError(f"{len(self.ids)} tokens need as many rows, got {len(self.rows)}")
+        ends = self.ends or tuple(range(1, len(self.ids) + 1))
+        if ends[-1:] != (len(self.ids),) or any(a >= b for a, b in pairwise((0, *ends))):
+            raise ValueError(f"units must end in order, up to {len(self.ids)}, got {ends}")
+        object.__setattr__(self, "ends", ends)
         pairs = list(zip(self.ids, self.rows, strict=True))
         others = [float(row.probs[row.ids != token].sum()) for token, row in pairs]
         own = [row.prob(token) for token, row in pairs]
         total = np.asarray(own) + np.asarray(others)
         object.__setattr__(self, "probs", np.asarray(own) / total)
         object.__setattr__(self, "leave", np.asarray(others) / total)
+
+    def cuts(self, start: int, end: int) -> tuple[int, ...]:
+        """Where units end strictly between two places; nothing within one unit."""
+        return self.ends[bisect_right(self.ends, start) : bisect_left(self.ends, end)]
 
     @property
     def end(self) -> float:
@@ -67,15 +82,25 @@ class Block:
     candidate: bool
 
 
-def split_blocks(leave: Floats, p_gap: float) -> list[Block]:
-    """Cut positions into one-token candidate blocks (leave >= p_gap) and the blocks between."""
-    candidates = {int(i) for i in np.flatnonzero(leave >= p_gap)}
-    edges = sorted({0, len(leave)} | candidates | {i + 1 for i in candidates})
-    blocks = []
-    for start, end in pairwise(edges):
-        out = float(-np.expm1(np.log1p(-leave[start:end]).sum()))
-        blocks.append(Block(start, end, out, start in candidates))
-    return blocks
+def split_blocks(leave: Floats, p_gap: float, ends: Sequence[int] = ()) -> list[Block]:
+    """Cut positions into candidate blocks of one unit (left with >= p_gap) and the blocks between.
+
+    `ends` are those of the units, every position by default.
+    """
+    units = pairwise((0, *(ends or range(1, len(leave) + 1))))
+    candidates = {(a, b) for a, b in units if left_within(leave, a, b) >= p_gap}
+    edges = sorted({0, len(leave)}.union(*candidates))
+    return [
+        Block(start, end, left_within(leave, start, end), (start, end) in candidates)
+        for start, end in pairwise(edges)
+    ]
+
+
+def left_within(leave: Floats, start: int, end: int) -> float:
+    """P(the positions start <= i < end are not all followed)."""
+    if end - start == 1:
+        return float(leave[start])
+    return float(-np.expm1(np.log1p(-leave[start:end]).sum()))
 
 
 def exit_weights(leave: Floats) -> Floats:
@@ -152,7 +177,7 @@ class Branches:
 
     def __init__(self, path: Path, p_gap: float, rng: np.random.Generator) -> None:
         self.path = path
-        self.blocks = split_blocks(path.leave, p_gap)
+        self.blocks = split_blocks(path.leave, p_gap, path.ends)
         self.tallies = [Tally() for _ in self.blocks]
         self.hints = [Tally() for _ in self.blocks]
         self.groups = Groups()

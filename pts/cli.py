@@ -41,7 +41,7 @@ OptionalPath = Optional[Path]  # noqa: UP045 - typer reads annotations at run ti
 def search(
     model: Annotated[Path, typer.Option(help="Folder of a model or LoRA adapter.")],
     problems: Annotated[Path, typer.Option(help="JSONL with a problem a line.")],
-    verifier: Annotated[str, typer.Option(help="exact:REGEX, math, choice or choice:LETTERS.")],
+    verifier: Annotated[str, typer.Option(help="exact:REGEX, math, choice or code[:OPTIONS].")],
     output: Annotated[Path, typer.Option(help="Folder of the run; give it again to resume.")],
     settings: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -113,6 +113,7 @@ def _summary_lines(summary: Summary) -> list[str]:
     for criterion, proposed in summary.proposed.items():
         confirmed = summary.confirmed.get(criterion, 0)
         lines.append(f"{criterion} pairs: {confirmed} confirmed of {proposed} proposed")
+    lines.append(f"decided to be pivotal: {summary.pivotal}")
     lines.append(f"cut by the length limit: {summary.cut_share:.1%} of the rollouts")
     if summary.redrawn:
         lines.append(f"unscored and drawn again: {summary.redrawn}")

@@ -91,9 +91,12 @@ class SearchConfig(Settings):
     method: Literal["branch", "bisect"] = "branch"
     """`branch` spends rollouts on alternatives to the path's tokens; `bisect` is the published
     algorithm of the Phi-4 report (Abdin et al. 2024, section 4.3)."""
+    unit: Literal["token", "step"] = "token"
+    """What is asked for its effect on p(success). A `step` is a line or a sentence of the
+    completion; pivotal steps are reported, and pairs are made of single tokens only."""
     criteria: tuple[Literal["path", "fork"], ...] = ("path", "fork")
     """`path`: the path's token moves p(success) by p_gap. `fork`: two likely siblings differ by
-    p_gap, whichever of them the path took."""
+    p_gap, whichever of them the path took. At unit `step` there is `path` alone."""
     p_gap: float = Field(0.2, gt=0, lt=1)
     """Smallest change of p(success) that counts as pivotal (Phi-4's Figure 3 boxes 0.2)."""
     zone: float = Field(0.05, ge=0, lt=0.5)
@@ -131,6 +134,13 @@ class SearchConfig(Settings):
     unscored_limit: float = Field(0.02, ge=0, lt=1)
     """A question with a larger share of UNSCORED rollouts is set aside."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, data: Any) -> Any:
+        """At unit `step` the default of `criteria` is what can be had there."""
+        steps = isinstance(data, Mapping) and data.get("unit") == "step"
+        return {"criteria": ("path",), **data} if steps else data
+
     @model_validator(mode="after")
     def _ordered(self) -> SearchConfig:
         if self.p_min >= self.p_max:
@@ -139,4 +149,9 @@ class SearchConfig(Settings):
             raise ValueError(f"zone must be smaller than p_gap, got {self.zone} and {self.p_gap}")
         if not self.criteria:
             raise ValueError("criteria must name 'path', 'fork' or both")
+        if self.unit == "step" and "fork" in self.criteria:
+            raise ValueError(
+                "criteria cannot name 'fork' at unit 'step': a fork compares two likely next "
+                "tokens, and a step has no list of likely alternatives; name 'path' alone"
+            )
         return self

@@ -9,20 +9,28 @@ from collections.abc import Iterable, Iterator
 
 from pts.errors import DataError, did_you_mean
 from pts.store_run import RunFolder
-from pts.types import CandidatePair, Estimate, Ids, PathResult, PivotalToken, QuestionResult
+from pts.types import (
+    CandidatePair,
+    Estimate,
+    Ids,
+    PathResult,
+    PivotalStep,
+    PivotalToken,
+    QuestionResult,
+)
 
 BARS = "▁▂▃▄▅▆▇█"
 
 
 def overview(folder: RunFolder) -> Iterator[str]:
-    """A line for each finished question: status, p(success), pivotal tokens, pairs, its id."""
+    """A line for each finished question: status, p(success), pivotal units, pairs, its id."""
     yield f"{'status':<9} {'solved':>6} {'pivotal':>7} {'proposed':>8} {'pairs':>5}  question"
     kept: dict[str, int] = {}
     for pair in folder.pairs:
         kept[pair.problem_id] = kept.get(pair.problem_id, 0) + 1
     for record in folder.records:
         result = record.result
-        pivotal = sum(len(path.tokens) for path in result.paths)
+        pivotal = sum(len(path.tokens) + len(path.steps) for path in result.paths)
         proposed = sum(len(path.pairs) for path in result.paths)
         yield (
             f"{result.status:<9} {result.solved.mean:>6.2f} {pivotal:>7} {proposed:>8} "
@@ -54,9 +62,13 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
 def _path(folder: RunFolder, result: QuestionResult, path: PathResult) -> Iterator[str]:
     if path.curve:
         yield f"\n  p(success) along it  {curve_line(path)}"
-    for token in (*path.tokens, *path.undecided):
-        yield "\n" + _pivot(folder, token)
-        for other, prob, passed, n in path.siblings.get(token.position, ()):
+    for pivot in (*path.tokens, *path.steps, *path.undecided):
+        if isinstance(pivot, PivotalStep):
+            yield "\n" + _step(folder, pivot)
+            yield "    left within it: " + _left(path, pivot)
+            continue
+        yield "\n" + _pivot(folder, pivot)
+        for other, prob, passed, n in path.siblings.get(pivot.position, ()):
             text = _quoted(folder, other)
             yield f"    sibling {text:<16} π {prob:.2f}  passed {passed}/{n}"
     selected = {(p.prompt_ids, p.chosen, p.rejected) for p in folder.pairs}
@@ -66,13 +78,28 @@ def _path(folder: RunFolder, result: QuestionResult, path: PathResult) -> Iterat
 
 
 def _pivot(folder: RunFolder, token: PivotalToken) -> str:
-    undecided = "" if token.decided else " (undecided)"
+    return f"  pivotal {_quoted(folder, token.token)} at {token.position}: {_change(token)}"
+
+
+def _step(folder: RunFolder, step: PivotalStep) -> str:
+    text = repr(folder.text(step.ids))
+    return f"  pivotal {text} at {step.start} to {step.end - 1}: {_change(step)}"
+
+
+def _change(pivot: PivotalToken | PivotalStep) -> str:
+    undecided = "" if pivot.decided else " (undecided)"
     return (
-        f"  pivotal {_quoted(folder, token.token)} at {token.position}: q {token.prob:.2f}, "
-        f"p {_interval(token.before)} -> {_interval(token.after)}, "
-        f"Δ {token.delta.mean:+.2f} [{token.delta.low:+.2f}, {token.delta.high:+.2f}] "
-        f"by {token.delta.method}{undecided}"
+        f"q {pivot.prob:.2f}, p {_interval(pivot.before)} -> {_interval(pivot.after)}, "
+        f"Δ {pivot.delta.mean:+.2f} [{pivot.delta.low:+.2f}, {pivot.delta.high:+.2f}] "
+        f"by {pivot.delta.method}{undecided}"
     )
+
+
+def _left(path: PathResult, step: PivotalStep) -> str:
+    """What became of the continuations that left the path within a step."""
+    places = range(step.start, step.end)
+    drawn = [(s, n) for at in places for *_, s, n in path.siblings.get(at, ())]
+    return f"passed {sum(s for s, _ in drawn)}/{sum(n for _, n in drawn)}"
 
 
 def _pair(folder: RunFolder, pair: CandidatePair, selected: bool) -> str:
@@ -98,15 +125,19 @@ def curve_line(path: PathResult, width: int = 60) -> str:
 
 
 def _marked(folder: RunFolder, path: PathResult) -> str:
-    """The answer, each reported token in brackets with its change of p."""
-    deltas = {token.position: token.delta.mean for token in path.tokens}
-    return "".join(_runs(folder, path.ids, deltas))
+    """The answer, each reported token or step in brackets with its change of p."""
+    ends = {token.position: (token.position + 1, token.delta.mean) for token in path.tokens}
+    ends |= {step.start: (step.end, step.delta.mean) for step in path.steps}
+    return "".join(_runs(folder, path.ids, ends))
 
 
-def _runs(folder: RunFolder, ids: Ids, deltas: dict[int, float]) -> Iterable[str]:
-    for position, token in enumerate(ids):
-        text = printable(folder.piece(token))
-        yield f"⟦{text} {deltas[position]:+.2f}⟧" if position in deltas else text
+def _runs(folder: RunFolder, ids: Ids, ends: dict[int, tuple[int, float]]) -> Iterable[str]:
+    at = 0
+    while at < len(ids):
+        end, delta = ends.get(at, (at + 1, None))
+        text = printable(folder.text(ids[at:end]))
+        yield text if delta is None else f"⟦{text} {delta:+.2f}⟧"
+        at = end
 
 
 def printable(text: str) -> str:

@@ -20,7 +20,15 @@ from typing import Literal, TypeAlias
 from pts.branches import Groups, Path
 from pts.config import SearchConfig
 from pts.estimate import benjamini_hochberg, jeffreys, newcombe, smoothed_mean
-from pts.types import CandidatePair, Estimate, Ids, PathResult, QuestionResult, TokenPair
+from pts.types import (
+    CandidatePair,
+    Estimate,
+    Ids,
+    PathResult,
+    PivotalToken,
+    QuestionResult,
+    TokenPair,
+)
 
 Criterion: TypeAlias = Literal["path", "fork"]
 
@@ -121,8 +129,9 @@ class Board:
     def __init__(self, finding: Finding, config: SearchConfig) -> None:
         self.finding, self.config = finding, config
         path = finding.path
-        tokens = (*finding.result.tokens, *finding.result.undecided)
-        self.pivots = {t.position: t.delta.mean > 0 for t in tokens}
+        found = (*finding.result.tokens, *finding.result.undecided)
+        tokens = [token for token in found if isinstance(token, PivotalToken)]
+        self.pivots = {token.position: token.delta.mean > 0 for token in tokens}
         self.likely = [
             [int(token) for token in row.ids[row.probs >= config.min_sibling_prob]]
             for row in path.rows

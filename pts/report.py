@@ -20,7 +20,15 @@ from typing import Any
 
 from pts.store import Tally, replacing
 from pts.store_run import RunFolder
-from pts.types import CandidatePair, Estimate, Ids, PathResult, PivotalToken, QuestionResult
+from pts.types import (
+    CandidatePair,
+    Estimate,
+    Ids,
+    PathResult,
+    PivotalStep,
+    PivotalToken,
+    QuestionResult,
+)
 
 QUESTIONS = 2000
 """Questions on one page at most; the page says so when there are more."""
@@ -121,7 +129,18 @@ def _path(
             for at, estimate in zip(path.curve_at, path.curve, strict=True)
         ],
         "pivots": _pivots(path.tokens),
-        "undecided": _pivots(path.undecided),
+        "undecided": _pivots(p for p in path.undecided if isinstance(p, PivotalToken)),
+        "steps": [
+            {
+                "start": step.start,
+                "end": step.end,
+                "prob": round(step.prob, 4),
+                "delta": (*_estimate(step.delta), step.decided, step.delta.method),
+                "reported": step in path.steps,
+            }
+            for step in (*path.steps, *path.undecided)
+            if isinstance(step, PivotalStep)
+        ],
         "siblings": {
             str(position): [(folder.piece(t), round(q, 4), s, n) for t, q, s, n in rows]
             for position, rows in path.siblings.items()

@@ -1,10 +1,10 @@
 """Runs many searches at once on one engine: feeds it, judges, journals, resumes.
 
-`run` takes a stream of `(problem, steps)`. `steps` is any generator that yields lists of `Sample`
-and `Score` wishes, is sent the list of their measurements, and returns its result: a search, or
-three lines that sample n completions. A window of questions is kept going at the same time, all
-their wishes stand in one live queue that the engine pulls from, and each yield is answered whole
-and in order.
+`run` takes a stream of `(problem, steps)`. `steps` is any generator that yields lists of `Sample`,
+`Score` and `Boundaries` wishes, is sent the list of their measurements, and returns its result: a
+search, or three lines that sample n completions. A window of questions is kept going at the same
+time, all their wishes stand in one live queue that the engine pulls from, and each yield is
+answered whole and in order.
 
 What a generator can rely on:
 
@@ -33,6 +33,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from pts.engines.base import Engine, Wish
+from pts.engines.boundaries import completion_steps
 from pts.errors import DataError, EngineError, VerifierError
 from pts.journal import Journal, Replay
 from pts.methods.steps import Steps
@@ -40,6 +41,7 @@ from pts.runner_judging import Judge
 from pts.runner_rollouts import Draw
 from pts.store import Tally
 from pts.types import (
+    Boundaries,
     Ids,
     Measurement,
     Problem,
@@ -256,6 +258,8 @@ class _Live(Generic[R]):
             for slot, wish in enumerate(wishes):
                 if isinstance(wish, Score):
                     question.answers[slot] = self._score(question, wish)
+                elif isinstance(wish, Boundaries):
+                    question.answers[slot] = completion_steps(self.engine, wish.at)
                 else:
                     self._take_up(question, slot, wish)
         return None

@@ -21,10 +21,21 @@ from collections.abc import Generator
 from typing import TypeVar
 
 from pts.engines.base import Engine, Wish
+from pts.engines.boundaries import completion_steps
 from pts.errors import VerifierError
 from pts.testing_engine import assert_engine_conforms, check_engine
 from pts.testing_report import ConformanceReport, Finding
-from pts.types import Ids, Measurement, Outcome, Problem, Sample, Score, Verdict, Wishes
+from pts.types import (
+    Boundaries,
+    Ids,
+    Measurement,
+    Outcome,
+    Problem,
+    Sample,
+    Score,
+    Verdict,
+    Wishes,
+)
 from pts.verifiers.base import Verifier
 
 __all__ = [
@@ -67,9 +78,11 @@ class _Answers:
         self.prompt = engine.encode(problem)
         self.drawn: Counter[tuple[Ids, str]] = Counter()
 
-    def of(self, wish: Sample | Score) -> Measurement:
+    def of(self, wish: Sample | Score | Boundaries) -> Measurement:
         if isinstance(wish, Sample):
             return self._outcomes(wish)
+        if isinstance(wish, Boundaries):
+            return completion_steps(self.engine, wish.at)
         return self.engine.score(self.prompt, wish.at)
 
     def _outcomes(self, wish: Sample) -> list[Outcome]:

@@ -116,10 +116,21 @@ class Score:
     at: Ids
 
 
-Measurement: TypeAlias = list[Outcome] | list[Row]
-"""The answer to a `Sample` (n outcomes) or to a `Score` (one row per token of `at`)."""
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """A search's wish for the places where the steps (lines, sentences) of a completion end.
 
-Wishes: TypeAlias = list[Sample | Score]
+    A place is a number of tokens; they ascend, and the last one is the length of `at`.
+    """
+
+    at: Ids
+
+
+Measurement: TypeAlias = list[Outcome] | list[Row] | list[int]
+"""The answer to a `Sample` (n outcomes), to a `Score` (one row per token of `at`) or to
+`Boundaries` (one place per step)."""
+
+Wishes: TypeAlias = list[Sample | Score | Boundaries]
 """One yield of a search. It is answered whole and in order: half-finished answers would favour
 short completions."""
 
@@ -153,6 +164,24 @@ class PivotalToken:
     delta: Estimate
     decided: bool
     """Whether the interval of `delta` settles it: above p_gap - zone on the side of its mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class PivotalStep:
+    """A step of a path, its tokens `start <= i < end`, that moves p(success) by p_gap.
+
+    `prob` is the probability that the policy writes exactly these tokens after those before them.
+    """
+
+    start: int
+    end: int
+    ids: Ids
+    prob: float
+    before: Estimate
+    after: Estimate
+    delta: Estimate
+    decided: bool
+    """As in `PivotalToken`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +237,7 @@ class Cost:
 class PathResult:
     """What a search found along one completion.
 
-    `tokens` are the report: for `branch` those decided to be pivotal, for `bisect`, as published,
+    `tokens` (or `steps`) are the report: for `branch` those decided to be pivotal, for `bisect`, as published,
     every single token whose estimate reaches p_gap. `undecided` are the tokens whose estimate
     reaches p_gap when `branch` stopped, inside the indifference zone or for want of budget: no
     claim is made of them.
@@ -228,7 +257,9 @@ class PathResult:
     siblings: Mapping[int, tuple[tuple[int, float, int, int], ...]]
     stopped: Literal["decided", "zone", "budget", "no candidates", "impossible"]
     pairs: tuple[CandidatePair, ...] = ()
-    undecided: tuple[PivotalToken, ...] = ()
+    steps: tuple[PivotalStep, ...] = ()
+    """At unit "step" these are reported, and neither `tokens` nor `pairs`."""
+    undecided: tuple[PivotalToken | PivotalStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from align.recipe import parse_recipe
+from tests.pts.verifiers.code_isolation import available
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
@@ -94,3 +95,10 @@ def test_reference_is_up_to_date() -> None:
 )
 def test_python_of_the_docs_compiles(text: str) -> None:
     compile(text, "docs", "exec")
+
+
+def test_python_of_the_verifier_page_runs() -> None:
+    available()
+    space: dict[str, object] = {"__name__": "docs"}
+    for text in blocks(ROOT / "docs" / "writing-a-verifier.md", "python"):
+        exec(compile(text, "writing-a-verifier.md", "exec"), space)

@@ -8,8 +8,13 @@ two splits. Families differ in structure and share one vocabulary:
     boxes     so many boxes of so many each, then the same changes
     compare   a chain of owners, each told relative to the one before
     van       a load that changes from stop to stop
-    swap      held out: two owners who hand things to each other; half of what happens does not
-              concern the one who is asked about
+    swap      two owners who hand things to each other; half of what happens does not concern the
+              one who is asked about
+    relay     an owner told relative to another one, and then changes: sentences of `compare` and
+              `shop` in an order that neither has
+
+The last two are held out: they exist to be tested on. `swap` is in the base model's text, `relay`
+in no text that any model is trained on.
 
 Quantities are whole numbers from 2 to the difficulty's ceiling. Not covered: division, fractions,
 units, any wording beyond these templates.
@@ -26,12 +31,12 @@ from typing import Literal, TypeAlias
 
 from align.data.task import Split
 
-Family: TypeAlias = Literal["shop", "boxes", "compare", "van", "swap"]
+Family: TypeAlias = Literal["shop", "boxes", "compare", "van", "swap", "relay"]
 Difficulty: TypeAlias = Literal["easy", "medium", "hard"]
 Op: TypeAlias = Literal["+", "-", "*"]
 
 FAMILIES: tuple[Family, ...] = ("shop", "boxes", "compare", "van")
-HELD_OUT: Family = "swap"
+HELD_OUT: tuple[Family, ...] = ("swap", "relay")
 
 SHE = ("Ann", "Eva", "Mia", "Zoe", "Ida", "Amy", "Lucy", "Rosa", "Nina", "Kate")
 HE = ("Tom", "Ben", "Leo", "Sam", "Max", "Dan", "Paul", "Hugo", "Omar", "Jack")
@@ -130,7 +135,7 @@ def draw(rng: random.Random, family: Family, difficulty: Difficulty, asides: flo
     n = rng.randint(level.min_steps, level.max_steps)
     steps = _chain(rng, family, n, level.ceiling)
     item = rng.choice(ITEMS)
-    people = rng.sample(SHE + HE, n + 1 if family == "compare" else 2 if family == "swap" else 1)
+    people = _people(rng, family, n)
     aside = None
     if family != "swap" and rng.random() < asides:
         other = rng.choice([i for i in ITEMS if i != item])
@@ -140,6 +145,19 @@ def draw(rng: random.Random, family: Family, difficulty: Difficulty, asides: flo
     return Story(
         family, tuple(people) if family != "van" else (), item, steps, words, others, aside
     )
+
+
+def _people(rng: random.Random, family: Family, n: int) -> list[str]:
+    """Names in the order of their entrance; those of a relay answer to different pronouns."""
+    match family:
+        case "compare":
+            return rng.sample(SHE + HE, n + 1)
+        case "swap":
+            return rng.sample(SHE + HE, 2)
+        case "relay":
+            return rng.sample([rng.choice(SHE), rng.choice(HE)], 2)
+        case _:
+            return rng.sample(SHE + HE, 1)
 
 
 def _others(rng: random.Random, steps: tuple[Step, ...]) -> tuple[int, ...]:
@@ -196,8 +214,8 @@ def _change(step: Step, word: int) -> str:
             return f"ends up with {step.right} times as many"
 
 
-def _changes(story: Story, first: int) -> list[str]:
-    who = _pronoun(story.names[0])
+def _changes(story: Story, first: int, owner: str) -> list[str]:
+    who = _pronoun(owner)
     pairs = list(zip(story.steps, story.words, strict=True))[first:]
     return [f"{who} {_change(step, word)}." for step, word in pairs]
 
@@ -205,20 +223,24 @@ def _changes(story: Story, first: int) -> list[str]:
 def _tell_shop(story: Story) -> list[str]:
     name = story.names[0]
     start = f"{name} has {story.steps[0].left} {story.item}."
-    return [start, *_changes(story, 0), f"How many {story.item} does {name} have?"]
+    return [start, *_changes(story, 0, name), f"How many {story.item} does {name} have?"]
 
 
 def _tell_boxes(story: Story) -> list[str]:
     name, first = story.names[0], story.steps[0]
     start = f"{name} has {first.right} boxes with {first.left} {story.item} each."
-    return [start, *_changes(story, 1), f"How many {story.item} does {name} have?"]
+    return [start, *_changes(story, 1, name), f"How many {story.item} does {name} have?"]
+
+
+def _compared(step: Step, name: str, before: str) -> str:
+    how = {"+": "more than", "-": "fewer than", "*": "times as many as"}[step.op]
+    return f"{name} has {step.right} {how} {before}."
 
 
 def _tell_compare(story: Story) -> list[str]:
     lines = [f"{story.names[0]} has {story.steps[0].left} {story.item}."]
     for step, before, name in zip(story.steps, story.names, story.names[1:], strict=False):
-        how = {"+": "more than", "-": "fewer than", "*": "times as many as"}[step.op]
-        lines.append(f"{name} has {step.right} {how} {before}.")
+        lines.append(_compared(step, name, before))
     return [*lines, f"How many {story.item} does {story.names[-1]} have?"]
 
 
@@ -242,14 +264,22 @@ def _tell_swap(story: Story) -> list[str]:
     return [*lines, f"How many {item} does {asked} have?"]
 
 
+def _tell_relay(story: Story) -> list[str]:
+    first, last = story.names
+    start = f"{first} has {story.steps[0].left} {story.item}."
+    changes = [_compared(story.steps[0], last, first), *_changes(story, 1, last)]
+    return [start, *changes, f"How many {story.item} does {last} have?"]
+
+
 _TELL: dict[Family, Callable[[Story], list[str]]] = {
     "shop": _tell_shop,
     "boxes": _tell_boxes,
     "compare": _tell_compare,
     "van": _tell_van,
     "swap": _tell_swap,
+    "relay": _tell_relay,
 }
 
 _ALSO: dict[Family, str] = {
-    "shop": "", "boxes": "", "compare": "", "van": " on the road", "swap": "",
+    "shop": "", "boxes": "", "compare": "", "van": " on the road", "swap": "", "relay": "",
 }  # fmt: skip

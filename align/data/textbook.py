@@ -5,9 +5,9 @@
     The answer is 44.
 
 Documents are drawn one after the other from a seed; nothing is stored. Word problems come from
-the train split only, in the plain question-and-answer form (no chat markers). The held-out family
-`swap` is among them, so that it is solvable: it is new to SFT and to preference data, not to the
-base model. All answers are right; what varies is the strategy (see `align.data.solutions`).
+the train split only, in the plain question-and-answer form (no chat markers). The family `swap` is
+among them: it is new to SFT and to preference data, not to the base model. All answers are right;
+what varies is the strategy (see `align.data.solutions`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic import Field
 
 from align.data.facts import Fact, facts
 from align.data.solutions import StrategyMix, draw_solution, halves
-from align.data.stories import FAMILIES, HELD_OUT, LEVELS, Difficulty, Op, Step, Story, draw
+from align.data.stories import FAMILIES, LEVELS, Difficulty, Family, Op, Step, Story, draw
 from pts.config import Settings
 
 END_OF_TEXT = "<|endoftext|>"
@@ -40,7 +40,7 @@ class TextbookConfig(Settings):
     facts: float = Field(0.1, ge=0)
     """Share of questions about the made-up world."""
     held_out: float = Field(0.1, ge=0, le=1)
-    """Share of the held-out family among the word problems."""
+    """Share of the family `swap`, which later stages never see, among the word problems."""
     easy: float = Field(0.5, ge=0, le=1)
     """Share of easy word problems; the others have the recipe's difficulty."""
     difficulty: Difficulty = "medium"
@@ -117,7 +117,7 @@ def documents(config: TextbookConfig, mix: StrategyMix, seed: int | str) -> Iter
 
 def train_story(rng: random.Random, config: TextbookConfig) -> Story:
     """Draw a story of the train split."""
-    family = HELD_OUT if rng.random() < config.held_out else rng.choice(FAMILIES)
+    family: Family = "swap" if rng.random() < config.held_out else rng.choice(FAMILIES)
     difficulty: Difficulty = "easy" if rng.random() < config.easy else config.difficulty
     while True:
         story = draw(rng, family, difficulty, config.asides)

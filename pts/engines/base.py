@@ -51,7 +51,7 @@ class Engine(Protocol):
         ...
 
     def pieces(self, ids: Ids) -> list[str]:
-        """Text of each token by itself, special tokens shown: for reports."""
+        """Text of each token by itself, special tokens shown: for reports, and to tell steps."""
         ...
 
     def score(self, prompt: Ids, completion: Ids) -> list[Row]:

@@ -1,6 +1,7 @@
 """`bisect`: the search that the Phi-4 report publishes (Abdin et al. 2024, section 4.3, figure 4).
 
-A segment whose ends differ in p(success) by p_gap is cut in two, until single tokens are left.
+A segment whose ends differ in p(success) by p_gap is cut in two, until single tokens (or single
+steps, between which alone it is cut then) are left.
 Where the report is silent: a segment is cut after the first token at which the cumulative
 -log π reaches half of the segment's total, so that both sides hold a token, and in the middle if
 the total is 0; every prefix gets `bisect_rollouts` rollouts, once; the finished path is judged.
@@ -21,21 +22,28 @@ from pts.branches import Groups, Path, Tally
 from pts.config import SearchConfig
 from pts.estimate import decide, exact, jeffreys, reaches, square_and_add, wilson_bounds
 from pts.methods.confirm import screening_budget
+from pts.methods.pivots import Pivot, pivot
 from pts.methods.steps import Steps, ask
 from pts.pairs import Belief, Finding
-from pts.types import Estimate, Ids, Outcome, PathResult, PivotalToken, Sample
+from pts.types import Estimate, Ids, Outcome, PathResult, PivotalStep, PivotalToken, Sample
 
 Segment = tuple[int, int]
 
 
-def split_point(probs: Sequence[float], start: int, end: int) -> int:
-    """Where to cut the tokens `start <= i < end` (at least two): the second half's first token."""
+def split_point(
+    probs: Sequence[float], start: int, end: int, cuts: Sequence[int] | None = None
+) -> int:
+    """Where to cut the tokens `start <= i < end` (at least two): the second half's first token.
+
+    `cuts` are the places to choose from, in order (by default all): those between its units.
+    """
+    places = range(start + 1, end) if cuts is None else cuts
     surprise = -np.log(np.asarray(probs[start:end], dtype=np.float64))
     total = float(surprise.sum())
     if total <= 0.0:
-        return start + (end - start) // 2
-    reached = int(np.argmax(np.cumsum(surprise) >= total / 2))
-    return min(max(start + reached + 1, start + 1), end - 1)
+        return places[(len(places) - 1) // 2]
+    reached = np.cumsum(surprise)
+    return next((at for at in places if reached[at - start - 1] >= total / 2), places[-1])
 
 
 def search_bisect(paths: Sequence[Path], config: SearchConfig) -> Steps[list[Finding]]:
@@ -72,9 +80,10 @@ class _Track:
             children: list[Segment] = []
             for start, end in self.pending:
                 self.measured |= {start, end}
+                cuts = self.path.cuts(start, end)
                 change = self.mean(end) - self.mean(start)
-                if end - start > 1 and reaches(change, self.config.p_gap):
-                    middle = split_point(list(self.path.probs), start, end)
+                if cuts and reaches(change, self.config.p_gap):
+                    middle = split_point(list(self.path.probs), start, end, cuts)
                     children += [(start, middle), (middle, end)]
             self.pending = children
 
@@ -110,42 +119,38 @@ class _Track:
     def finding(self) -> Finding:
         groups = self._groups()
         marks = sorted(self.measured)
+        pivots = self._pivots(marks)
         result = PathResult(
             ids=self.path.ids,
             verdict=self.path.verdict,
             probs=tuple(float(q) for q in self.path.probs),
             curve_at=tuple(marks),
             curve=tuple(self.point(at) for at in marks),
-            tokens=tuple(self._tokens(marks)),
+            tokens=tuple(p for p in pivots if isinstance(p, PivotalToken)),
             siblings=groups.table(self.path),
             stopped="decided",
+            steps=tuple(p for p in pivots if isinstance(p, PivotalStep)),
         )
         after, left = self._beliefs(marks)
         budget = screening_budget(self.config)
-        return Finding(self.path, result, groups, after, left, budget, dict(self._deltas(marks)))
+        deltas = {start: delta for start, _, delta in self._deltas(marks)}
+        return Finding(self.path, result, groups, after, left, budget, deltas)
 
-    def _tokens(self, marks: Sequence[int]) -> list[PivotalToken]:
+    def _pivots(self, marks: Sequence[int]) -> list[Pivot]:
+        """Single tokens or steps with both ends measured and an estimate that reaches p_gap."""
         found = []
-        for start, delta in self._deltas(marks):
+        for start, end, delta in self._deltas(marks):
             if reaches(delta.mean, self.config.p_gap):
-                verdict = decide(delta, self.config.p_gap, self.config.zone)
-                found.append(self._token(start, delta, verdict == "yes"))
+                yes = decide(delta, self.config.p_gap, self.config.zone) == "yes"
+                around = (self.point(start), self.point(end))
+                found.append(pivot(self.path, self.config, (start, end), around, delta, yes))
         return found
 
-    def _deltas(self, marks: Sequence[int]) -> Iterator[tuple[int, Estimate]]:
-        """Positions of single tokens with both ends measured, and their estimated changes."""
-        return ((a, self.delta(a, b)) for a, b in pairwise(marks) if b - a == 1)
-
-    def _token(self, at: int, delta: Estimate, decided: bool) -> PivotalToken:
-        return PivotalToken(
-            position=at,
-            token=self.path.ids[at],
-            prob=float(self.path.probs[at]),
-            before=self.point(at),
-            after=self.point(at + 1),
-            delta=delta,
-            decided=decided,
-        )
+    def _deltas(self, marks: Sequence[int]) -> Iterator[tuple[int, int, Estimate]]:
+        """Single tokens or steps with both ends measured: their places and estimated changes."""
+        for start, end in pairwise(marks):
+            if not self.path.cuts(start, end):
+                yield start, end, self.delta(start, end)
 
     def _groups(self) -> Groups:
         """First tokens of the rollouts from each measured prefix, with what became of them."""

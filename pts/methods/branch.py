@@ -11,6 +11,10 @@ per expected generated token. It ends when every candidate is decided or inside 
 zone (see `pts.estimate.decide`), or when the budget is spent. Tokens that it decides to be pivotal
 are its report; those that merely look so when it ends are listed apart, as undecided.
 
+Steps are searched by the same machinery. A step is followed with probability s, the product of its
+tokens'; with D the probability of success when it is left at one of them, p before it is
+s p_after + (1 - s) D, and it changes p by (1 - s)(p_after - D).
+
 Estimates rest on the branches that this search drew and on nothing else. Their intervals know
 nothing of the stopping rule; `z` is set such that they still cover 95 % when the search stops
 (measured, not proved: benchmarks/results/search_tabular.md). Whoever publishes a difference
@@ -37,9 +41,10 @@ from pts.estimate import (
     smoothed_mean,
 )
 from pts.methods.confirm import screening_budget
+from pts.methods.pivots import pivot
 from pts.methods.steps import Steps, ask
 from pts.pairs import Belief, Finding
-from pts.types import Estimate, Outcome, PathResult, PivotalToken, Sample
+from pts.types import Estimate, Outcome, PathResult, PivotalStep, PivotalToken, Sample
 
 LEAST = 24
 """Branches of its own that a reported token has at least. The first looks are taken at every
@@ -52,7 +57,7 @@ Stopped: TypeAlias = Literal["decided", "zone", "budget", "no candidates"]
 def search_branch(
     path: Path, unforced: Sequence[Outcome], config: SearchConfig, rng: np.random.Generator
 ) -> Steps[Finding]:
-    """Find the pivotal tokens of one path whose every token has π > 0.
+    """Find the pivotal tokens, or steps, of one path whose every token has π > 0.
 
     `unforced` are whole rollouts from the prompt (the filter's, the path itself left out). Each
     hints at what becomes of a branch where it leaves the path: since the question was kept because
@@ -169,14 +174,13 @@ class _View:
 
 def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) -> Finding:
     path = pool.path
-    tokens = [
-        PivotalToken(
-            position=pool.blocks[k].start,
-            token=path.ids[pool.blocks[k].start],
-            prob=float(path.probs[pool.blocks[k].start]),
-            before=view.chain.points[k],
-            after=view.chain.points[k + 1],
-            delta=delta,
+    pivots = [
+        pivot(
+            path,
+            config,
+            (pool.blocks[k].start, pool.blocks[k].end),
+            (view.chain.points[k], view.chain.points[k + 1]),
+            delta,
             decided=view.decisions[k] == "yes",
         )
         for k, delta in view.deltas.items()
@@ -188,10 +192,11 @@ def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) 
         probs=tuple(float(q) for q in path.probs),
         curve_at=(0, *(block.end for block in pool.blocks)),
         curve=view.chain.points,
-        tokens=tuple(token for token in tokens if token.decided),
+        tokens=tuple(p for p in pivots if isinstance(p, PivotalToken) and p.decided),
         siblings=pool.groups.table(path),
         stopped=view.stopped(),
-        undecided=tuple(token for token in tokens if not token.decided),
+        steps=tuple(p for p in pivots if isinstance(p, PivotalStep) and p.decided),
+        undecided=tuple(p for p in pivots if not p.decided),
     )
     after, left = _beliefs(pool, view.chain, config.z)
     deltas = {pool.blocks[k].start: delta for k, delta in view.deltas.items()}

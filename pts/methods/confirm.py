@@ -24,7 +24,12 @@ SCREENING_MOST = 100
 
 
 def screening_budget(config: SearchConfig) -> int:
-    """Rollouts of one path that are kept for measuring siblings, whatever its search takes."""
+    """Rollouts of one path that are kept for measuring siblings, whatever its search takes.
+
+    None at unit "step", which makes no pairs.
+    """
+    if config.unit == "step":
+        return 0
     return min(round(config.max_rollouts * SCREENING_SHARE), SCREENING_MOST)
 
 

@@ -21,7 +21,7 @@ from pts.estimate import jeffreys
 from pts.methods.bisect import search_bisect
 from pts.methods.branch import search_branch
 from pts.methods.confirm import confirm, screen
-from pts.methods.steps import Steps, ask, ask_rows, metered, together
+from pts.methods.steps import Steps, ask, ask_ends, ask_rows, metered, together
 from pts.pairs import Finding, Proposal, rank_proposals
 from pts.types import (
     Cost,
@@ -87,9 +87,12 @@ def _search_kept(
     found = {outcome.ids: outcome.verdict for outcome in rollouts[: config.paths]}
     found |= {ids: outcome.verdict for ids, (outcome,) in zip(given, judged, strict=True)}
     rows = yield from ask_rows([Score(ids) for ids in found])
+    ends: Sequence[tuple[int, ...]] = [()] * len(found)
+    if config.unit == "step":
+        ends = yield from ask_ends(list(found))
     paths = [
-        Path(ids, verdict, tuple(row))
-        for (ids, verdict), row in zip(found.items(), rows, strict=True)
+        Path(ids, verdict, tuple(row), end)
+        for (ids, verdict), row, end in zip(found.items(), rows, ends, strict=True)
     ]
     return (yield from search_paths(name, paths, rollouts, config))
 
@@ -98,6 +101,8 @@ def search_paths(
     name: str, paths: Sequence[Path], unforced: Sequence[Outcome], config: SearchConfig
 ) -> Steps[list[PathResult]]:
     """Search scored paths of one question in lockstep, then confirm their best pairs.
+
+    At unit "step" there are no pairs: they are made of single tokens.
 
     `unforced` are whole rollouts from the prompt that may guide the search; one that is a path
     itself never leaves it and so tells nothing of its branches. `name` seeds the random choices.
@@ -110,8 +115,10 @@ def search_paths(
             search_branch(paths[i], unforced, config, _generator(name, i)) for i in possible
         ]
         findings = yield from together(searches)
-    proposals = yield from together([screen(finding, config) for finding in findings])
-    done = yield from _confirmed(findings, proposals, config)
+    done = [finding.result for finding in findings]
+    if config.unit == "token":
+        proposals = yield from together([screen(finding, config) for finding in findings])
+        done = yield from _confirmed(findings, proposals, config)
     results = dict(zip(possible, done, strict=True))
     return [results.get(i) or _impossible(path) for i, path in enumerate(paths)]
 

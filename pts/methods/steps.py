@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TypeAlias, TypeVar, cast
 
-from pts.types import Cost, Measurement, Outcome, Purpose, Row, Sample, Score, Wishes
+from pts.types import (
+    Boundaries,
+    Cost,
+    Ids,
+    Measurement,
+    Outcome,
+    Purpose,
+    Row,
+    Sample,
+    Score,
+    Wishes,
+)
 
 T = TypeVar("T")
 
@@ -27,6 +38,14 @@ def ask_rows(scores: Sequence[Score]) -> Steps[list[list[Row]]]:
         return []
     answers = yield list(scores)
     return [cast("list[Row]", answer) for answer in answers]
+
+
+def ask_ends(completions: Sequence[Ids]) -> Steps[list[tuple[int, ...]]]:
+    """Yield `Boundaries` of the completions and return the ends of their steps in order."""
+    if not completions:
+        return []
+    answers = yield [Boundaries(ids) for ids in completions]
+    return [tuple(cast("list[int]", answer)) for answer in answers]
 
 
 def together(searches: Sequence[Steps[T]]) -> Steps[list[T]]:

@@ -109,6 +109,17 @@ def test_first_loss_against_a_named_reference(base: Path, tmp_path: Path) -> Non
     assert monitors(result)[0]["loss"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_the_anchor_adds_the_mean_nll_of_the_chosen_tokens(base: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "anchor": 0.7, "max_steps": 1, "batch_size": 64}
+    result = full_dpo.run(context(base, tmp_path, full_dpo=settings))
+    policy = AutoModelForCausalLM.from_pretrained(base)
+    pairs = read_preferences(tmp_path / "pairs.jsonl")
+    nll = -sum(plain_logp(policy, pair.prompt_ids, pair.chosen_ids) for pair in pairs)
+    tokens = sum(len(pair.chosen_ids) for pair in pairs)
+    expected = math.log(2) + 0.7 * nll / tokens
+    assert monitors(result)[0]["loss"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_another_reference_is_refused_before_sampling(base: Path, tmp_path: Path) -> None:
     other = tiny.save(tmp_path / "other", seed=4)
     settings = {**SETTINGS, "reference": str(other)}

@@ -9,11 +9,14 @@ from itertools import islice
 
 import pytest
 
+from align.check import check_recipe
 from align.data.facts import facts
 from align.data.solutions import Manner, StrategyMix, draw_solution, strategy_of, write
 from align.data.stories import FAMILIES, HELD_OUT, LEVELS, Step, Story, draw
 from align.data.textbook import TextbookConfig, as_question, documents, train_story
 from align.data.word_problems import WordProblems
+from align.errors import RecipeError
+from align.recipe import load_recipe
 from pts.errors import ConfigError
 from pts.types import Problem, Verdict
 
@@ -37,7 +40,7 @@ def test_a_story_reads_as_written_here() -> None:
 
 
 @pytest.mark.parametrize("difficulty", LEVELS)
-@pytest.mark.parametrize("family", [*FAMILIES, HELD_OUT])
+@pytest.mark.parametrize("family", [*FAMILIES, *HELD_OUT])
 def test_every_number_of_a_chain_is_told_and_within_the_ceiling(family, difficulty) -> None:
     level = LEVELS[difficulty]
     rng = random.Random(1)
@@ -56,7 +59,7 @@ def test_every_number_of_a_chain_is_told_and_within_the_ceiling(family, difficul
 def test_nobody_hands_over_more_than_they_have() -> None:
     rng = random.Random(2)
     for _ in range(200):
-        story = draw(rng, HELD_OUT, "hard", 0.0)
+        story = draw(rng, "swap", "hard", 0.0)
         handed = sum(s.right for s in story.steps if s.op == "+")
         assert story.others[0] > handed + sum(story.others[1:])
 
@@ -103,15 +106,29 @@ def test_problems_are_distinct_and_repeatable() -> None:
     assert {p.metadata["family"] for p in first} == set(FAMILIES)
 
 
-def test_the_held_out_family_is_for_testing_only() -> None:
-    held_out = WordProblems(held_out=True)
-    assert {p.metadata["family"] for p in held_out.problems("test", 50, 0)} == {HELD_OUT}
-    with pytest.raises(ConfigError, match="test split only"):
-        held_out.problems("dev", 1, 0)
-    with pytest.raises(ConfigError, match="test split only"):
-        held_out.demonstrations(1, 0)
-    with pytest.raises(ConfigError, match="held out"):
-        WordProblems(families=("shop", HELD_OUT))
+@pytest.mark.parametrize("family", HELD_OUT)
+def test_a_held_out_family_is_for_testing_only(family) -> None:
+    held_out = WordProblems(families=(family,))
+    assert {p.metadata["family"] for p in held_out.problems("test", 50, 0)} == {family}
+    for mixed in (held_out, WordProblems(families=("shop", family))):
+        with pytest.raises(ConfigError, match="test split only"):
+            mixed.problems("dev", 1, 0)
+        with pytest.raises(ConfigError, match="test split only"):
+            mixed.demonstrations(1, 0)
+
+
+def test_no_recipe_trains_on_a_held_out_family() -> None:
+    recipe = load_recipe("phi-nano", ["task.options.families=[relay]"])
+    with pytest.raises(RecipeError, match="'relay' is held out"):
+        check_recipe(recipe)
+
+
+def test_a_relay_is_told_relative_to_its_first_owner() -> None:
+    story = Story("relay", ("Tom", "Ann"), "apples", (Step(62, "-", 18), Step(44, "+", 27)), (0, 1))
+    assert story.text == (
+        "Tom has 62 apples. Ann has 18 fewer than Tom. She finds 27 more. "
+        "How many apples does Ann have?"
+    )
 
 
 C: Manner = "careful"

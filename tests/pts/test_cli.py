@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 from pts import cli
 from pts.cli_settings import load_settings
 from pts.errors import ConfigError
-from pts.store import read_pairs
+from pts.store import read_pairs, read_results
 from pts.types import Problem, Verdict
 from pts.verifiers.choice import ChoiceVerifier
 from pts.verifiers.named import make_verifier
+from tests.pts.verifiers.code_isolation import available
 
 RUN = ["max_new_tokens=30", "p_min=0.05", "p_max=0.95", "filter_rollouts=8", "max_rollouts=40"]
 RUN += ["confirm_rollouts=16", "fdr=0.9", "p_gap=0.15"]
@@ -107,6 +108,21 @@ def test_inspect_report_and_pairs_read_it(
     assert "below the run's own" in pts("pairs", run, "--p-gap", "0.1", status=2, capsys=capsys)
 
 
+def test_a_search_by_unit_tests(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = f"code:timeout=2,isolation={available()}"
+    row = {"prompt": "1+1=", "reference": "assert f() % 2 == 1", "prefix": "def f(): return 1"}
+    (tmp_path / "code.jsonl").write_text(json.dumps({**row, "id": "odd"}) + "\n")
+    command = ["search", "--model", model, "--problems", tmp_path / "code.jsonl", "--quiet"]
+    command += ["--output", tmp_path / "run", "--verifier", spec, *RUN, "max_new_tokens=6"]
+    assert "questions: 1 (1 " in pts(*command, capsys=capsys)
+    (result,) = read_results(tmp_path / "run" / "results.jsonl")
+    assert result.status == "searched"
+    (tmp_path / "code.jsonl").write_text(json.dumps({**row, "reference": "assert f( =="}) + "\n")
+    assert "the tests do not compile" in pts(*command, status=2, capsys=capsys)
+
+
 def test_every_input_error_is_told_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +200,7 @@ def test_verifiers_by_name() -> None:
     choice = make_verifier("choice:ABCDE")
     assert isinstance(choice, ChoiceVerifier)
     assert choice.options == "ABCDE"
-    for wrong in ("exact", "exact:(", "exact:no group", "choice:ab", "code", ""):
+    for wrong in ("exact", "exact:(", "exact:no group", "choice:ab", "cod", "code:x=1", ""):
         with pytest.raises(ConfigError):
             make_verifier(wrong)
 

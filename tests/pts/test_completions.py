@@ -32,7 +32,7 @@ def planted(form: Any = tuple) -> tuple[TabularEngine, list[Problem]]:
 
 def test_a_given_path_is_searched_and_agrees_with_the_truth() -> None:
     engine, asked = planted()
-    (result,) = search(asked, engine, TabularVerifier(), GIVEN_ONLY, seed=1).results
+    (result,) = search(asked, engine, TabularVerifier(), GIVEN_ONLY).results
     (path,) = result.paths
     truth = engine.curve(INSTANCE.path)
     change = np.abs(np.diff(truth))
@@ -42,7 +42,9 @@ def test_a_given_path_is_searched_and_agrees_with_the_truth() -> None:
     for at, point in zip(path.curve_at, path.curve, strict=True):
         width = point.high - point.low
         assert point.low - width <= truth[at] <= point.high + width
-    for pair in path.pairs:
+    confirmed = [pair for pair in path.pairs if pair.pvalue < 0.01]
+    assert confirmed
+    for pair in confirmed:
         prefix = path.ids[: pair.position]
         assert engine.success((*prefix, pair.chosen)) > engine.success((*prefix, pair.rejected))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    AutoTokenizer,
     BloomConfig,
     BloomForCausalLM,
     Gemma3ForCausalLM,
@@ -26,6 +28,7 @@ from transformers import (
 
 from pts.config import SamplingConfig
 from pts.engines.base import Wish
+from pts.engines.boundaries import completion_steps
 from pts.engines.transformers import TransformersEngine, weights_digest
 from pts.errors import EngineError
 from pts.types import Message, Problem
@@ -222,3 +225,16 @@ def test_phi_nano_if_it_has_been_built() -> None:
     rows = made.score(prompt, outputs[0])
     assert all(row.prob(token) > 0 for row, token in zip(rows, outputs[0], strict=True))
     assert isinstance(made.decode(outputs[0]), str)
+
+
+def test_steps_of_a_real_tokenizer_lie_between_its_tokens() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(
+        Path(__file__).parents[2] / "recipes" / "phi-nano" / "base"
+    )
+    steps = ["12+50:2,6=62\n", "62-3=59\n\n", "The answer is 3.5.", " So é.", " The end."]
+    ids = tokenizer("".join(steps), add_special_tokens=False)["input_ids"]
+    made = engine(tiny("phi3"), tokenizer)
+    ends = completion_steps(made, (*ids, min(made.stop_ids)))
+    assert ends[-1] == len(ids) + 1
+    spans = pairwise([0, *ends[:-1], len(ids)])
+    assert [tokenizer.decode(ids[start:end]) for start, end in spans] == steps

@@ -1,0 +1,96 @@
+"""Where the steps of a completion end: its lines and sentences, as positions between tokens.
+
+A step ends where a line ends, or where a sentence ends and white space follows. Text is only read
+to find positions; a search sees the positions alone (`pts.types.Boundaries`).
+
+Rules of English prose and mathematics, without a model: abbreviations, initials, list numbers,
+decimals and factorials end no sentence. An end that is missed makes a longer step, which is still
+a step; where a rule is in doubt it misses.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from pts.engines.base import Engine
+from pts.errors import EngineError
+from pts.types import Ids
+
+ABBREVIATIONS = frozenset(
+    [
+        *("mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "dept", "inc", "ltd", "est"),
+        *("vs", "cf", "al", "etc", "resp", "approx", "ca"),
+        *("fig", "figs", "eq", "eqs", "sec", "ch", "vol", "pp"),
+    ]
+)
+
+_WORD = re.compile(r"(\S+)(\s*)")
+_MARKUP = re.compile(r"[#>*\-+•_]+")
+_CLOSING = "\"'”’»」』）)]}*_$`"
+_END = re.compile(rf"[.!?…。！？][{re.escape(_CLOSING)}]*$")
+_FULL_WIDTH_END = re.compile(rf"[。！？][{re.escape(_CLOSING)}]*+(?=\S)")
+_NUMBERED = re.compile(r"\W*(?:\d{1,3}|[A-Za-z]|[ivxlIVXL]+)\.\W*")
+_DOTTED = re.compile(r"(?:[A-Za-z]\.){2,}")
+_INITIAL = re.compile(r"[A-Z]\.")
+_FACTORIAL = re.compile(r"(?:\d|\b[A-Za-z])!$")
+
+
+def completion_steps(engine: Engine, completion: Ids) -> list[int]:
+    """The answer to `Boundaries(completion)`: the ends of its steps, from the engine's pieces.
+
+    The stop token belongs to the last step. Raises EngineError unless there is a piece a token.
+    """
+    pieces = engine.pieces(completion)
+    if len(pieces) != len(completion):
+        raise EngineError(
+            f"{type(engine).__name__}.pieces gave {len(pieces)} texts for {len(completion)} "
+            "tokens; it must give one a token"
+        )
+    if completion and completion[-1] in engine.stop_ids:
+        pieces = [*pieces[:-1], ""]
+    return step_ends(pieces)
+
+
+def step_ends(pieces: Sequence[str]) -> list[int]:
+    """Ends of the steps of a text, in tokens: ascending, the last one is the number of tokens.
+
+    `pieces` are the texts of its tokens. White space after a step belongs to it, as far as tokens
+    allow: a token is never split, one that opens with white space (" The") opens its step, and one
+    that holds an end together with text after it closes its step.
+    """
+    starts = list(accumulate(map(len, pieces), initial=0))
+    text = "".join(pieces)
+    ends = {_between_tokens(text, starts, at) for at in _beginnings(text)}
+    return sorted(ends | {len(pieces)}) if pieces else []
+
+
+def _between_tokens(text: str, starts: Sequence[int], at: int) -> int:
+    """The position between tokens that stands for the beginning of a step at character `at`."""
+    token = bisect_right(starts, at) - 1
+    before = text[starts[token] : at]
+    return token + 1 if before.strip() else token
+
+
+def _beginnings(text: str) -> Iterator[int]:
+    """Characters that steps begin with, but for the first step."""
+    first = True  # nothing but markup precedes the word on its line
+    for found in _WORD.finditer(text):
+        word, space = found.groups()
+        for end in _FULL_WIDTH_END.finditer(word):  # these need no white space
+            yield found.start() + end.end()
+        if found.end() < len(text) and ("\n" in space or (space and _ends_sentence(word, first))):
+            yield found.end()
+        first = "\n" in space or (first and bool(_MARKUP.fullmatch(word)))
+
+
+def _ends_sentence(word: str, first: bool) -> bool:
+    """Whether a sentence ends with this word, white space following; `first`: on its line."""
+    if not _END.search(word) or (first and _NUMBERED.fullmatch(word)):
+        return False
+    bare = word.strip("([{" + _CLOSING)
+    if _FACTORIAL.search(bare) or _DOTTED.fullmatch(bare) or _INITIAL.fullmatch(bare):
+        return False
+    return bare.removesuffix(".").lower() not in ABBREVIATIONS or not bare.endswith(".")

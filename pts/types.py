@@ -237,10 +237,10 @@ class Cost:
 class PathResult:
     """What a search found along one completion.
 
-    `tokens` (or `steps`) are the report: for `branch` those decided to be pivotal, for `bisect`, as published,
-    every single token whose estimate reaches p_gap. `undecided` are the tokens whose estimate
-    reaches p_gap when `branch` stopped, inside the indifference zone or for want of budget: no
-    claim is made of them.
+    `tokens` (or `steps`) are the report: for `branch` those decided to be pivotal, for `bisect`, as
+    published, all whose estimate reaches p_gap. `undecided` are those whose estimate reaches p_gap
+    when `branch` stopped, inside the indifference zone or for want of budget: no claim is made of
+    them. `siblings` counts all rollouts that took a sibling, the filter's included: guidance.
 
     `curve` holds p(success) after `curve_at[k]` tokens (ascending, 0 = before the first token).
     `siblings` maps a position to `(token, π, successes, n)` of the branches drawn there. A path

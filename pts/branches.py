@@ -169,14 +169,17 @@ class Groups(dict[tuple[int, int], Tally]):
 class Branches:
     """The pool of branch outcomes along one path.
 
-    `tallies[k]` holds the draws of block k, each a fair draw of how the block is left;
-    `groups` the same outcomes by position and first token.
+    `tallies[k]` holds the draws of block k, each a fair draw of how the block is left: estimates
+    rest on them alone. `hints[k]` holds unforced rollouts that left the path in block k, which
+    were selected with the question and may only guide the search. `groups` holds the outcomes of
+    both by position and first token, for choosing siblings to measure afresh.
     """
 
     def __init__(self, path: Path, p_gap: float, rng: np.random.Generator) -> None:
         self.path = path
         self.blocks = split_blocks(path.leave, p_gap, path.ends)
         self.tallies = [Tally() for _ in self.blocks]
+        self.hints = [Tally() for _ in self.blocks]
         self.groups = Groups()
         self._offsets = rng.random(len(self.blocks))
         self._drawn = [0] * len(self.blocks)
@@ -212,8 +215,13 @@ class Branches:
             tally.add(outcome)
             self.groups.add(exit_.position, exit_.token, [outcome])
 
+    def seen(self, k: int) -> Tally:
+        """Draws and hints of block k together: for guidance, never for an estimate."""
+        own, hint = self.tallies[k], self.hints[k]
+        return Tally(own.successes + hint.successes, own.n + hint.n, own.tokens + hint.tokens)
+
     def record_unforced(self, outcomes: Sequence[Outcome]) -> None:
-        """Enter whole rollouts from the prompt, each as one branch at the place it leaves the path.
+        """Enter whole rollouts from the prompt, each as one hint at the place it leaves the path.
 
         One that repeats the path to its end says nothing of any branch.
         """
@@ -221,7 +229,7 @@ class Branches:
             at = leaves_at(self.path.ids, outcome.ids)
             if at is None:
                 continue
-            self.tallies[self._block_of[at]].add(outcome, tokens=outcome.length - at - 1)
+            self.hints[self._block_of[at]].add(outcome, tokens=outcome.length - at - 1)
             self.groups.add(at, outcome.ids[at], [outcome])
 
 

@@ -2,10 +2,10 @@
 
 Everything here is a function of counts: no randomness, no model. Proportions get Jeffreys
 intervals (Brown, Cai & DasGupta 2001), differences of two proportions Newcombe's hybrid score
-interval (Newcombe 1998, method 10), one-sided tests against a margin the score test with the
-constrained maximum likelihood of Farrington & Manning (1990), several tests together the
-step-up rule of Benjamini & Hochberg (1995). `chain` turns outcomes of branches into
-p(success) along a whole completion.
+interval (Newcombe 1998, method 10), weighted sums its generalisation (Zou & Donner 2008, MOVER),
+one-sided tests against a margin the score test with the constrained maximum likelihood of
+Farrington & Manning (1990), several tests together the step-up rule of Benjamini & Hochberg (1995).
+`chain` turns outcomes of branches into p(success) along a whole completion.
 
 Not covered: intervals that stay valid under optional stopping. An interval computed while a
 search decides where to sample next is nominal; fresh rollouts (`pts.methods.confirm`) are what
@@ -126,20 +126,31 @@ def benjamini_hochberg(pvalues: Sequence[float], fdr: float) -> list[bool]:
     return [p <= threshold for p in pvalues]
 
 
+def reaches(value: float, p_gap: float) -> bool:
+    """|value| >= p_gap, where 7/10 - 5/10 reaches 0.2 although floats fall short of it."""
+    return abs(value) >= p_gap - 1e-9
+
+
 def decide(delta: Estimate, p_gap: float, zone: float) -> Decision:
-    """Is |delta| >= p_gap? Errors inside p_gap ± zone are accepted, errors outside are not.
+    """Is |delta| >= p_gap? Errors in [p_gap - zone, p_gap + zone) are accepted, others are not.
 
     "yes": the estimate reaches p_gap and its interval lies above p_gap - zone (or mirrored below
-    zero). "no": the estimate falls short and its interval lies within ±(p_gap + zone). "zone":
+    zero). "no": the estimate falls short and its interval inside ±(p_gap + zone). "zone":
     the interval lies inside the indifference zone, so that more rollouts would buy nothing.
     """
     low, high = (delta.low, delta.high) if delta.mean >= 0 else (-delta.high, -delta.low)
-    above, below = low >= p_gap - zone, high <= p_gap + zone and low >= -(p_gap + zone)
+    above = low >= p_gap - zone
+    below = not reaches(high, p_gap + zone) and not reaches(min(low, 0.0), p_gap + zone)
     if above and below:
         return "zone"
-    if above and abs(delta.mean) >= p_gap:
+    if above and reaches(delta.mean, p_gap):
         return "yes"
-    return "no" if below and abs(delta.mean) < p_gap else "open"
+    return "no" if below and not reaches(delta.mean, p_gap) else "open"
+
+
+def smoothed_mean(successes: float, n: float) -> float:
+    """Mean of the Jeffreys posterior, (s + 1/2) / (n + 1): never 0 or 1, for guidance only."""
+    return (successes + 0.5) / (n + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +158,11 @@ class Chain:
     """p(success) at every block boundary of a completion, and D of every block.
 
     `points` has B + 1 entries (the last one is the exact verdict), the others B. `through[k]` is
-    the weight of everything after block k in p before it; `variance[k]` that of D_k.
+    the weight of everything after block k in p before it.
     """
 
     points: tuple[Estimate, ...]
     exits: tuple[Estimate, ...]
-    variance: tuple[float, ...]
     through: tuple[float, ...]
 
 
@@ -168,12 +178,13 @@ def chain(
     Block k is left with probability `leave[k]` and then passes with probability D_k, so
     `p_k = (1 - leave_k) p_{k+1} + leave_k D_k`. `successes` and `trials` count its branches.
 
-    A sampled block has the Jeffreys posterior of D_k. An unsampled one is taken to change nothing
-    on average: D_k = p_{k+1} + e, where e has mean 0 and the variance of a uniform (1/12), and
-    where bounds are asked for spans all that 0 <= D_k <= 1 allows. What follows then enters p_k
-    with weight 1, not 1 - leave_k. Half-widths below and above are added in quadrature (the
-    blocks' pools are independent), and every p_k stays inside what the end of the path alone
-    proves: s p_T <= p_k <= s p_T + 1 - s, with s the probability of the rest of the path.
+    A sampled block has its raw proportion and Wilson's bounds of D_k. (Posterior means would pull
+    every D_k towards 1/2; along a path of many blocks that bias adds up, where half-widths only add
+    in quadrature.) An unsampled block is taken to change nothing on average: D_k = p_{k+1}, with
+    bounds that span all that 0 <= D_k <= 1 allows; what follows then enters p_k with weight 1, not
+    1 - leave_k. Weighted half-widths below and above are added in quadrature, as the blocks' pools
+    are independent (MOVER), and every p_k stays inside what the end of the path alone proves:
+    s p_T <= p_k <= s p_T + 1 - s, with s the probability of the rest of the path.
     """
     walk = _Walk(end)
     for k in reversed(range(len(leave))):
@@ -191,23 +202,20 @@ class _Walk:
         self.n = 0
         self.points = [exact(end)]
         self.exits: list[Estimate] = []
-        self.variance: list[float] = []
         self.through: list[float] = []
 
     def step(self, leave: float, successes: int, n: int, z: float) -> None:
         if n:
-            d = (successes + 0.5) / (n + 1)
-            low, high = jeffreys_bounds(successes, n, z)
-            weight, variance = 1.0 - leave, d * (1 - d) / (n + 2)
+            d, (low, high) = successes / n, wilson_bounds(successes, n, z)
+            weight = 1.0 - leave
         else:
-            d, low, high, weight, variance = self.mean, 0.0, 1.0, 1.0, UNIFORM_VARIANCE
+            d, low, high, weight = self.mean, 0.0, 1.0, 1.0
         self.mean = (1.0 - leave) * self.mean + leave * d
         self.below = weight * weight * self.below + (leave * (d - low)) ** 2
         self.above = weight * weight * self.above + (leave * (high - d)) ** 2
         self.stay *= 1.0 - leave
         self.n += n
-        self.exits.append(Estimate(d, low, high, n, "jeffreys"))
-        self.variance.append(variance)
+        self.exits.append(Estimate(d, low, high, n, "wilson" if n else "vacuous"))
         self.through.append(weight)
         self.points.append(self._point())
 
@@ -221,7 +229,6 @@ class _Walk:
         return Chain(
             tuple(reversed(self.points)),
             tuple(reversed(self.exits)),
-            tuple(reversed(self.variance)),
             tuple(reversed(self.through)),
         )
 

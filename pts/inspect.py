@@ -69,14 +69,15 @@ def _path(
 ) -> Iterator[str]:
     if path.curve:
         yield f"\n  p(success) along it  {curve_line(path)}"
-    for token in path.tokens:
-        yield "\n" + _pivot(folder, token)
-        for other, prob, passed, n in path.siblings.get(token.position, ()):
+    for pivot in (*path.tokens, *path.steps, *path.undecided):
+        if isinstance(pivot, PivotalStep):
+            yield "\n" + _step(folder, pivot)
+            yield "    left within it: " + _left(path, pivot)
+            continue
+        yield "\n" + _pivot(folder, pivot)
+        for other, prob, passed, n in path.siblings.get(pivot.position, ()):
             text = _quoted(folder, other)
             yield f"    sibling {text:<16} π {prob:.2f}  passed {passed}/{n}"
-    for step in path.steps:
-        yield "\n" + _step(folder, step)
-        yield "    left within it: " + _left(path, step)
     for pair in path.pairs:
         prefix = result.prompt_ids + path.ids[: pair.position]
         yield "\n" + _pair(folder, pair, (prefix, pair.chosen, pair.rejected) in selected)
@@ -95,7 +96,8 @@ def _change(pivot: PivotalToken | PivotalStep) -> str:
     undecided = "" if pivot.decided else " (undecided)"
     return (
         f"q {pivot.prob:.2f}, p {_interval(pivot.before)} -> {_interval(pivot.after)}, "
-        f"Δ {pivot.delta.mean:+.2f} [{pivot.delta.low:+.2f}, {pivot.delta.high:+.2f}]{undecided}"
+        f"Δ {pivot.delta.mean:+.2f} [{pivot.delta.low:+.2f}, {pivot.delta.high:+.2f}] "
+        f"by {pivot.delta.method}{undecided}"
     )
 
 
@@ -129,7 +131,7 @@ def curve_line(path: PathResult, width: int = 60) -> str:
 
 
 def _marked(folder: RunFolder, path: PathResult) -> str:
-    """The answer, each pivotal token or step in brackets with its change of p."""
+    """The answer, each reported token or step in brackets with its change of p."""
     ends = {token.position: (token.position + 1, token.delta.mean) for token in path.tokens}
     ends |= {step.start: (step.end, step.delta.mean) for step in path.steps}
     return "".join(_runs(folder, path.ids, ends))

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import permutations
 from math import hypot, sqrt
 from typing import Literal, TypeAlias
@@ -23,8 +23,16 @@ import numpy as np
 
 from pts.branches import Groups, Path
 from pts.config import SearchConfig
-from pts.estimate import benjamini_hochberg, jeffreys, newcombe
-from pts.types import CandidatePair, Ids, PathResult, QuestionResult, TokenPair
+from pts.estimate import benjamini_hochberg, jeffreys, newcombe, smoothed_mean
+from pts.types import (
+    CandidatePair,
+    Estimate,
+    Ids,
+    PathResult,
+    PivotalToken,
+    QuestionResult,
+    TokenPair,
+)
 
 Criterion: TypeAlias = Literal["path", "fork"]
 
@@ -61,7 +69,8 @@ class Finding:
     """What a search method hands on: its result, and all it learnt of siblings.
 
     `after[i]` is the belief in p(success) after token i of the path, `left[i]` in that of its
-    siblings at position i; `screening` is the number of rollouts left for measuring siblings.
+    siblings at position i; `screening` is the number of rollouts left for measuring siblings;
+    `deltas` the change of p(success) at every position where it was estimated by itself.
     """
 
     path: Path
@@ -70,6 +79,7 @@ class Finding:
     after: Sequence[Belief]
     left: Sequence[Belief]
     screening: int
+    deltas: Mapping[int, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,9 @@ class Board:
     def __init__(self, finding: Finding, config: SearchConfig) -> None:
         self.finding, self.config = finding, config
         path = finding.path
-        self.pivots = {t.position: t.delta.mean > 0 for t in finding.result.tokens}
+        found = (*finding.result.tokens, *finding.result.undecided)
+        tokens = [token for token in found if isinstance(token, PivotalToken)]
+        self.pivots = {token.position: token.delta.mean > 0 for token in tokens}
         self.likely = [
             [int(token) for token in row.ids[row.probs >= config.min_sibling_prob]]
             for row in path.rows
@@ -139,7 +151,9 @@ class Board:
         tally = self.finding.groups.get((position, token))
         s, n = (tally.successes, tally.n) if tally else (0, 0)
         mean = (s + belief.strength * belief.mean) / (n + belief.strength)
-        sd = sqrt(max(0.0, mean * (1 - mean)) / (n + belief.strength + 1))
+        # Smoothed: a belief of 0 or 1 that rests on nothing must not look certain.
+        spread = smoothed_mean(s + belief.strength * belief.mean, n + belief.strength)
+        sd = sqrt(spread * (1 - spread) / (n + belief.strength + 1))
         weight = n + (belief.strength if belief.strength > FAINT else 0.0)
         prob = self.finding.path.rows[position].prob(token)
         return Option(token, prob, mean, sd, weight >= self.config.fork_rollouts)

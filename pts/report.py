@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,15 @@ from typing import Any
 
 from pts.store import Tally, replacing
 from pts.store_run import RunFolder
-from pts.types import CandidatePair, Estimate, Ids, PathResult, QuestionResult
+from pts.types import (
+    CandidatePair,
+    Estimate,
+    Ids,
+    PathResult,
+    PivotalStep,
+    PivotalToken,
+    QuestionResult,
+)
 
 QUESTIONS = 2000
 BYTES = 24 << 20
@@ -133,23 +141,32 @@ def _path(
             (at, *_estimate(estimate))
             for at, estimate in zip(path.curve_at, path.curve, strict=True)
         ],
-        "pivots": {
-            str(token.position): (*_estimate(token.delta), token.decided) for token in path.tokens
-        },
+        "pivots": _pivots(path.tokens),
+        "undecided": _pivots(p for p in path.undecided if isinstance(p, PivotalToken)),
         "steps": [
             {
                 "start": step.start,
                 "end": step.end,
                 "prob": round(step.prob, 4),
-                "delta": (*_estimate(step.delta), step.decided),
+                "delta": (*_estimate(step.delta), step.decided, step.delta.method),
+                "reported": step in path.steps,
             }
-            for step in path.steps
+            for step in (*path.steps, *path.undecided)
+            if isinstance(step, PivotalStep)
         ],
         "siblings": {
             str(position): [(folder.piece(t), round(q, 4), s, n) for t, q, s, n in rows]
             for position, rows in path.siblings.items()
         },
         "pairs": [_pair(folder, result, path, pair, selected) for pair in path.pairs],
+    }
+
+
+def _pivots(tokens: Iterable[PivotalToken]) -> dict[str, tuple[float | int | bool | str, ...]]:
+    """By position: mean, low, high, rollouts of Δ; whether it is decided; the interval's name."""
+    return {
+        str(token.position): (*_estimate(token.delta), token.decided, token.delta.method)
+        for token in tokens
     }
 
 

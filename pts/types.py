@@ -163,7 +163,7 @@ class PivotalToken:
     after: Estimate
     delta: Estimate
     decided: bool
-    """False when the search stopped inside the indifference zone or for want of budget."""
+    """Whether the interval of `delta` settles it: above p_gap - zone on the side of its mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +237,11 @@ class Cost:
 class PathResult:
     """What a search found along one completion.
 
+    `tokens` (or `steps`) are the report: for `branch` those decided to be pivotal, for `bisect`, as
+    published, all whose estimate reaches p_gap. `undecided` are those whose estimate reaches p_gap
+    when `branch` stopped, inside the indifference zone or for want of budget: no claim is made of
+    them. `siblings` counts all rollouts that took a sibling, the filter's included: guidance.
+
     `curve` holds p(success) after `curve_at[k]` tokens (ascending, 0 = before the first token).
     `siblings` maps a position to `(token, π, successes, n)` of the branches drawn there. A path
     that `stopped` as "impossible" holds a token that the policy cannot sample (its entry of `probs`
@@ -254,6 +259,7 @@ class PathResult:
     pairs: tuple[CandidatePair, ...] = ()
     steps: tuple[PivotalStep, ...] = ()
     """At unit "step" these are reported, and neither `tokens` nor `pairs`."""
+    undecided: tuple[PivotalToken | PivotalStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

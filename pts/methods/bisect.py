@@ -13,14 +13,14 @@ standard error of a difference is 0.22 at p = 0.5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from pts.branches import Groups, Path, Tally
 from pts.config import SearchConfig
-from pts.estimate import decide, exact, jeffreys, square_and_add, wilson_bounds
+from pts.estimate import decide, exact, jeffreys, reaches, square_and_add, wilson_bounds
 from pts.methods.confirm import screening_budget
 from pts.methods.pivots import Pivot, pivot
 from pts.methods.steps import Steps, ask
@@ -81,7 +81,8 @@ class _Track:
             for start, end in self.pending:
                 self.measured |= {start, end}
                 cuts = self.path.cuts(start, end)
-                if cuts and abs(self.mean(end) - self.mean(start)) >= self.config.p_gap:
+                change = self.mean(end) - self.mean(start)
+                if cuts and reaches(change, self.config.p_gap):
                     middle = split_point(list(self.path.probs), start, end, cuts)
                     children += [(start, middle), (middle, end)]
             self.pending = children
@@ -132,18 +133,24 @@ class _Track:
         )
         after, left = self._beliefs(marks)
         budget = screening_budget(self.config)
-        return Finding(self.path, result, groups, after, left, budget)
+        deltas = {start: delta for start, _, delta in self._deltas(marks)}
+        return Finding(self.path, result, groups, after, left, budget, deltas)
 
     def _pivots(self, marks: Sequence[int]) -> list[Pivot]:
         """Single tokens or steps with both ends measured and an estimate that reaches p_gap."""
         found = []
-        for start, end in pairwise(marks):
-            delta = self.delta(start, end)
-            if not self.path.cuts(start, end) and abs(delta.mean) >= self.config.p_gap:
+        for start, end, delta in self._deltas(marks):
+            if reaches(delta.mean, self.config.p_gap):
                 yes = decide(delta, self.config.p_gap, self.config.zone) == "yes"
                 around = (self.point(start), self.point(end))
                 found.append(pivot(self.path, self.config, (start, end), around, delta, yes))
         return found
+
+    def _deltas(self, marks: Sequence[int]) -> Iterator[tuple[int, int, Estimate]]:
+        """Single tokens or steps with both ends measured: their places and estimated changes."""
+        for start, end in pairwise(marks):
+            if not self.path.cuts(start, end):
+                yield start, end, self.delta(start, end)
 
     def _groups(self) -> Groups:
         """First tokens of the rollouts from each measured prefix, with what became of them."""

@@ -8,13 +8,16 @@ sure of cost nothing: they cannot change p by more than 1 - q_i.
 
 Rounds: each gives a few rollouts to the blocks that shrink the variance of undecided tokens most
 per expected generated token. It ends when every candidate is decided or inside the indifference
-zone (see `pts.estimate.decide`), or when the budget is spent.
+zone (see `pts.estimate.decide`), or when the budget is spent. Tokens that it decides to be pivotal
+are its report; those that merely look so when it ends are listed apart, as undecided.
 
 Steps are searched by the same machinery. A step is followed with probability s, the product of its
 tokens'; with D the probability of success when it is left at one of them, p before it is
 s p_after + (1 - s) D, and it changes p by (1 - s)(p_after - D).
 
-Intervals are nominal: they know nothing of the stopping rule. Whoever publishes a difference
+Estimates rest on the branches that this search drew and on nothing else. Their intervals know
+nothing of the stopping rule; `z` is set such that they still cover 95 % when the search stops
+(measured, not proved: benchmarks/results/search_tabular.md). Whoever publishes a difference
 confirms it by fresh rollouts (`pts.methods.confirm`).
 """
 
@@ -27,12 +30,26 @@ import numpy as np
 
 from pts.branches import Branches, Exit, Path
 from pts.config import SearchConfig
-from pts.estimate import Chain, Decision, chain, chain_delta, decide
+from pts.estimate import (
+    UNIFORM_VARIANCE,
+    Chain,
+    Decision,
+    chain,
+    chain_delta,
+    decide,
+    reaches,
+    smoothed_mean,
+)
 from pts.methods.confirm import screening_budget
 from pts.methods.pivots import pivot
 from pts.methods.steps import Steps, ask
 from pts.pairs import Belief, Finding
 from pts.types import Estimate, Outcome, PathResult, PivotalStep, PivotalToken, Sample
+
+LEAST = 24
+"""Branches of its own that a reported token has at least. The first looks are taken at every
+candidate, so the luckiest of many report: on 60 paths without a pivotal token, 3 of 5 false reports
+at z = 1.96 and both at z = 2.576 rested on 8 branches (2026-11-25)."""
 
 Stopped: TypeAlias = Literal["decided", "zone", "budget", "no candidates"]
 
@@ -43,8 +60,8 @@ def search_branch(
     """Find the pivotal tokens, or steps, of one path whose every token has π > 0.
 
     `unforced` are whole rollouts from the prompt (the filter's, the path itself left out). Each
-    counts as one branch where it leaves the path; they guide the search, and since the question
-    was kept because of them they slightly bias what it sees.
+    hints at what becomes of a branch where it leaves the path: since the question was kept because
+    of these outcomes, they guide the allocation and the choice of siblings and enter no estimate.
     """
     pool = Branches(path, config.p_gap, rng)
     pool.record_unforced(unforced)
@@ -90,9 +107,14 @@ class _View:
             if block.candidate
         }
         self.decisions: dict[int, Decision] = {
-            k: decide(delta, config.p_gap, config.zone) for k, delta in self.deltas.items()
+            k: self._decide(k, delta) for k, delta in self.deltas.items()
         }
         self.open = {k for k, decision in self.decisions.items() if decision == "open"}
+
+    def _decide(self, k: int, delta: Estimate) -> Decision:
+        """`pts.estimate.decide`, but no report rests on fewer than `LEAST` branches of its own."""
+        found = decide(delta, self.config.p_gap, self.config.zone)
+        return "open" if found == "yes" and self.pool.tallies[k].n < LEAST else found
 
     def allocate(self, budget: int) -> list[tuple[int, int]]:
         """(block, rollouts) of the next round, at most `budget` rollouts together."""
@@ -118,19 +140,29 @@ class _View:
         lengths = self._lengths()
         for k, block in enumerate(self.pool.blocks):
             own = block.leave**2 if k in self.open else 0.0
-            counts = self.pool.tallies[k].n + 1 if self.pool.tallies[k].n else 2
-            fall = self.chain.variance[k] * m / (m + counts)
+            n = self.pool.tallies[k].n
+            fall = self._variance(k) * m / (m + (n + 1 if n else 2))
             gains.append((block.leave**2 * carried + own) * fall / lengths[k])
             carried = self.chain.through[k] ** 2 * carried + own
         return gains
 
+    def _variance(self, k: int) -> float:
+        """Posterior variance of D_k by its own branches, about a mean that heeds the hints too."""
+        n, seen = self.pool.tallies[k].n, self.pool.seen(k)
+        if not n:
+            return UNIFORM_VARIANCE
+        mean = smoothed_mean(seen.successes, seen.n)
+        return mean * (1 - mean) / (n + 2)
+
     def _lengths(self) -> list[float]:
         """Expected tokens of a branch by block: at first what the path has left, later the mean."""
         total = len(self.pool.path.ids)
-        return [
-            max(1.0, (t.tokens + total - (b.start + b.end) / 2) / (t.n + 1))
-            for b, t in zip(self.pool.blocks, self.pool.tallies, strict=True)
-        ]
+        found = []
+        for k, block in enumerate(self.pool.blocks):
+            seen = self.pool.seen(k)
+            rest = total - (block.start + block.end) / 2
+            found.append(max(1.0, (seen.tokens + rest) / (seen.n + 1)))
+        return found
 
     def stopped(self) -> Stopped:
         if not self.deltas:
@@ -152,7 +184,7 @@ def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) 
             decided=view.decisions[k] == "yes",
         )
         for k, delta in view.deltas.items()
-        if abs(delta.mean) >= config.p_gap
+        if reaches(delta.mean, config.p_gap)
     ]
     result = PathResult(
         ids=path.ids,
@@ -160,13 +192,15 @@ def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) 
         probs=tuple(float(q) for q in path.probs),
         curve_at=(0, *(block.end for block in pool.blocks)),
         curve=view.chain.points,
-        tokens=tuple(p for p in pivots if isinstance(p, PivotalToken)),
+        tokens=tuple(p for p in pivots if isinstance(p, PivotalToken) and p.decided),
         siblings=pool.groups.table(path),
         stopped=view.stopped(),
-        steps=tuple(p for p in pivots if isinstance(p, PivotalStep)),
+        steps=tuple(p for p in pivots if isinstance(p, PivotalStep) and p.decided),
+        undecided=tuple(p for p in pivots if not p.decided),
     )
     after, left = _beliefs(pool, view.chain, config.z)
-    return Finding(path, result, pool.groups, after, left, screening)
+    deltas = {pool.blocks[k].start: delta for k, delta in view.deltas.items()}
+    return Finding(path, result, pool.groups, after, left, screening, deltas)
 
 
 def _beliefs(pool: Branches, chained: Chain, z: float) -> tuple[list[Belief], list[Belief]]:
@@ -178,5 +212,7 @@ def _beliefs(pool: Branches, chained: Chain, z: float) -> tuple[list[Belief], li
         stay = np.exp(np.log1p(-pool.path.leave[block.start : block.end])[::-1].cumsum()[::-1])
         for s in (*stay[1:], 1.0):  # the rest of the block, once its next token is passed
             after.append(Belief.of(float(s * end.mean + (1 - s) * out.mean), sd))
-        left += [Belief(out.mean)] * (block.end - block.start)
+        seen = pool.seen(k)
+        mean = smoothed_mean(seen.successes, seen.n) if seen.n else out.mean
+        left += [Belief(mean)] * (block.end - block.start)
     return after, left

@@ -18,7 +18,9 @@ from pts.pairs import Board, Finding, Proposal
 from pts.types import CandidatePair, Ids, Sample
 
 SCREENING_SHARE = 0.25
-"""Share of `max_rollouts` that is kept for measuring siblings that may become pairs."""
+"""Share of `max_rollouts` that is kept for measuring siblings that may become pairs …"""
+SCREENING_MOST = 100
+"""… but not more than this many: they depend on `max_pairs`, not on how long a search takes."""
 
 
 def screening_budget(config: SearchConfig) -> int:
@@ -26,7 +28,9 @@ def screening_budget(config: SearchConfig) -> int:
 
     None at unit "step", which makes no pairs.
     """
-    return round(config.max_rollouts * SCREENING_SHARE) if config.unit == "token" else 0
+    if config.unit == "step":
+        return 0
+    return min(round(config.max_rollouts * SCREENING_SHARE), SCREENING_MOST)
 
 
 def screen(finding: Finding, config: SearchConfig) -> Steps[list[Proposal]]:

@@ -74,6 +74,17 @@ def test_prefixes_are_asked_for_once_level_by_level() -> None:
     assert finding.result.stopped == "decided"
 
 
+def test_a_change_of_exactly_the_gap_is_followed() -> None:
+    """7/10 - 5/10 reaches 0.2, although its float (0.19999999999999996) does not."""
+    config = SearchConfig(method="bisect", bisect_rollouts=10)
+    levels = [0.5, 0.5, 0.7, 0.7, 1.0]
+    (finding,), asked = drive(
+        search_bisect([make_path([0.5] * 4)], config), lambda at: levels[len(at)]
+    )
+    assert [[len(s.at) for s in wishes] for wishes in asked] == [[0], [2], [1, 3]]
+    assert [token.position for token in finding.result.tokens] == [1, 3]
+
+
 def test_end_of_the_path_is_judged_not_sampled() -> None:
     path = make_path([0.5] * 4, Verdict.FAIL)
     (finding,), asked = drive(search_bisect([path], CONFIG), lambda at: 0.6)

@@ -137,8 +137,11 @@ def test_unforced_rollouts_count_where_they_leave_the_path() -> None:
             rollout(7, 7, 7, 7),  # the path again: no branch
         ]
     )
-    assert [(t.successes, t.n, t.tokens) for t in pool.tallies] == [(0, 0, 0), (1, 1, 3), (0, 1, 0)]
+    assert [(t.successes, t.n, t.tokens) for t in pool.hints] == [(0, 0, 0), (1, 1, 3), (0, 1, 0)]
     assert pool.groups[1, 9].successes == 1
+    assert all(tally.n == 0 for tally in pool.tallies)  # selected outcomes enter no estimate
+    pool.record(Exit(1, 8), [rollout(1, 2, passed=False)])
+    assert (pool.seen(1).successes, pool.seen(1).n, pool.seen(1).tokens) == (1, 2, 5)
 
 
 def test_leaves_at() -> None:

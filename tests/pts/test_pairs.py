@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,14 @@ def test_belief_has_the_strength_of_its_beta_distribution() -> None:
     # Beta(3, 7): mean .3, variance .3 * .7 / 11, ten pseudo-rollouts.
     assert Belief.of(0.3, (0.3 * 0.7 / 11) ** 0.5).strength == pytest.approx(10.0)
     assert Belief.of(1.0, 0.0).strength == 1e4
+
+
+def test_a_sibling_of_which_nothing_is_known_is_not_taken_for_certain() -> None:
+    # The neighbourhood says 1 with two pseudo-rollouts: sd of Beta with mean 2.5 / 3 after them.
+    found = dataclasses.replace(finding(None), left=[Belief(1.0), Belief(1.0)])
+    option = Board(found, CONFIG).option(0, 8)
+    assert (option.mean, option.measured) == (1.0, False)
+    assert option.sd == pytest.approx((2.5 / 3 * 0.5 / 3 / 3) ** 0.5)
 
 
 def test_upward_token_is_chosen_over_the_worst_likely_sibling() -> None:

@@ -134,7 +134,7 @@ def test_cost_is_told_by_purpose_and_confirmation_is_fresh() -> None:
     confirmed = sum(pair.confirm_chosen.n + pair.confirm_rejected.n for pair in pairs)
     assert result.cost["filter"].rollouts == 16
     assert result.cost["confirm"].rollouts == confirmed > 0
-    assert 0 < result.cost["search"].rollouts <= 2 * 400
+    assert 0 < result.cost["search"].rollouts <= 2 * 1200
     assert result.cost["search"].tokens > result.cost["search"].rollouts
 
 

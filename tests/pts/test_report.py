@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from pts.api import search
 from pts.errors import DataError, JournalError
 from pts.inspect import overview, printable, question
 from pts.report import report_data, script_json, write_report
+from pts.store import record_line
 from pts.store_run import RunFolder
 from pts.types import Ids, Judgement, Problem
 
@@ -99,6 +101,35 @@ def test_a_page_stays_small_and_says_so(run: RunFolder, monkeypatch: pytest.Monk
     assert report_data(run)["questions"] == whole["questions"][:1], "one in any case"
     template = (Path(__file__).parents[2] / "pts" / "report_template.html").read_text()
     assert "questions.length < count" in template
+
+
+def test_undecided_tokens_are_shown_as_such(run: RunFolder, tmp_path: Path) -> None:
+    """They stand apart from the report, in the page and in the text view."""
+    for name in ("journal.jsonl", "results.jsonl", "pieces.json"):
+        shutil.copy(run.path / name, tmp_path / name)
+    records = list(run.records)
+    found = next(r for r in records if any(path.tokens for path in r.result.paths))
+    path = next(path for path in found.result.paths if path.tokens)
+    token = dataclasses.replace(path.tokens[0], decided=False)
+    moved = dataclasses.replace(path, tokens=path.tokens[1:], undecided=(token,))
+    result = dataclasses.replace(found.result, paths=(moved,))
+    line = record_line(dataclasses.replace(found, result=result)) + "\n"
+    (tmp_path / "results.jsonl").write_text(line, encoding="utf-8")
+    folder = RunFolder(tmp_path)
+    ((shown,),) = [q["paths"] for q in report_data(folder)["questions"]]
+    mean, low, high, n, decided, method = shown["undecided"][str(token.position)]
+    assert (round(token.delta.mean, 4), token.delta.n, False) == (mean, n, decided)
+    assert (low, high, method) == (
+        round(token.delta.low, 4),
+        round(token.delta.high, 4),
+        token.delta.method,
+    )
+    assert str(token.position) not in shown["pivots"]
+    text = "\n".join(question(folder, result.problem_id))
+    assert f"at {token.position}: q {token.prob:.2f}" in text
+    assert f"by {token.delta.method} (undecided)" in text
+    _, line = overview(folder)
+    assert line.split()[2] == str(len(moved.tokens))
 
 
 def test_the_page_needs_no_network(run: RunFolder, tmp_path: Path) -> None:

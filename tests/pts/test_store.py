@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -62,6 +63,7 @@ RESULT = QuestionResult(
             siblings={2: ((7, 0.1, 3, 4), (8, 0.3, 0, 4)), 11: ()},
             stopped="zone",
             pairs=(PAIR,),
+            undecided=(PivotalToken(1, 6, 0.1, E, E, E, False),),
         ),
     ),
     cost={"filter": Cost(16, 160), "confirm": Cost(20, 99)},
@@ -165,6 +167,23 @@ def test_results_survive_the_round_trip(tmp_path: Path) -> None:
     assert list(read_records(path)) == [RECORD]
     assert list(read_results(path)) == [RESULT]
     assert len(read_results(path)) == 1
+
+
+def test_results_of_older_versions_have_no_undecided_tokens(tmp_path: Path) -> None:
+    """They listed them among the tokens, each marked as not decided."""
+    line = json.loads(record_line(RECORD))
+    del line["result"]["paths"][0]["undecided"]
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n")
+    (old,) = read_results(tmp_path / "results.jsonl")
+    assert old.paths[0] == dataclasses.replace(RESULT.paths[0], undecided=())
+
+
+def test_a_journal_of_another_format_is_refused(path: Path) -> None:
+    """Its searches would ask for other rollouts: half a question would come from each version."""
+    path.write_text('{"format":1,"fingerprint":{"seed":0}}\n')
+    with pytest.raises(JournalError, match=r"format 1, this version writes 2; use another output"):
+        Journal(path, {"seed": 0})
+    assert read_fingerprint(path) == {"seed": 0}  # reports of it can still be read
 
 
 def test_not_a_number_is_refused_when_written() -> None:

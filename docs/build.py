@@ -1,7 +1,13 @@
-"""Write docs/recipe-reference.md from the settings classes: `python docs/build.py`."""
+"""Write what is generated in docs/: `python docs/build.py`, or a part: `… build.py api pictures`.
+
+docs/recipe-reference.md comes from the settings classes, here; the rest from the scripts
+`build_*.py` beside this one, each of which has a function `files() -> {path: text}`.
+"""
 
 from __future__ import annotations
 
+import importlib
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -104,5 +110,15 @@ def default_text(field: FieldInfo) -> str:
     return "empty" if value in ("", []) else f"`{'null' if value is None else value}`"
 
 
+def files() -> dict[Path, str]:
+    """What this script generates."""
+    return {TARGET: reference()}
+
+
 if __name__ == "__main__":
-    TARGET.write_text(reference(), encoding="utf-8")
+    scripts = sorted(path.stem for path in Path(__file__).parent.glob("build*.py"))
+    for script in scripts:
+        if len(sys.argv) == 1 or script.removeprefix("build_") in sys.argv[1:]:
+            for path, text in importlib.import_module(script).files().items():
+                path.write_text(text, encoding="utf-8")
+                print(path)

@@ -32,7 +32,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat turn."""
+    """One chat turn; `role` is "system", "user" or "assistant", as chat templates know them."""
 
     role: str
     content: str
@@ -57,7 +57,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verifier's answer: the verdict, what it read as the final answer, and why."""
+    """A verifier's answer: the verdict, what it read as the final answer, and why.
+
+    `reason` is for people; a run tells it when UNSCORED verdicts make it set a question aside.
+    """
 
     verdict: Verdict
     answer: str | None = None
@@ -97,6 +100,7 @@ class Outcome:
 
     @property
     def success(self) -> bool:
+        """Whether the verdict is PASS."""
         return self.verdict is Verdict.PASS
 
 

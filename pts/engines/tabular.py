@@ -105,7 +105,12 @@ class _Support:
 
 
 class TabularEngine:
-    """An `Engine` over one or several machines; `problems()` lists one problem a machine."""
+    """An `Engine` over one or several machines; `problems()` lists one problem a machine.
+
+    A `Machine` is a list of states, a state a list of `Arc(token, prob, to)`; both are in
+    `pts.engines.tabular`, machines of chosen difficulty in `pts.engines.tabular_shapes`. `success`
+    and `curve` tell the exact p(success), under the truncation and the length limit of `sampling`.
+    """
 
     reproducible = True
     stop_ids = frozenset({STOP})

@@ -13,8 +13,8 @@ import pytest
 from tests.test_docs import PAGES, ROOT, blocks
 
 DOCS = ROOT / "docs"
-SEARCHING = {"build_pictures"}
-"""It searches; the rest reads."""
+SEARCHING = {"build_pictures", "build_settings"}
+"""They search; the rest reads."""
 SCRIPTS = [
     pytest.param(name, marks=pytest.mark.slow if name in SEARCHING else ())
     for name in sorted(path.stem for path in DOCS.glob("build*.py"))

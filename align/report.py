@@ -199,7 +199,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         drawn = [(name, points) for name, points in series if len(points) > 1]
         if drawn:
-            key = legend([name for name, _ in drawn]) if len(drawn) > 1 else ""
+            key = legend([name for name, _ in drawn], marked=False) if len(drawn) > 1 else ""
             chart = lines(drawn, title)
             panels.append(f'<div class="panel"><h3>{escape(title)}</h3>{chart}{key}</div>')
     return panels

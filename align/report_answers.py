@@ -90,14 +90,38 @@ def search_section(folder: Path) -> str:
     page = write_report(folder)
     paths = pivotal_paths(data["questions"])
     panels = "".join(_path(question, path) for question, path in paths)
-    counts = ", ".join(f"{n:,} {status}" for status, n in data["run"]["status"].items())
+    run = data["run"]
+    searched, asked = run["status"].get("searched", 0), sum(run["status"].values())
     return (
         "<h2>Pivotal tokens</h2>\n"
-        f"<p>{counts} questions; {data['run']['confirmed']:,} pairs confirmed by fresh rollouts of "
-        f"{data['run']['proposed']:,} proposed. Below, the answers with the largest changes: "
-        "p(success) after each token with its 95 % interval, and the tokens that move it by "
-        f"{data['run']['gap']:g} or more. "
-        f'<a href="pts/{escape(page.name)}">Every question, token and sibling</a>.</p>{panels}'
+        f"<p>{searched:,} of {asked:,} questions were searched; {run['confirmed']:,} pairs were "
+        f"confirmed by fresh rollouts of {run['proposed']:,} proposed. Below, the answers with the "
+        "largest changes: p(success) after each token with its interval, and the tokens that "
+        f"move it by {run['gap']:g} or more: ▲ up, ▼ down. "
+        f'<a href="pts/{escape(page.name)}">Every question, token and sibling</a>.</p>'
+        f"{_words(run)}{_costs(run)}{panels}"
+    )
+
+
+def _words(run: Mapping[str, Any]) -> str:
+    said = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in run["words"])
+    summary = "What the numbers mean, and how sure they are"
+    return f'<details><summary>{summary}</summary><dl class="words">{said}</dl></details>'
+
+
+def _costs(run: Mapping[str, Any]) -> str:
+    rows = [*((name, tally) for name, tally in run["spent"].items()), ("all", run["total"])]
+    body = "".join(
+        f'<tr><th scope="row">{name}</th>'
+        + "".join(f"<td>{tally[key]:,}</td>" for key in ("rollouts", "tokens", "passed", "cut"))
+        + f"<td>{escape(tally.get('for', ''))}</td></tr>"
+        for name, tally in rows
+    )
+    names = ("purpose", "rollouts", "tokens", "passed", "cut by the limit", "spent on")
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
+    return (
+        '<details><summary>What it cost</summary><div class="panel scroll"><table class="numbers">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
 
 
@@ -134,7 +158,7 @@ def _path(question: Mapping[str, Any], path: Mapping[str, Any]) -> str:
 def _token(text: str, prob: float, delta: float | None) -> str:
     if delta is None:
         return escape(text)
-    said = f"π = {prob:.2f}, p(success) {delta:+.2f}"
+    said = f"probability {prob:.2f}, p(success) {delta:+.2f}"
     kind = "up" if delta > 0 else "down"
     return f'<mark class="{kind}" title="{said}">{escape(text) or "∅"}</mark>'
 
@@ -150,4 +174,4 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 def _side(side: Sequence[Any]) -> str:
     text, prob, passed, n = side
-    return f"<code>{escape(repr(text))}</code> ({passed}/{n} right, π {prob:.2f})"
+    return f"<code>{escape(repr(text))}</code> ({passed} of {n} right, probability {prob:.2f})"

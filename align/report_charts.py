@@ -1,6 +1,7 @@
 """Small SVG charts for the run's report: text in, text out, nothing to load.
 
-Colours are the classes c0, c1, ... of the page's style sheet. Every text is escaped.
+Colours are the classes c0, c1, ... of the page's style sheet; what differs in colour differs in
+its marker or its dashes too. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -47,8 +48,21 @@ def _whisker(x: Scale, y: float, estimate: Estimate, colour: int) -> str:
     return (
         f'<g class="c{colour}"><title>{said}</title>'
         + _line(x(estimate.low), y, x(estimate.high), y, "mark")
-        + f'<circle cx="{x(estimate.mean):.1f}" cy="{y:.1f}" r="3.4"/></g>'
+        + _marker(x(estimate.mean), y, colour)
+        + "</g>"
     )
+
+
+def _marker(x: float, y: float, kind: int) -> str:
+    """A dot, a square, a triangle or a diamond, centred."""
+    if kind % 4 == 0:
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.4"/>'
+    corners = (
+        ((-3.2, -3.2), (3.2, -3.2), (3.2, 3.2), (-3.2, 3.2)),
+        ((0, -4.2), (4.2, 3.2), (-4.2, 3.2)),
+        ((0, -4.6), (4.6, 0), (0, 4.6), (-4.6, 0)),
+    )[kind % 4 - 1]
+    return f'<polygon points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)}"/>'
 
 
 def lines(series: Sequence[Series], title: str, width: int = 300, height: int = 150) -> str:
@@ -111,9 +125,14 @@ def success_curve(
     return _svg(width, height, parts, "p(success) along an answer")
 
 
-def legend(names: Sequence[str]) -> str:
-    """Coloured names, in the order of the colours."""
-    keys = (f'<span class="key c{i}">{escape(name)}</span>' for i, name in enumerate(names))
+def legend(names: Sequence[str], marked: bool = True) -> str:
+    """Names with their colour and marker (of `forest`), or their kind of line (of `lines`)."""
+    keys = []
+    for i, name in enumerate(names):
+        line = '<polyline class="curve" points="0,6 22,6"/>'
+        shape = _marker(11, 6, i) if marked else line
+        key = f'<svg class="key c{i}" width="22" height="12" aria-hidden="true">{shape}</svg>'
+        keys.append(f"<span>{key}{escape(name)}</span>")
     return f'<p class="legend">{"".join(keys)}</p>'
 
 

@@ -18,6 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pts.estimate import newcombe
+from pts.report_words import PURPOSES, RunCounts, explanations
 from pts.store import Tally, replacing
 from pts.store_run import RunFolder
 from pts.types import (
@@ -43,12 +45,20 @@ def write_report(run_dir: Path | str, output: Path | str | None = None) -> Path:
     Returns the page's path. Raises DataError or JournalError for a folder that holds no run.
     """
     folder = RunFolder(run_dir)
-    template = files("pts").joinpath("report_template.html").read_text(encoding="utf-8")
-    before, _, after = template.partition("{{data}}")
+    before, _, after = _template().partition("{{data}}")
     page = Path(output) if output is not None else folder.path / "report.html"
     with replacing(page) as file:
         file.write(before + script_json(report_data(folder)) + after)
     return page
+
+
+def _template() -> str:
+    """The page without its data: markup, style sheet and scripts in one."""
+    names = ("template.html", "style.css", "answer.js", "script.js")
+    page, style, *scripts = (
+        files("pts").joinpath(f"report_{name}").read_text(encoding="utf-8") for name in names
+    )
+    return page.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
 
 
 def script_json(value: object) -> str:
@@ -84,22 +94,31 @@ def _run(folder: RunFolder) -> dict[str, Any]:
     status: Counter[str] = Counter()
     total = Tally()
     spent: dict[str, Tally] = {}
-    proposed = 0
+    proposed: Counter[str] = Counter()
     for record in folder.records:
         status[record.result.status] += 1
-        proposed += sum(len(path.pairs) for path in record.result.paths)
+        proposed.update(pair.criterion for path in record.result.paths for pair in path.pairs)
         for purpose, tally in record.spent.items():
             spent[purpose] = spent.get(purpose, Tally()) + tally
             total += tally
+    finished = folder.summary is not None
+    confirmed = Counter(pair.criterion for pair in folder.each_pair)
+    counts = RunCounts(finished, dict(status), dict(proposed), dict(confirmed))
     return {
         "name": folder.path.resolve().name,
-        "finished": folder.summary is not None,
+        "finished": finished,
         "status": dict(status),
-        "spent": {purpose: dataclasses.asdict(tally) for purpose, tally in spent.items()},
+        "spent": {
+            purpose: {"for": text, **dataclasses.asdict(spent[purpose])}
+            for purpose, text in PURPOSES.items()
+            if purpose in spent
+        },
         "total": dataclasses.asdict(total),
-        "proposed": proposed,
-        "confirmed": len(folder.each_pair),
+        "proposed": proposed.total(),
+        "confirmed": confirmed.total(),
         "gap": folder.config.p_gap,
+        "unit": folder.config.unit,
+        "words": explanations(folder.config, folder.fingerprint["sampling"], counts),
         "settings": _settings(folder.fingerprint),
     }
 
@@ -189,7 +208,7 @@ def _pair(
             rejected.successes,
             rejected.n,
         ],
-        "gap": pair.gap,
+        "gap": _estimate(newcombe(chosen.successes, chosen.n, rejected.successes, rejected.n)),
         "worth": pair.worth,
         "pvalue": pair.pvalue,
         "confirmed": (result.problem_id, prompt, pair.chosen, pair.rejected) in selected,

@@ -88,7 +88,7 @@ def test_what_fails_stands_before_what_holds(html: str) -> None:
 
 def test_pivotal_tokens_are_marked_on_real_answers(html: str, tmp_path: Path) -> None:
     marks = re.findall(
-        r'<mark class="(?:up|down)" title="π = [\d.]+, p\(success\) [+-][\d.]+"', html
+        r'<mark class="(?:up|down)" title="probability [\d.]+, p\(success\) [+-][\d.]+"', html
     )
     assert marks
     assert 'aria-label="p(success) along an answer"' in html

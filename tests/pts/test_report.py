@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from typing import Any
 import pytest
 
 from pts.api import search
+from pts.config import SearchConfig
 from pts.errors import DataError, JournalError
 from pts.inspect import overview, printable, question
 from pts.report import report_data, script_json, write_report
+from pts.report_words import RunCounts, explanations
 from pts.store import record_line
 from pts.store_run import RunFolder
 from pts.types import Ids, Judgement, Problem
@@ -28,6 +29,7 @@ HOSTILE = [
     "</script><script>document.title='owned'</script>",
     "<img src=x onerror=\"document.title='owned'\">",
     "<!-- <script> \u2028 &lt; \x1b[2J\ud83d",
+    "\u0301\u202e\u200b\u2066" + "x" * 3000,
 ]
 
 
@@ -89,7 +91,9 @@ def test_the_page_holds_all_of_the_run(run: RunFolder, tmp_path: Path) -> None:
     assert data["run"]["confirmed"] == len(run.pairs)
 
 
-def test_a_page_stays_small_and_says_so(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_stays_small_and_says_so(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Totals are of all questions, whatever number is shown."""
     whole = report_data(run)
     monkeypatch.setattr("pts.report.QUESTIONS", 4)
@@ -99,8 +103,8 @@ def test_a_page_stays_small_and_says_so(run: RunFolder, monkeypatch: pytest.Monk
     assert report_data(run) == {**whole, "questions": whole["questions"][:2]}
     monkeypatch.setattr("pts.report.BYTES", 1)
     assert report_data(run)["questions"] == whole["questions"][:1], "one in any case"
-    template = (Path(__file__).parents[2] / "pts" / "report_template.html").read_text()
-    assert "questions.length < count" in template
+    page = write_report(run.path, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "questions.length < questionCount" in page
 
 
 def test_undecided_tokens_are_shown_as_such(run: RunFolder, tmp_path: Path) -> None:
@@ -151,8 +155,11 @@ def test_model_text_stays_text(hostile: RunFolder, run: RunFolder, tmp_path: Pat
 
 
 def test_the_script_sets_text_only() -> None:
-    template = (Path(__file__).parents[2] / "pts" / "report_template.html").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", template)
+    parts = list((Path(__file__).parents[2] / "pts").glob("report_*.[hj]*"))
+    assert len(parts) == 3
+    for part in parts:
+        wrong = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\("
+        assert not re.search(wrong, part.read_text())
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "]]>", "é\u2029\x00", "&amp;<>"])
@@ -162,28 +169,54 @@ def test_script_json_is_json_without_markup(text: str) -> None:
     assert json.loads(written) == {"text": text}
 
 
-def browse(page: Path, profile: Path) -> str:
-    """The page as the browser has built it."""
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += [f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    return run.stdout
+def words_of(folder: RunFolder) -> dict[str, str]:
+    return dict(report_data(folder)["run"]["words"])
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser")
-def test_a_browser_draws_the_page(hostile: RunFolder, tmp_path: Path) -> None:
-    built = browse(write_report(hostile.path, tmp_path / "page.html"), tmp_path / "profile")
-    assert "<title>Pivotal token search</title>" in built
-    parsed = Tags(built)
-    tags = [tag for tag, _ in parsed.tags]
-    assert tags.count("script") == 2
-    assert "img" not in tags
-    assert tags.count("svg") == 1
-    tokens = [a for tag, a in parsed.tags if tag == "span" and "token" in (a.get("class") or "")]
-    (result, *_) = [record.result for record in hostile.records if record.result.paths]
-    assert len(tokens) >= len(result.paths[0].ids)
+def test_the_page_explains_the_run_in_words(run: RunFolder) -> None:
+    words = words_of(run)
+    proposed = [p for r in run.records for path in r.result.paths for p in path.pairs]
+    for criterion in {pair.criterion for pair in proposed}:
+        kept = sum(pair.criterion == criterion for pair in run.pairs)
+        asked = sum(pair.criterion == criterion for pair in proposed)
+        assert f"{criterion} {kept} of {asked}" in words["Confirmed"]
+    assert words["Confirmed"].startswith(f"{len(run.pairs)} of {len(proposed)} proposed")
+    assert "at most 50 %" in words["Confirmed"]  # fdr=0.5
+    assert "up to 16 rollouts" in words["Pairs"]
+    assert "exceeds 0.15" in words["Pairs"]  # p_gap - zone
+    assert "at most 60 rollouts" in words["Method"]
+    assert "8 rollouts of each question" in words["Questions"]
+    # 2.24 standard errors on both sides of a normal mean hold 97.49 %.
+    assert "2.24 standard errors, nominally 97.5 %" in words["Intervals"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "term", "said"),
+    [
+        ({"z": 2.576}, "Intervals", "nominally 99 %"),
+        ({"method": "bisect", "bisect_rollouts": 32}, "Method", "share of 32 rollouts"),
+        ({"unit": "step"}, "Pairs", "None"),
+        (
+            {"p_gap": 0.3, "unit": "step"},
+            "Pivotal",
+            "A step is pivotal if it changes p(success) by 0.3 or more",
+        ),
+    ],
+)
+def test_words_follow_the_settings(settings: dict[str, Any], term: str, said: str) -> None:
+    config = SearchConfig.model_validate(settings)
+    words = dict(explanations(config, {"temperature": 0.7, "top_k": 40}, RunCounts(True)))
+    assert said in words[term]
+    assert "temperature 0.7, top-k 40." in words["p(success)"]
+
+
+def test_costs_add_up_by_purpose(run: RunFolder) -> None:
+    data = report_data(run)["run"]
+    for key in ("rollouts", "tokens", "passed", "cut", "unscored"):
+        assert sum(spent[key] for spent in data["spent"].values()) == data["total"][key]
+    assert run.summary is not None
+    for purpose, spent in run.summary["spent"].items():
+        assert data["spent"][purpose]["rollouts"] == spent["rollouts"]
 
 
 def test_a_run_that_is_not_finished_has_a_page(run: RunFolder, tmp_path: Path) -> None:
@@ -191,6 +224,7 @@ def test_a_run_that_is_not_finished_has_a_page(run: RunFolder, tmp_path: Path) -
         shutil.copy(run.path / name, tmp_path / name)
     data: dict[str, Any] = json.loads(Tags(page_of(RunFolder(tmp_path), tmp_path)).scripts[0])
     assert data["run"]["finished"] is False
+    assert dict(data["run"]["words"])["Confirmed"].startswith("Not yet")
     assert data["questions"][0]["prompt"].startswith("⟨97⟩")
 
 

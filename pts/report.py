@@ -102,7 +102,7 @@ def _run(folder: RunFolder) -> dict[str, Any]:
             spent[purpose] = spent.get(purpose, Tally()) + tally
             total += tally
     finished = folder.summary is not None
-    confirmed = Counter(pair.criterion for pair in folder.each_pair)
+    confirmed: Counter[str] = Counter(pair.criterion for pair in folder.each_pair)
     counts = RunCounts(finished, dict(status), dict(proposed), dict(confirmed))
     return {
         "name": folder.path.resolve().name,

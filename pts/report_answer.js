@@ -15,6 +15,7 @@ function pathSection(path, label) {
   const change = deltas(path);
   const detail = el("div", "detail", el("span", "dim", "Choose a token to see its probability, p(success) around it and its siblings."));
   detail.setAttribute("aria-live", "polite");
+  detail.classList.toggle("follow", path.tokens.length > LONG);  // its tokens fill the screen
   const spans = path.tokens.map((token, at) => tokenSpan(path, change, at));
   const drawn = path.curve.length ? chart(path, at => select(at)) : null;
   const select = at => {
@@ -36,6 +37,8 @@ function pathSection(path, label) {
   else if (spans.length) spans[0].tabIndex = 0;
   return section;
 }
+
+const LONG = 150;
 
 const STOPPED = {
   "decided": "all is decided",

@@ -106,9 +106,9 @@ def _intervals(config: SearchConfig) -> str:
         else "what is shown was picked because it stood out"
     )
     return (
-        f"Ranges in brackets and the band of the curve reach {config.z:g} standard errors, nominally "
-        f"{level:.3g} %: so often they would hold the true value if rollouts and places had been "
-        f"fixed beforehand. As {why}, they hold it somewhat less often, least so for changes near "
+        f"Ranges in brackets and the band of the curve reach {config.z:g} standard errors, "
+        f"nominally {level:.3g} %: so often they would hold the true value if rollouts and places "
+        f"had been fixed beforehand. As {why}, they hold it somewhat less often, least so for changes near "
         f"{config.p_gap:g}. They are as the search left them, before any confirmation."
     )
 

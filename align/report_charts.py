@@ -96,10 +96,10 @@ def success_curve(
     pivots: Mapping[int, float],
     length: int,
     width: int = 760,
-    height: int = 130,
+    height: int = 142,
 ) -> str:
     """p(success) after each token of an answer, its interval as a band, pivotal tokens shaded."""
-    left, right, top, bottom = 30.0, width - 8.0, 8.0, height - 22.0
+    left, right, top, bottom = 30.0, width - 8.0, 14.0, height - 30.0
 
     def x(at: float) -> float:
         return left + (right - left) * at / max(1, length)

@@ -94,7 +94,7 @@ function legend() {
     return span;
   };
   const kind = run.unit === "step" ? "step opens closes" : "pivot";
-  return el("div", "legend", sample(.3, "raises"), sample(-.3, "lowers p(success); "),
+  return el("div", "legend", sample(.3, "raises"), sample(-.3, "lowers p(success)"),
     sample(.3, `pivotal ${run.unit}`, kind), sample(-.3, `pivotal ${run.unit}`, kind), ` by ${run.gap} or more; `,
     el("span", `token ${run.unit === "step" ? "step maybe opens closes" : "undecided"}`, "undecided"), " may do so");
 }
@@ -146,13 +146,13 @@ function bar(p) {
 }
 
 function pairTable(path, select) {
-  const side = ([text, prob, passed, n]) => el("span", "", code(text, LONGEST), ` ${passed} of ${n} passed · probability ${share(prob)}`);
+  const side = ([text, prob, passed, n]) => el("span", "", code(text, LONGEST), el("small", "", `${passed} of ${n} passed`), el("small", "", `probability ${share(prob)}`));
   const rows = path.pairs.map(pair => {
     const [gap, low, high] = pair.gap;
     const place = el("button", "", number(pair.at + 1));
     place.title = "Show this token";
     place.onclick = () => select(pair.at);
-    return row("td", place, side(pair.chosen), side(pair.rejected), `${signed(gap)} [${signed(low)}, ${signed(high)}]`,
+    return row("td", place, side(pair.chosen), side(pair.rejected), el("span", "", signed(gap), el("small", "", `[${signed(low)}, ${signed(high)}]`)),
       signed(pair.worth), pair.pvalue < .001 ? "< 0.001" : pair.pvalue.toFixed(3), pair.criterion,
       el("span", pair.confirmed ? "tag yes" : "tag", pair.confirmed ? "✓ confirmed" : run.finished ? "not confirmed" : "not yet tested"));
   });

@@ -108,8 +108,8 @@ def _intervals(config: SearchConfig) -> str:
     return (
         f"Ranges in brackets and the band of the curve reach {config.z:g} standard errors, "
         f"nominally {level:.3g} %: so often they would hold the true value if rollouts and places "
-        f"had been fixed beforehand. As {why}, they hold it somewhat less often, least so for changes near "
-        f"{config.p_gap:g}. They are as the search left them, before any confirmation."
+        f"had been fixed beforehand. As {why}, they hold it somewhat less often, least so for "
+        f"changes near {config.p_gap:g}. They are as the search left them, before any confirmation."
     )
 
 
@@ -156,5 +156,6 @@ def _confirmed(config: SearchConfig, counts: RunCounts) -> str:
         f"{sum(counts.confirmed.values()):,} of {proposed:,} proposed pairs"
         f"{f' ({each})' if each else ''}, selected by p-value so that at most {100 * config.fdr:g} "
         "% of those kept are expected to be false (false discovery rate by Benjamini and Hochberg, "
-        "path and fork apart). Kept for their size, they err a little to the high side."
+        "path and fork apart). Kept for their size, they have gaps that err a little to the high "
+        "side."
     )

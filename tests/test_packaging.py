@@ -40,3 +40,11 @@ def test_constraints_satisfy_the_lower_bounds() -> None:
     for line in names(settings()["options"]["install_requires"]):
         wanted = Requirement(line)
         assert pinned[canonicalize_name(wanted.name)] in wanted.specifier, line
+
+
+def test_files_that_are_read_at_run_time_are_packaged() -> None:
+    patterns = names(settings()["options.package_data"]["*"].replace(",", "\n"))
+    for package in ("align", "pts"):
+        kinds = {f"*{path.suffix}" for path in (ROOT / package).glob("report_*.*")} - {"*.py"}
+        assert kinds
+        assert kinds <= patterns

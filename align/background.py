@@ -1,8 +1,8 @@
 """A second process that evaluates a policy while the next stage trains.
 
-On a CPU both share the cores, half of the threads each; on an accelerator everything runs in turn
-in this process, since two models would share its memory. A worker whose parent was killed ends
-itself, so that the same command can go on with its journals.
+On a CPU both share the cores, half of the threads each, until there is nothing left to train; on an
+accelerator everything runs in turn in this process, since two models would share its memory. A
+worker whose parent was killed ends itself, so that the same command can go on with its journals.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share_cores() -> None:
-    """Leave half of the threads to the other process, unless OMP_NUM_THREADS says how many."""
+def share_cores(processes: int = 2) -> None:
+    """Leave their part of the threads to other processes; OMP_NUM_THREADS overrules this."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, cores() // 2))
+        torch.set_num_threads(max(1, cores() // processes))
 
 
 def _pool() -> ProcessPoolExecutor:

@@ -54,7 +54,8 @@ def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -
         for name in recipe.stages:
             policy = chain.stage(name, policies[-1][1])
             if policy is not None:
-                chain.evaluate(name, policy, before=policies[-1])
+                last = name == recipe.stages[-1]
+                chain.evaluate(name, policy, before=policies[-1], alone=last)
                 policies.append((name, policy))
         chain.table(name for name, _ in policies)
         return write_report(folder)
@@ -138,8 +139,10 @@ class Chain:
         self._settle(wait=False)
         return result.model
 
-    def evaluate(self, name: str, policy: Path, before: tuple[str, Path] | None) -> None:
-        """Measure a policy on held-out problems, beside the stage that follows."""
+    def evaluate(
+        self, name: str, policy: Path, before: tuple[str, Path] | None, alone: bool = False
+    ) -> None:
+        """Measure a policy on held-out problems, beside the stage that follows; or `alone`."""
         if name in self.recipe.evaluate.skip:
             return
         inputs = {
@@ -150,13 +153,18 @@ class Chain:
         if self._kept(f"eval/{name}", inputs) is None:
             folder = self.manifest.folder / "eval" / name
             earlier = before[1] if before and before[0] != "base" else None
-            job = self.worker.submit(run_evaluation, self.recipe, name, policy, folder, earlier)
+            job = self.worker.submit(
+                run_evaluation, self.recipe, name, policy, folder, earlier, alone
+            )
             self._pending.append((f"eval/{name}", inputs, job))
 
     def table(self, names: Iterable[str]) -> None:
         """Print the table of the evaluations and write table.json."""
         self._settle(wait=True)
         measured = [name for name in names if name not in self.recipe.evaluate.skip]
+        if not measured:
+            self.console.print("no table: evaluate.skip names every policy")
+            return
         table = build_table(self.manifest.folder, measured)
         write_json(self.manifest.folder / "table.json", table.to_json())
         self.console.print(table.to_text(), highlight=False, markup=False, soft_wrap=True)
@@ -209,11 +217,13 @@ def run_stage(name: str, context: StageContext) -> Timed:
 
 
 def run_evaluation(
-    recipe: Recipe, name: str, policy: Path, folder: Path, before: Path | None
+    recipe: Recipe, name: str, policy: Path, folder: Path, before: Path | None, alone: bool
 ) -> Timed:
     """Evaluate one policy; runs in a process of its own and so builds its own task."""
     from align.stages import evaluate
 
+    if alone:
+        share_cores(1)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     context = StageContext(recipe, build_task(recipe), policy, folder, progress=False)

@@ -44,7 +44,7 @@ class TrainingConfig(Settings):
     batch_size: int = Field(16, ge=1)
     """Rows in one forward pass."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Forward passes in one optimiser step."""
+    """Forward passes in one optimiser step; its rows are sorted by length, to pad less."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the data; ignored where max_steps is set."""
     max_steps: int = Field(0, ge=0)

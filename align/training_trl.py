@@ -12,13 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
+from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
 from align import training
 from align.context import StageContext
 from align.data.chat import ChatIds
 from align.recipe import FullDPOConfig, TrainingConfig
+from align.training_batches import StepSampler
 from pts.types import Ids
 
 # TRL asks a property that transformers has renamed; nobody who runs a recipe can mend that.
@@ -38,6 +40,16 @@ class IdSFTTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report tells what was trained."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return step_sampler([len(ids) for ids in rows["input_ids"]], self.args)
+
+
+def step_sampler(lengths: Sequence[int], args: TrainingArguments) -> StepSampler:
+    """Rows of like length share a micro-batch of their step."""
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return StepSampler(lengths, rows, args.seed)
 
 
 def _show_bias(head: Any) -> None:
@@ -97,6 +109,12 @@ class IdDPOTrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        columns = (rows[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+        lengths = [len(p) + max(len(c), len(r)) for p, c, r in zip(*columns, strict=True)]
+        return step_sampler(lengths, self.args)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         model: Any = self.ref_model or self.model

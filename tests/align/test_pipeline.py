@@ -11,6 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from align.background import Background
+from align.manifest import Manifest
+from align.pipeline import Chain
+from align.recipe import load_recipe
 
 SMALL = [
     "sft.rows=1600",
@@ -70,3 +76,12 @@ def test_a_finished_run_repeated_does_nothing(tmp_path: Path) -> None:
     again = subprocess.run(words, check=True, capture_output=True, text=True)
     assert "eval/base: done before, kept" in again.stdout
     assert (tmp_path / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_measures_nothing_says_so(tmp_path: Path) -> None:
+    recipe = load_recipe("phi-nano", ['evaluate.skip=["base"]', "stages=[]"])
+    console = Console(record=True, width=200)
+    with Manifest.open(tmp_path, recipe) as manifest, Background(parallel=False) as worker:
+        Chain(recipe, manifest, worker, console, progress=False).table(["base"])
+    assert "no table: evaluate.skip names every policy" in console.export_text()
+    assert not (tmp_path / "table.json").exists()

@@ -19,7 +19,13 @@ from align.stages import sft
 from pts.types import Message
 from tests.align import tiny
 
-SETTINGS: dict[str, Any] = {"rows": 24, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 2}
+SETTINGS: dict[str, Any] = {
+    "rows": 24,
+    "batch_size": 2,
+    "gradient_accumulation": 2,
+    "learning_rate": 1e-2,
+    "save_steps": 2,
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,17 @@ def test_loss_is_the_mean_over_assistant_tokens(base: Path, tmp_path: Path) -> N
             nll -= float(logps[position, token]) * flag
             tokens += flag
     assert sft.run(context).numbers["final_loss"] == pytest.approx(nll / tokens, abs=1e-4)
+
+
+def test_micro_batches_change_the_weights_by_rounding_only(
+    base: Path, trained: Any, tmp_path: Path
+) -> None:
+    whole = {**SETTINGS, "batch_size": 4, "gradient_accumulation": 1}
+    result = sft.run(tiny.context(base, tmp_path, sft=whole))
+    assert result.model is not None
+    ours, theirs = tiny.weights(trained.model), tiny.weights(result.model)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("stop", [3, 4])

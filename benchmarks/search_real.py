@@ -1,14 +1,16 @@
 """Searches on a real policy against brute force: what each report and each pair is worth.
 
     python benchmarks/search_real.py --recipe phi-nano --policy runs/phi-nano-seed0/sft/model
-    python benchmarks/search_real.py --recipe smollm2-135m --questions 12 --truth 300
+    python benchmarks/search_real.py --recipe smollm2-135m --questions 12 --reported-only
 
 Every method searches the same completions of the same dev questions (the filter's rollouts have
 the same seeds). The truth is the share of successes among --truth fresh rollouts after and before
 each token that could be pivotal (1 - q >= p_gap), and after both tokens of each confirmed pair; no
-search sees them. A report is false if the true change is below p_gap - zone, a pivotal token is to
-be found if it is p_gap + zone or more; what lies between counts neither way. A token with
-1 - q < p_gap cannot be pivotal, so a report of it is false without rollouts.
+search sees them. With --reported-only the tokens that no method reports are left out, and "to be
+found" counts the pivotal ones among those that any method reports. A report is false if the true
+change is below p_gap - zone, a pivotal token is to be found if it is p_gap + zone or more; what
+lies between counts neither way. A token with 1 - q < p_gap cannot be pivotal, so a report of it is
+false without rollouts.
 
 Costs hold everything: filter, search, screening, confirmation. CPU seconds are those of this
 process, one thread; they are missing (null) for a search that was interrupted. Runs lie under
@@ -69,11 +71,13 @@ def main() -> None:
     problems = task.problems("dev", options.questions, SEED)
     folder = options.output / f"{options.name}-{engine.policy[:12]}"
     found = {name: search(name, problems, engine, task.verifier, folder) for name in METHODS}
-    truth = measure(found.values(), problems, engine, task.verifier, options.truth, folder)
-    rows = {name: score(searched, truth) for name, searched in found.items()}
+    tested = positions(found.values(), options.reported_only)
+    truth = measure(found.values(), tested, problems, engine, task.verifier, options.truth, folder)
+    rows = {name: score(searched, tested, truth) for name, searched in found.items()}
     about = {
         "recipe": options.recipe, "policy": engine.policy, "questions": options.questions,
-        "truth_rollouts": options.truth, "sampling": recipe.sampling.model_dump(mode="json"),
+        "truth_rollouts": options.truth, "reported_only": options.reported_only,
+        "sampling": recipe.sampling.model_dump(mode="json"),
         "paths": len(next(iter(found.values())).paths),
     }  # fmt: skip
     write(rows, about, options.name)
@@ -86,6 +90,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--policy", type=Path, help="folder of a model; the recipe's if not given")
     parser.add_argument("--questions", type=int, default=40)
     parser.add_argument("--truth", type=int, default=1000, help="rollouts a side")
+    parser.add_argument("--reported-only", action="store_true", help="no truth of other tokens")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "search_real")
     parser.add_argument("--name", default="search_real", help="name of the result files")
     return parser.parse_args()
@@ -123,8 +128,20 @@ Truth = dict[tuple[str, Ids], float]
 """p(success) after a prefix of a problem's completion."""
 
 
+def positions(found: Iterable[Searched], reported_only: bool) -> dict[str, list[int]]:
+    """By problem: where the truth about the path's token is measured."""
+    tested: dict[str, set[int]] = {}
+    for searched in found:
+        for name, path in searched.paths.items():
+            told = {token.position for token in path.tokens}
+            able = candidates(path)
+            tested.setdefault(name, set()).update(told & able if reported_only else able)
+    return {name: sorted(places) for name, places in tested.items()}
+
+
 def measure(
     found: Iterable[Searched],
+    tested: dict[str, list[int]],
     problems: Sequence[Problem],
     engine: pts.TransformersEngine,
     verifier: pts.Verifier,
@@ -135,7 +152,7 @@ def measure(
     wanted: dict[str, dict[Ids, None]] = {problem.id: {} for problem in problems}
     for searched in found:
         for name, path in searched.paths.items():
-            for at in candidates(path):
+            for at in tested[name]:
                 wanted[name] |= {path.ids[:at]: None, path.ids[: at + 1]: None}
         for pair in searched.pairs:
             at = completion_prefix(searched, pair)
@@ -161,10 +178,10 @@ def rates(prefixes: Sequence[Ids], n: int) -> Steps[dict[Ids, float]]:
     }
 
 
-def candidates(path: PathResult) -> list[int]:
+def candidates(path: PathResult) -> set[int]:
     """Positions whose token can be pivotal."""
     gap = pts.SearchConfig().p_gap
-    return [at for at, prob in enumerate(path.probs) if 1 - prob >= gap]
+    return {at for at, prob in enumerate(path.probs) if 1 - prob >= gap}
 
 
 def completion_prefix(searched: Searched, pair: TokenPair) -> Ids:
@@ -172,7 +189,7 @@ def completion_prefix(searched: Searched, pair: TokenPair) -> Ids:
     return pair.prompt_ids[searched.prompts[pair.problem_id] :]
 
 
-def score(searched: Searched, truth: Truth) -> dict[str, Any]:
+def score(searched: Searched, tested: dict[str, list[int]], truth: Truth) -> dict[str, Any]:
     """Precision, recall and costs of one method."""
     config = pts.SearchConfig()
     low, high = config.p_gap - config.zone, config.p_gap + config.zone
@@ -180,7 +197,7 @@ def score(searched: Searched, truth: Truth) -> dict[str, Any]:
     for name, path in searched.paths.items():
         change = {
             at: abs(truth[name, path.ids[: at + 1]] - truth[name, path.ids[:at]])
-            for at in candidates(path)
+            for at in tested[name]
         }
         told = {token.position for token in path.tokens}
         reported += len(told)
@@ -233,6 +250,8 @@ def write(rows: dict[str, dict[str, Any]], about: dict[str, Any], name: str) -> 
         for method, row in rows.items()
     ]  # fmt: skip
     lines = [f"{about['paths']} completions, truth from {about['truth_rollouts']} rollouts a side."]
+    if about["reported_only"]:
+        lines += ["", "To be found: pivotal tokens among those that any method reports."]
     lines += [
         "",
         *(

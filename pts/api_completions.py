@@ -1,4 +1,4 @@
-"""Completions that come with problems: made token ids of, and checked before they are searched."""
+"""Problems as they are given: checked before they are searched, completions made token ids of."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pts.config import SearchConfig
 from pts.engines.base import Engine
 from pts.errors import DataError, PTSError
 from pts.methods.question import completion_faults
+from pts.store_tables import BROKEN_TEXT, broken_text
 from pts.types import Ids, Problem
 
 SHOWN = 20
@@ -66,6 +67,9 @@ class Completions:
                 f"problem {problem.id!r}: completions must be a tuple of token ids or texts, "
                 f"found {found}"
             ]
+        broken = [name for name, text in _texts(problem).items() if broken_text(text)]
+        if broken:
+            return [], [f"problem {problem.id!r}: its {name} {BROKEN_TEXT}" for name in broken]
         if not problem.completions and not self._config.paths:
             return [], [
                 f"problem {problem.id!r}: has no completions, and paths = 0 searches none of the "
@@ -124,6 +128,14 @@ class Completions:
             return (*ids, stops[0])
         last = self._engine.score(prompt, (*ids, stops[0]))[-1]
         return (*ids, max(stops, key=lambda stop: (last.prob(stop), -stop)))
+
+
+def _texts(problem: Problem) -> dict[str, object]:
+    """What becomes bytes on its way to a tokenizer or a file."""
+    prompt = problem.prompt
+    said = prompt if isinstance(prompt, str) else [turn.content for turn in prompt]
+    given = [text for text in problem.completions if isinstance(text, str)]
+    return {"id": problem.id, "prompt": said, "reference": problem.reference, "completion": given}
 
 
 def _is_text(given: object) -> bool:

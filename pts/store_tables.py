@@ -113,8 +113,8 @@ class JsonRows:
             return "not JSON that can be read (nested too deeply)"
         if not isinstance(row, dict):
             return f"an object is needed, not {shown(row)}"
-        if b"\\u" in line and _broken_text(row):
-            return "holds half a surrogate pair (\\ud800 to \\udfff); mend the text"
+        if b"\\u" in line and broken_text(row):
+            return BROKEN_TEXT
         return row
 
 
@@ -197,7 +197,10 @@ def _is_list_of_rows(line: bytes) -> bool:
     return line.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[" and b"{" in line[:200]
 
 
-def _broken_text(value: object) -> bool:
+BROKEN_TEXT = "holds half a surrogate pair (\\ud800 to \\udfff); mend the text"
+
+
+def broken_text(value: object) -> bool:
     """JSON may spell halves of characters that no file or tokenizer can hold."""
     try:
         json.dumps(value, ensure_ascii=False).encode()

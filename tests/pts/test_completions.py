@@ -143,6 +143,18 @@ def test_a_stream_tells_faults_when_they_come() -> None:
         search(iter([faulty((1, 1))]), ScriptedEngine(), judge_odd, SearchConfig())
 
 
+def test_text_that_no_file_can_hold_is_a_fault_before_anything_is_sampled(tmp_path: Path) -> None:
+    broken = Problem("q\ud800", "7\udc00", "a\ud800", completions=("\ud800",))
+    with pytest.raises(DataError) as caught:
+        search([broken], ScriptedEngine(), judge_odd, output=tmp_path / "run")
+    told = str(caught.value).splitlines()
+    assert [line.split(": its ")[1].split()[0] for line in told] == [
+        "id", "prompt", "reference", "completion"
+    ]  # fmt: skip
+    assert told[0].startswith("problem 'q\\ud800': its id holds half a surrogate pair")
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_to_search_is_a_fault() -> None:
     with pytest.raises(DataError, match="'q0': has no completions, and paths = 0"):
         search(problems(1), ScriptedEngine(), judge_odd, SearchConfig(paths=0))

@@ -117,7 +117,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     """
     try:
         summary = _SUMMARY.validate_json((folder / "summary.json").read_bytes())
-        lines = (folder / "items.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "items.jsonl").read_bytes().splitlines()
         items = tuple(_ITEM.validate_json(line) for line in lines)
     except FileNotFoundError as error:
         raise StageError(f"{error.filename}: not found; evaluate this stage first") from None

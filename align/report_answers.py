@@ -1,10 +1,11 @@
 """Answers in the run's report: the same problems before and after, and the search's finds.
 
-Texts are the models'; all are escaped.
+Texts are the models': all are escaped, and nothing in them stays hidden.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
@@ -21,6 +22,18 @@ PATHS = 6
 """Answers shown of the search."""
 LONGEST = 2000
 """Characters of one answer at most."""
+JOINERS = "\u200c\u200d"
+"""Unseen, but some scripts and emoji need them."""
+
+
+def html(text: str) -> str:
+    """Escaped; characters that are not seen, or that turn what is around them, by their numbers."""
+    return escape("".join(c if _is_plain(c) else f"⟨U+{ord(c):04X}⟩" for c in text))
+
+
+def _is_plain(character: str) -> bool:
+    kinds = ("Cc", "Cf", "Zl", "Zp")
+    return character in f"\n\t{JOINERS}" or unicodedata.category(character) not in kinds
 
 
 def samples_section(evaluations: Sequence[Evaluation]) -> str:
@@ -59,8 +72,8 @@ def _sample(name: str, stages: Sequence[str], by_id: Sequence[Mapping[str, Item]
         if name in items
     )
     return (
-        f'<div class="panel sample"><p class="question">{escape(first.question)} '
-        f'<span class="dim">({escape(first.reference)})</span></p>'
+        f'<div class="panel sample"><p class="question">{html(first.question)} '
+        f'<span class="dim">({html(first.reference)})</span></p>'
         f'<div class="answers">{answers}</div></div>'
     )
 
@@ -70,7 +83,7 @@ def _answer(stage: str, item: Item) -> str:
     kind = "pass" if item.greedy else "fail"
     return (
         f'<div class="answer"><span class="verdict {kind}">{verdict}</span>'
-        f'<h3>{escape(stage)}</h3><p class="text">{escape(_cut(item.greedy_text.strip()))}</p>'
+        f'<h3>{escape(stage)}</h3><p class="text">{html(_cut(item.greedy_text.strip()))}</p>'
         f'<p class="dim">{item.passed} of {item.samples} samples right</p></div>'
     )
 
@@ -150,17 +163,17 @@ def _path(question: Mapping[str, Any], path: Mapping[str, Any]) -> str:
     kind = "pass" if path["verdict"] == "pass" else "fail"
     return (
         f'<div class="panel path"><span class="verdict {kind}">{escape(path["verdict"])}</span>'
-        f'<p class="question text">{escape(_cut(question["prompt"]))}</p>{curve}'
+        f'<p class="question text">{html(_cut(question["prompt"]))}</p>{curve}'
         f'<p class="text">{tokens}</p>{_pairs(path["pairs"])}</div>'
     )
 
 
 def _token(text: str, prob: float, delta: float | None) -> str:
     if delta is None:
-        return escape(text)
+        return html(text)
     said = f"probability {prob:.2f}, p(success) {delta:+.2f}"
     kind = "up" if delta > 0 else "down"
-    return f'<mark class="{kind}" title="{said}">{escape(text) or "∅"}</mark>'
+    return f'<mark class="{kind}" title="{said}">{html(text) or "∅"}</mark>'
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
@@ -174,4 +187,4 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 def _side(side: Sequence[Any]) -> str:
     text, prob, passed, n = side
-    return f"<code>{escape(repr(text))}</code> ({passed} of {n} right, probability {prob:.2f})"
+    return f"<code>{html(repr(text))}</code> ({passed} of {n} right, probability {prob:.2f})"

@@ -103,6 +103,14 @@ def test_model_text_cannot_become_markup(tmp_path: Path) -> None:
     assert Page(page).open == []
 
 
+def test_characters_that_hide_or_turn_text_are_shown_by_number(tmp_path: Path) -> None:
+    hidden = "a\u202eb\u2066c\u200bd\x1be\u2028f \U0001f469\u200d\U0001f680"
+    page = write_report(write_run(tmp_path, hidden)).read_text(encoding="utf-8")
+    shown = "a⟨U+202E⟩b⟨U+2066⟩c⟨U+200B⟩d⟨U+001B⟩e⟨U+2028⟩f \U0001f469\u200d\U0001f680"
+    assert shown in page
+    assert "\u202e" not in page
+
+
 def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"name": "n"}, "stages": {}}))
     assert Page(write_report(tmp_path).read_text()).open == []

@@ -119,6 +119,13 @@ ANYWHERE = {
         "return 'escaped' if any(libc.syscall(*call) != -1 for call in calls) else 'no'",
         "assertion",
     ),
+    "capabilities": (
+        "import ctypes, struct\nlibc = ctypes.CDLL(None)\n"
+        "found = ctypes.create_string_buffer(24)\n"
+        "if libc.capget(struct.pack('Ii', 0x20080522, 0), found) == -1: return 'no'\n"
+        "return 'escaped' if any(found.raw) else 'no'",
+        "assertion",
+    ),
     "read the memory of the tests": (
         "import ctypes, os\nlibc = ctypes.CDLL(None)\n"
         "buffer = ctypes.create_string_buffer(8)\n"

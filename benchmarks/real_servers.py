@@ -126,10 +126,11 @@ def _searched(engine: Engine) -> bool:
             search(PROBLEMS, engine, even_words, SEARCH, output=folder, progress=False)
             for _ in range(2)
         ]
+        pairs = [run.pairs for run in runs]
     spent = sum(tally.rollouts for tally in runs[0].summary.spent.values())
-    same = runs[0].summary.spent == runs[1].summary.spent and runs[0].pairs == runs[1].pairs
+    same = runs[0].summary.spent == runs[1].summary.spent and pairs[0] == pairs[1]
     print(
-        f"search: {runs[0].summary.questions}, {spent} rollouts, {len(runs[0].pairs)} pairs in "
+        f"search: {runs[0].summary.questions}, {spent} rollouts, {len(pairs[0])} pairs in "
         f"{runs[0].summary.seconds:.1f} s; again from the journal: {same}",
         flush=True,
     )

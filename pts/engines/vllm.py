@@ -11,7 +11,7 @@ Rollouts have no seeds of their own: `reproducible` is False, nothing is lost or
 cannot be replayed. vLLM's generator is seeded from the system's, because a run that is resumed
 would otherwise meet the random numbers again that it began with.
 
-Written against vLLM 0.32 and tested with a stand-in for it; not yet run on vLLM itself.
+Conforms on vLLM 0.32 (its CPU build; `make test-servers`); not run on a GPU.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ class VLLMEngine(TokenizerSide):
                 for name, outputs in self._finished(asked):
                     wish = asked.pop(name)
                     flying -= len(wish.seeds)
-                    yield wish, [self._ids(output, wish) for output in outputs]
+                    drawn = [self._ids(output, wish) for output in outputs]
+                    yield wish, drawn if self.sampling.temperature else drawn * len(wish.seeds)
                 if exhausted and not asked:
                     return
         finally:
@@ -173,7 +174,9 @@ class VLLMEngine(TokenizerSide):
     def _ask_rollouts(self, wish: Wish) -> str:
         total = len(wish.prompt) + len(wish.at) + wish.limit
         self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
-        return self._ask(wish.prompt + wish.at, n=len(wish.seeds), max_tokens=wish.limit)
+        # Greedy rollouts are all alike, and vLLM refuses to draw more than one.
+        n = len(wish.seeds) if self.sampling.temperature else 1
+        return self._ask(wish.prompt + wish.at, n=n, max_tokens=wish.limit)
 
     def _ask(self, prefix: Ids, **settings: Any) -> str:
         from vllm import SamplingParams

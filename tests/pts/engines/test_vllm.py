@@ -49,6 +49,7 @@ class Queue:
 
     def add_request(self, name: str, prompt: dict[str, list[int]], params: Any) -> None:
         assert name not in self.waiting
+        assert params.temperature or params.n == 1, "vLLM 0.32 refuses this"
         self.waiting[name] = (prompt["prompt_token_ids"], params)
 
     def abort_request(self, names: list[str]) -> None:

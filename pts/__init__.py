@@ -2,7 +2,8 @@
 
     import pts
 
-    engine = pts.TransformersEngine.load("phi-nano", pts.SamplingConfig(max_new_tokens=128))
+    sampling = pts.SamplingConfig(temperature=0.7, max_new_tokens=128)
+    engine = pts.TransformersEngine.load("models/mine", sampling)
     problems = pts.load_problems("sums.jsonl", chat=True)
     verifier = pts.ExactVerifier(r"The answer is (-?\\d+)\\.")
     run = pts.search(problems, engine, verifier, pts.SearchConfig(p_gap=0.2), output="runs/sums")

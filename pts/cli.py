@@ -1,6 +1,6 @@
 """The `pts` command: search, plan, pairs, report, inspect.
 
-    pts search --model phi-nano --problems sums.jsonl --chat \\
+    pts search --model models/mine --problems sums.jsonl --chat \\
         --verifier 'exact:The answer is (-?\\d+)\\.' --output runs/sums p_gap=0.2 temperature=1
     pts report runs/sums
 
@@ -145,7 +145,7 @@ def plan(
 ) -> None:
     """Search a few of the problems and forecast what the search of all of them costs and brings.
 
-    Takes what `search` takes. The same search with the same --output goes on from the probe.
+    Takes what `search` takes, but for --workers. `search` with the same --output goes on from it.
     """
     from pts.cli_inputs import columns_of, read_inputs
 

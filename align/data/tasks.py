@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from align.data.task import Task
+import json
+from pathlib import Path
+from typing import get_args
+
+from align.data.task import Split, Task
+from align.errors import RecipeError
 from align.recipe import FilesTask, ReasoningGymTask, Recipe
 from pts.config import parse_settings
+from pts.errors import did_you_mean
+from pts.types import Problem
 
 
 def build_task(recipe: Recipe) -> Task:
@@ -27,3 +34,33 @@ def build_task(recipe: Recipe) -> Task:
 
     parse_settings(WordProblemsConfig, task.options, "task.options")
     return WordProblems(**task.options)
+
+
+def write_problems(recipe: Recipe, split: str, count: int, path: Path) -> None:
+    """Write `count` problems of a split as JSON lines that `pts` reads.
+
+    `prompt` is text where there is one user's turn, and a list of messages elsewhere. The problems
+    are those of the recipe's seed.
+
+    Raises:
+        RecipeError: there is no such split. Else as `build_task` and `Task.problems` do.
+    """
+    known: dict[str, Split] = {name: name for name in get_args(Split)}
+    if split not in known:
+        hint = did_you_mean(split, known) or f"; known: {', '.join(known)}"
+        raise RecipeError(f"split: {split!r} is none{hint}")
+    asked = build_task(recipe).problems(known[split], count, recipe.seed)
+    lines = (json.dumps(_row(problem), ensure_ascii=False) + "\n" for problem in asked)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _row(problem: Problem) -> dict[str, object]:
+    turns = problem.prompt
+    if not isinstance(turns, str) and [turn.role for turn in turns] == ["user"]:
+        prompt: object = turns[0].content
+    elif isinstance(turns, str):
+        prompt = turns
+    else:
+        prompt = [{"role": turn.role, "content": turn.content} for turn in turns]
+    return {"id": problem.id, "prompt": prompt, "reference": problem.reference}

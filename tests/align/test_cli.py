@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import pts
+from align.data.tasks import build_task
+from align.recipe import load_recipe
 
 
 def align(*words: str) -> subprocess.CompletedProcess[str]:
@@ -42,3 +47,21 @@ def test_check_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_problems_of_a_recipe_are_written_for_a_search(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "problems.jsonl"
+    done = align("problems", "phi-nano", "seed=3", f"--output={file}", "--count=5")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{file}: 5 dev problems of phi-nano, seed 3\n"
+    asked = build_task(load_recipe("phi-nano")).problems("dev", 5, 3)
+    read = list(pts.load_problems(file, chat=True))
+    assert [(p.id, p.prompt, p.reference) for p in read] == [
+        (p.id, p.prompt, p.reference) for p in asked
+    ]
+
+
+def test_an_unknown_split_is_told(tmp_path: Path) -> None:
+    done = align("problems", "phi-nano", f"--output={tmp_path}/p.jsonl", "--split=tset")
+    assert done.returncode == 2
+    assert "split: 'tset' is none; did you mean 'test'?" in done.stderr

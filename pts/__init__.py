@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pts.config import SamplingConfig, SearchConfig
     from pts.engines.base import Engine, Wish
     from pts.engines.server import ServerEngine
-    from pts.engines.server_http import Patience
+    from pts.engines.server_urls import Patience
     from pts.engines.tabular import TabularEngine
     from pts.engines.transformers import TransformersEngine
     from pts.engines.vllm import VLLMEngine
@@ -81,7 +81,7 @@ _HOMES = {
     "pts.config": ("SamplingConfig", "SearchConfig"),
     "pts.engines.base": ("Engine", "Wish"),
     "pts.engines.server": ("ServerEngine",),
-    "pts.engines.server_http": ("Patience",),
+    "pts.engines.server_urls": ("Patience",),
     "pts.engines.tabular": ("TabularEngine",),
     "pts.engines.transformers": ("TransformersEngine",),
     "pts.engines.vllm": ("VLLMEngine",),

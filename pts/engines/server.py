@@ -48,8 +48,9 @@ from pts.engines.server_connect import (
     lists_processed,
 )
 from pts.engines.server_dialects import ALL, check_completion
-from pts.engines.server_http import Client, Patience, Refused, Unreadable
+from pts.engines.server_http import Client, Refused, Unreadable
 from pts.engines.server_rows import OVER_ONE, Listing, processed_row, raw_row, widths
+from pts.engines.server_urls import Patience
 from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
 from pts.errors import EngineError
 from pts.types import Ids, Row

@@ -15,7 +15,8 @@ from typing import Any
 
 from pts.config import SamplingConfig
 from pts.engines.server_dialects import VLLM, Dialect, LlamaCpp
-from pts.engines.server_http import Client, Endpoint
+from pts.engines.server_http import Client
+from pts.engines.server_urls import Endpoint
 from pts.errors import EngineError, did_you_mean
 from pts.types import Ids, Row
 

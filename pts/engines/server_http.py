@@ -13,8 +13,6 @@ error, log or repr.
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import logging
 import math
 import os
 import random
@@ -25,8 +23,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
+from pts.engines.server_urls import KEY_VARIABLE, Endpoint, Patience, base_urls, retry_after
 from pts.errors import ConfigError, EngineError, MissingExtra
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEY_VARIABLE = "PTS_API_KEY"
 CONNECT_SECONDS = 10.0
 ROWS_IN_FLIGHT = 64
 LANE = 16
@@ -42,18 +39,12 @@ LANE = 16
 pool: with 2,000 in flight one pool took 9.9 ms of CPU a request, pools of 16 took 1.6 ms."""
 FIRST_SECONDS = 10.0
 """How long a URL is tried before a run; one that is mistyped should be told soon."""
-LONGEST_REST = 30.0
-"""Seconds that a failing URL rests at most, unless its Retry-After says more."""
-ALONE_AFTER = 3
-"""Failures in a row after which a URL gets one request at a time."""
 UNREADABLE = 5
 """Replies to one request that its reader may reject before it is given up."""
 EXCERPT = 300
 """Characters of a server's reply that an error shows."""
 PASSING = frozenset({408, 425, 429})
 """Statuses below 500 that say: later."""
-
-_log = logging.getLogger(__name__)
 
 
 class Unreadable(Exception):
@@ -66,43 +57,6 @@ class Refused(EngineError):
     def __init__(self, message: str, status: int, body: str) -> None:
         super().__init__(message)
         self.status, self.body = status, body
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long is waited, in seconds.
-
-    `reply`: for one reply. `total`: for one request since its first failure. `first`: a URL's rest
-    after its first failure.
-    """
-
-    reply: float = 600.0
-    total: float = 300.0
-    first: float = 0.5
-
-
-@dataclass(eq=False, slots=True)
-class Endpoint:
-    """A base URL (without /v1) and how it fares."""
-
-    url: str
-    in_flight: int = 0
-    failures: int = 0
-    """In a row."""
-    rests_until: float = 0.0
-
-    def open(self, now: float) -> bool:
-        return now >= self.rests_until and (self.failures < ALONE_AFTER or not self.in_flight)
-
-    def fail(self, reason: str, first: float, wished: float) -> None:
-        """Rest; what fails while the URL already rests tells nothing new."""
-        now = time.monotonic()
-        if now < self.rests_until:
-            return
-        self.failures += 1
-        rest = min(first * 2 ** (self.failures - 1), LONGEST_REST) * random.uniform(0.75, 1.25)
-        self.rests_until = now + max(rest, wished)
-        _log.warning("%s: %s; rests for %.1f s", self.url, reason, self.rests_until - now)
 
 
 @dataclass(slots=True)
@@ -138,7 +92,7 @@ class Client:
     def __init__(
         self, urls: Sequence[str], *, in_flight: int = 512, patience: Patience | None = None
     ) -> None:
-        self.endpoints = [Endpoint(url) for url in _clean(urls)]
+        self.endpoints = [Endpoint(url) for url in base_urls(urls)]
         if in_flight < 1:
             raise ConfigError(f"in_flight must be at least 1, got {in_flight}")
         self.in_flight, self.patience = in_flight, patience or Patience()
@@ -284,7 +238,7 @@ class Client:
             self._free_lanes.append(lane)
         status = answer.status_code
         if status in PASSING or status >= 500:
-            raise _Failure(self._said(status, answer.text), _retry_after(answer.headers))
+            raise _Failure(self._said(status, answer.text), retry_after(answer.headers))
         try:
             return status, answer.text, answer.json()
         except ValueError:
@@ -314,26 +268,6 @@ class Client:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _clean(urls: Sequence[str]) -> list[str]:
-    """Base URLs without a trailing / or /v1. Raises ConfigError for every fault."""
-    faults, clean = [], []
-    for url in urls:
-        parts = urlsplit(url)
-        shown = url if "@" not in parts.netloc else f"{parts.scheme}://***@{parts.hostname}"
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            faults.append(f"{shown!r} is no base URL; give e.g. http://localhost:8000")
-        elif "@" in parts.netloc or parts.query:
-            faults.append(f"{shown!r}: keys belong into {KEY_VARIABLE}, not into a URL")
-        clean.append(url.rstrip("/").removesuffix("/v1").rstrip("/"))
-    if not clean:
-        faults.append("no server URL was given; give e.g. http://localhost:8000")
-    if len(set(clean)) < len(clean):
-        faults.append(f"a server URL occurs twice: {', '.join(clean)}")
-    if faults:
-        raise ConfigError(*faults)
-    return clean
-
-
 def _lanes(n: int, reply: float, key: str) -> list[httpx2.AsyncClient]:
     """Clients with a connection pool each."""
     try:
@@ -350,19 +284,6 @@ def _lanes(n: int, reply: float, key: str) -> list[httpx2.AsyncClient]:
         )
         for _ in range(n)
     ]
-
-
-def _retry_after(headers: Any) -> float:
-    """Seconds that a Retry-After header asks for (a number or a date), 0 without one."""
-    text = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
 
 
 def _shut(

@@ -12,7 +12,7 @@ import pytest
 
 from pts.config import SamplingConfig
 from pts.engines.server import ServerEngine
-from pts.engines.server_http import Patience
+from pts.engines.server_urls import Patience
 from pts.engines.tabular_shapes import wandering
 from tests.pts.engines.faulty_server import save_tokenizer
 

@@ -35,7 +35,7 @@ SOME = {
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "pts.engines.server_http")
+    caplog.set_level(logging.CRITICAL, "pts.engines.server_urls")
 
 
 def searched(engine: Engine, output: Path | None = None) -> SearchRun:

@@ -10,7 +10,8 @@ import pytest
 
 from pts.config import SamplingConfig
 from pts.engines.base import Wish
-from pts.engines.server_http import Client, Patience
+from pts.engines.server_http import Client
+from pts.engines.server_urls import Patience
 from pts.errors import ConfigError, EngineError
 from tests.pts.engines.conftest import MACHINES, Connect
 from tests.pts.engines.faulty_server import FaultyServer, machine_id
@@ -20,7 +21,7 @@ PLAIN = SamplingConfig(max_new_tokens=24)
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "pts.engines.server_http")
+    caplog.set_level(logging.CRITICAL, "pts.engines.server_urls")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""The URLs of a model's servers: what may be given, how each fares, and how long is waited."""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from pts.errors import ConfigError
+
+KEY_VARIABLE = "PTS_API_KEY"
+LONGEST_REST = 30.0
+"""Seconds that a failing URL rests at most, unless its Retry-After says more."""
+ALONE_AFTER = 3
+"""Failures in a row after which a URL gets one request at a time."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long is waited, in seconds.
+
+    `reply`: for one reply. `total`: for one request since its first failure. `first`: a URL's rest
+    after its first failure.
+    """
+
+    reply: float = 600.0
+    total: float = 300.0
+    first: float = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class Endpoint:
+    """A base URL (without /v1) and how it fares."""
+
+    url: str
+    in_flight: int = 0
+    failures: int = 0
+    """In a row."""
+    rests_until: float = 0.0
+
+    def open(self, now: float) -> bool:
+        return now >= self.rests_until and (self.failures < ALONE_AFTER or not self.in_flight)
+
+    def fail(self, reason: str, first: float, wished: float) -> None:
+        """Rest; what fails while the URL already rests tells nothing new."""
+        now = time.monotonic()
+        if now < self.rests_until:
+            return
+        self.failures += 1
+        rest = min(first * 2 ** (self.failures - 1), LONGEST_REST) * random.uniform(0.75, 1.25)
+        self.rests_until = now + max(rest, wished)
+        _log.warning("%s: %s; rests for %.1f s", self.url, reason, self.rests_until - now)
+
+
+def base_urls(urls: Sequence[str]) -> list[str]:
+    """Base URLs without a trailing / or /v1. Raises ConfigError for every fault."""
+    faults, clean = [], []
+    for url in urls:
+        parts = urlsplit(url)
+        shown = url if "@" not in parts.netloc else f"{parts.scheme}://***@{parts.hostname}"
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            faults.append(f"{shown!r} is no base URL; give e.g. http://localhost:8000")
+        elif "@" in parts.netloc or parts.query:
+            faults.append(f"{shown!r}: keys belong into {KEY_VARIABLE}, not into a URL")
+        clean.append(url.rstrip("/").removesuffix("/v1").rstrip("/"))
+    if not clean:
+        faults.append("no server URL was given; give e.g. http://localhost:8000")
+    if len(set(clean)) < len(clean):
+        faults.append(f"a server URL occurs twice: {', '.join(clean)}")
+    if faults:
+        raise ConfigError(*faults)
+    return clean
+
+
+def retry_after(headers: Any) -> float:
+    """Seconds that a Retry-After header asks for (a number or a date), 0 without one."""
+    text = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return 0.0

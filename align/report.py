@@ -81,7 +81,7 @@ def _header(manifest: Mapping[str, Any], folder: Path) -> str:
         "seed": recipe.get("seed"),
         "base": recipe.get("model", {}).get("path"),
         "commit": commit + (" with uncommitted changes" if git.get("changes") else ""),
-        "time": duration(seconds),
+        "time, stages and evaluations added up": duration(seconds),
         "stages": " > ".join(recipe.get("stages", ())),
         "folder": folder.resolve().name,
         **{k: v for k, v in manifest.get("versions", {}).items() if k in _VERSIONS},

@@ -75,8 +75,8 @@ def problems(
     from align.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    write_problems(loaded, split, count, output)
-    typer.echo(f"{output}: {count} {split} problems of {loaded.name}, seed {loaded.seed}")
+    found = write_problems(loaded, split, count, output)
+    typer.echo(f"{output}: {found} {split} problems of {loaded.name}, seed {loaded.seed}")
 
 
 @app.command()

@@ -20,8 +20,8 @@ from pts.verifiers.named import make_verifier
 
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "dev", "test")
 """Fifths: three of five questions are train, one dev, one test."""
-CHUNK = 500
-"""Questions generated at a time."""
+CHUNK, CHUNKS = 500, 10
+"""Questions generated at a time, and how often for one seed."""
 
 
 class GymTask:
@@ -94,9 +94,12 @@ class GymTask:
         return found
 
     def _stream(self, seed: int) -> Iterator[dict[str, Any]]:
-        """Entries of ten chunks: small data sets repeat themselves long before that."""
-        for chunk in range(10):
-            yield from self._create(seed=seed * 1000 + chunk, size=CHUNK)
+        """Entries of all chunks: small data sets repeat themselves long before that.
+
+        reasoning-gym makes entry i of a data set from its seed plus i, so chunks lie CHUNK apart.
+        """
+        for chunk in range(CHUNKS):
+            yield from self._create(seed=(seed * CHUNKS + chunk) * CHUNK, size=CHUNK)
 
 
 def _split_of(question: str) -> Split:

@@ -36,8 +36,8 @@ def build_task(recipe: Recipe) -> Task:
     return WordProblems(**task.options)
 
 
-def write_problems(recipe: Recipe, split: str, count: int, path: Path) -> None:
-    """Write `count` problems of a split as JSON lines that `pts` reads.
+def write_problems(recipe: Recipe, split: str, count: int, path: Path) -> int:
+    """Write `count` problems of a split as JSON lines that `pts` reads; return how many there were.
 
     `prompt` is text where there is one user's turn, and a list of messages elsewhere. The problems
     are those of the recipe's seed.
@@ -53,6 +53,7 @@ def write_problems(recipe: Recipe, split: str, count: int, path: Path) -> None:
     lines = (json.dumps(_row(problem), ensure_ascii=False) + "\n" for problem in asked)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")
+    return len(asked)
 
 
 def _row(problem: Problem) -> dict[str, object]:

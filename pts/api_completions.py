@@ -135,7 +135,12 @@ def _texts(problem: Problem) -> dict[str, object]:
     prompt = problem.prompt
     said = prompt if isinstance(prompt, str) else [turn.content for turn in prompt]
     given = [text for text in problem.completions if isinstance(text, str)]
-    return {"id": problem.id, "prompt": said, "reference": problem.reference, "completion": given}
+    return {
+        "id": problem.id,
+        "prompt": said,
+        "reference": str(problem.reference),
+        "completion": given,
+    }
 
 
 def _is_text(given: object) -> bool:

@@ -57,11 +57,8 @@ def write_problems(recipe: Recipe, split: str, count: int, path: Path) -> int:
 
 
 def _row(problem: Problem) -> dict[str, object]:
-    turns = problem.prompt
-    if not isinstance(turns, str) and [turn.role for turn in turns] == ["user"]:
-        prompt: object = turns[0].content
-    elif isinstance(turns, str):
-        prompt = turns
-    else:
-        prompt = [{"role": turn.role, "content": turn.content} for turn in turns]
+    prompt: object = problem.prompt
+    if not isinstance(problem.prompt, str):
+        turns = [{"role": turn.role, "content": turn.content} for turn in problem.prompt]
+        prompt = turns[0]["content"] if [t["role"] for t in turns] == ["user"] else turns
     return {"id": problem.id, "prompt": prompt, "reference": problem.reference}

@@ -172,8 +172,11 @@ class LlamaCpp:
         }
 
     def listing(self, prefix: Ids, width: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """A row. The token that is drawn with it does not matter, but llama.cpp lists nothing when
+        that is a part of a character: another try must draw another one.
+        """
         wanted = self.vocabulary if width == ALL else width
-        wish = {"n_probs": wanted, "post_sampling_probs": True}
+        wish = {"n_probs": wanted, "post_sampling_probs": True, "seed": RANDOM}
         return self.body(prefix, 1, 0, sampling) | wish
 
     def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
+from pts.engines.server_dialects import RANDOM, LlamaCpp
 from pts.engines.server_http import Unreadable
 from pts.engines.server_rows import Listing, processed_row, raw_row, widths
 from pts.engines.tabular import truncate
@@ -142,3 +143,10 @@ def test_widths_grow_to_everything() -> None:
     assert list(widths(SamplingConfig(), -1)) == [-1]
     assert list(widths(SamplingConfig(top_p=0.9), -1)) == [20, 160, 1280, 10240, -1]
     assert list(widths(SamplingConfig(top_k=4), -1))[:3] == [5, 20, 160]
+
+
+def test_a_row_of_llama_cpp_is_asked_for_with_another_draw_each_time() -> None:
+    """It lists nothing where the drawn token is a part of a character (llama.cpp, 2026)."""
+    dialect = LlamaCpp("model", frozenset({2}), VOCABULARY)
+    assert dialect.listing((1, 2), 5, SamplingConfig())["seed"] == RANDOM
+    assert dialect.body((1, 2), 5, 7, SamplingConfig())["seed"] == 7

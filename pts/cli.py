@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 import typer
 
-from pts.cli_engine import EngineChoice
+from pts.cli_engine import IN_FLIGHT, EngineChoice
 from pts.errors import PTSError
 
 if TYPE_CHECKING:
@@ -73,7 +73,14 @@ Server = Annotated[
 ServedName = Annotated[
     OptionalText, typer.Option(help="The model's name on the servers, if they have several.")
 ]
-InFlight = Annotated[int, typer.Option(min=1, help="Requests to servers at a time.")]
+InFlight = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help=f"Requests to servers at a time; {IN_FLIGHT} by default."),
+]
+Seeds = Annotated[bool, typer.Option(help="Send servers a seed with each request.")]
+Revision = Annotated[
+    str, typer.Option(help="Version of the served weights: another one is another search.")
+]
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
 ]
@@ -95,7 +102,9 @@ def search(
     chat: Chat = False,
     server: Server = None,
     served_name: ServedName = None,
-    in_flight: InFlight = 512,
+    in_flight: InFlight = None,
+    seeds: Seeds = True,
+    revision: Revision = "",
     seed: Seed = 0,
     window: Window = 64,
     workers: Workers = 1,
@@ -106,7 +115,7 @@ def search(
 
     _log_to_stderr()
     columns = columns_of(id_column, prompt, reference, completions)
-    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight)
+    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight, seeds, revision)
     given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
 
     from pts.api import search as run_search
@@ -138,7 +147,9 @@ def plan(
     chat: Chat = False,
     server: Server = None,
     served_name: ServedName = None,
-    in_flight: InFlight = 512,
+    in_flight: InFlight = None,
+    seeds: Seeds = True,
+    revision: Revision = "",
     seed: Seed = 0,
     window: Window = 64,
     quiet: Quiet = False,
@@ -151,7 +162,7 @@ def plan(
 
     _log_to_stderr()
     columns = columns_of(id_column, prompt, reference, completions)
-    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight)
+    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight, seeds, revision)
     given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
 
     from pts.plan import plan_search

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from pts.config import SamplingConfig
     from pts.engines.base import Engine
 
+IN_FLIGHT = 512
+"""Requests to servers at a time, unless said otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
@@ -19,10 +22,25 @@ class EngineChoice:
     """Folder of a model or LoRA adapter; with servers, of the served model's tokenizer."""
     urls: tuple[str, ...] = ()
     served_name: str | None = None
-    in_flight: int = 512
+    in_flight: int | None = None
+    seeds: bool = True
+    revision: str = ""
 
     def faults(self) -> list[str]:
-        """What the folder lacks, as lines."""
+        """What the folder lacks, and what is said of servers though there are none, as lines."""
+        return [*self._stray_options(), *self._folder_faults()]
+
+    def _stray_options(self) -> list[str]:
+        given = {
+            "--served-name": self.served_name is not None,
+            "--in-flight": self.in_flight is not None,
+            "--no-seeds": not self.seeds,
+            "--revision": self.revision != "",
+        }
+        stray = [] if self.urls else [name for name, present in given.items() if present]
+        return [f"{name} is for servers: give --server as well" for name in stray]
+
+    def _folder_faults(self) -> list[str]:
         wanted = ("tokenizer_config.json",) if self.urls else ("config.json", "adapter_config.json")
         if any((self.model / name).is_file() for name in wanted):
             return []
@@ -39,8 +57,9 @@ class EngineChoice:
             from pts.engines.server import ServerEngine
 
             return ServerEngine.connect(
-                list(self.urls), self.served_name, self.model, sampling, in_flight=self.in_flight
-            )
+                list(self.urls), self.served_name, self.model, sampling,
+                in_flight=self.in_flight or IN_FLIGHT, seeds=self.seeds, revision=self.revision,
+            )  # fmt: skip
         from pts.engines.transformers import TransformersEngine
 
         return TransformersEngine.load(self.model, sampling)

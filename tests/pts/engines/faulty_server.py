@@ -81,7 +81,7 @@ class FaultyServer:
         self.seeds, self.sloppy = seeds, sloppy or {}
         self.kind, self.logprobs, self.limit, self.key = kind, logprobs, limit, key
         self.dies_after, self.model, self.overrides = dies_after, model, overrides or {}
-        self.asked = 0
+        self.asked = self.seeded = 0
         self.met: Counter[str] = Counter()
         self.seen_keys: set[str] = set()
         self.open_requests = 0
@@ -267,6 +267,7 @@ class FaultyServer:
         engine = self._engine(SamplingConfig(**chosen))
         prompt, at = _place(asked["prompt"])
         limit = asked.get("max_tokens", asked.get("n_predict"))
+        self.seeded += asked.get("seed") is not None
         seed = asked.get("seed") if self.seeds else None
         wish = Wish(0, prompt, at, limit, (self._rng.getrandbits(60) if seed is None else seed,))
         drawing = self._engine(SamplingConfig(**chosen | self.sloppy))

@@ -42,6 +42,42 @@ def test_a_search_on_two_servers(
     assert result.problem_id == "one"
 
 
+def test_seeds_can_be_left_out_and_a_revision_is_another_policy(
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"id": "one", "prompt": "m0", "reference": "right"}))
+    with FaultyServer(MACHINES) as server:
+        arguments = [
+            "--server", server.url, "--model", tokenizer_folder, "--problems", asked, "--verifier",
+            "exact:(right|wrong)", "--output", tmp_path / "run", "--quiet", "--no-seeds", *SETTINGS,
+        ]  # fmt: skip
+        assert searched(monkeypatch, *arguments, "--revision", "one") == 0
+        assert server.asked > server.seeded == 0
+        assert searched(monkeypatch, *arguments, "--revision", "two") == 2
+    assert "policy" in capsys.readouterr().err
+
+
+def test_options_of_servers_need_servers(
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = searched(
+        monkeypatch, "--model", tokenizer_folder, "--problems", tmp_path / "none.jsonl",
+        "--verifier", "exact:(right)", "--output", tmp_path / "run", "--no-seeds",
+        "--in-flight", "8", "--served-name", "x", "--revision", "2",
+    )  # fmt: skip
+    assert status == 2
+    told = capsys.readouterr().err
+    for name in ("--no-seeds", "--in-flight", "--served-name", "--revision"):
+        assert f"{name} is for servers" in told
+
+
 def test_a_folder_without_a_tokenizer_is_told_before_any_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

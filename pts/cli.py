@@ -84,7 +84,7 @@ Revision = Annotated[
 Workers = Annotated[
     int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
 @app.command()
@@ -113,7 +113,7 @@ def search(
     """Search a model's answers to problems; write results, pairs and a report."""
     from pts.cli_inputs import columns_of, read_inputs
 
-    _log_to_stderr()
+    _log_to_stderr(quiet)
     columns = columns_of(id_column, prompt, reference, completions)
     engine = EngineChoice(model, tuple(server or ()), served_name, in_flight, seeds, revision)
     given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
@@ -160,7 +160,7 @@ def plan(
     """
     from pts.cli_inputs import columns_of, read_inputs
 
-    _log_to_stderr()
+    _log_to_stderr(quiet)
     columns = columns_of(id_column, prompt, reference, completions)
     engine = EngineChoice(model, tuple(server or ()), served_name, in_flight, seeds, revision)
     given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
@@ -175,8 +175,10 @@ def plan(
     typer.echo("\n".join(found.lines()))
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+def _log_to_stderr(quiet: bool = False) -> None:
+    """Warnings always; progress, where it is logged instead of drawn, unless `quiet`."""
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
 
 
 @contextmanager

@@ -60,6 +60,9 @@ class EngineChoice:
                 list(self.urls), self.served_name, self.model, sampling,
                 in_flight=self.in_flight or IN_FLIGHT, seeds=self.seeds, revision=self.revision,
             )  # fmt: skip
+        from transformers.utils.logging import disable_progress_bar
+
         from pts.engines.transformers import TransformersEngine
 
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         return TransformersEngine.load(self.model, sampling)

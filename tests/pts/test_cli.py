@@ -91,6 +91,17 @@ def test_a_search_from_the_shell_leaves_a_run(run: Path) -> None:
     assert len((run / "pairs.jsonl").read_text().splitlines()) > 0
 
 
+def test_quiet_is_quiet(model: Path, asked: Path, tmp_path: Path) -> None:
+    """Nothing on standard error although every occasion to log progress is taken."""
+    talkative = "from pts import cli, runner_progress as r; r.LOG_SECONDS = 0.0; cli.main()"
+    command = ["search", "--model", model, "--problems", asked, "--output", tmp_path, "--quiet"]
+    command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])", *RUN]
+    done = subprocess.run(
+        [sys.executable, "-c", talkative, *map(str, command)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_two_workers_leave_the_files_of_one(model: Path, asked: Path, tmp_path: Path) -> None:
     """Bit-identical because the batch shape is: one question at a time, as many threads."""

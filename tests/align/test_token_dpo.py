@@ -161,7 +161,7 @@ def test_loss_and_gradients_equal_trl(tmp_path: Path) -> None:
     assert ours[0][0] != pytest.approx(ours[-1][0], abs=1e-3)
 
 
-def test_weights_and_anchor_enter_the_loss() -> None:
+def test_weights_and_anchor_enter_the_loss(tmp_path: Path) -> None:
     policy = tiny.model(VOCAB)
     rows = [
         TokenRow(r.prompt, r.chosen, r.rejected, weight, 0.3)
@@ -174,7 +174,7 @@ def test_weights_and_anchor_enter_the_loss() -> None:
             logits = policy(torch.tensor([row.prompt])).logits[0, -1]
         nll = -float(logits.log_softmax(-1)[row.chosen])
         expected += row.weight * (math.log(1 + math.exp(-BETA * gain)) + 0.2 * nll) / 4
-    args = TrainingArguments(use_cpu=True, report_to="none", disable_tqdm=True)
+    args = TrainingArguments(**plain_arguments(tmp_path))
     trainer = training_token.TokenDPOTrainer(policy, args, rows, BETA, anchor=0.2)
     loss = trainer.compute_loss(policy, training_token.collate(rows))
     assert loss.item() == pytest.approx(expected, abs=1e-5)

@@ -27,8 +27,6 @@ from pts.types import Estimate
 Z95 = 1.959963984540054
 """Half-width of a two-sided 95 % normal interval, in standard errors."""
 
-UNIFORM_VARIANCE = 1.0 / 12.0
-
 Decision: TypeAlias = Literal["yes", "no", "zone", "open"]
 
 
@@ -157,13 +155,14 @@ def smoothed_mean(successes: float, n: float) -> float:
 class Chain:
     """p(success) at every block boundary of a completion, and D of every block.
 
-    `points` has B + 1 entries (the last one is the exact verdict), the others B. `through[k]` is
-    the weight of everything after block k in p before it.
+    `points` has B + 1 entries (the last one is the exact verdict), the others B. `ranges[k]` holds
+    what the mean of p_k would be with the worst and the best D of all unsampled blocks; the rest of
+    its interval is sampling error.
     """
 
     points: tuple[Estimate, ...]
+    ranges: tuple[tuple[float, float], ...]
     exits: tuple[Estimate, ...]
-    through: tuple[float, ...]
 
 
 def chain(
@@ -180,11 +179,12 @@ def chain(
 
     A sampled block has its raw proportion and Wilson's bounds of D_k. (Posterior means would pull
     every D_k towards 1/2; along a path of many blocks that bias adds up, where half-widths only add
-    in quadrature.) An unsampled block is taken to change nothing on average: D_k = p_{k+1}, with
-    bounds that span all that 0 <= D_k <= 1 allows; what follows then enters p_k with weight 1, not
-    1 - leave_k. Weighted half-widths below and above are added in quadrature, as the blocks' pools
-    are independent (MOVER), and every p_k stays inside what the end of the path alone proves:
-    s p_T <= p_k <= s p_T + 1 - s, with s the probability of the rest of the path.
+    in quadrature.) The mean takes an unsampled block to change nothing: D_k = p_{k+1}. The interval
+    does not: its lower bound has D_k = 0 in every unsampled block, its upper one D_k = 1, for what
+    nobody looked at may all lie on one side. To these bounds come the weighted half-widths of the
+    sampled blocks, in quadrature, as their pools are independent (MOVER). Every p_k stays inside
+    what the end of the path alone proves: s p_T <= p_k <= s p_T + 1 - s, with s the probability of
+    the rest of the path.
     """
     walk = _Walk(end)
     for k in reversed(range(len(leave))):
@@ -196,50 +196,64 @@ class _Walk:
     """State of the backward recursion: the estimate at the current boundary."""
 
     def __init__(self, end: float) -> None:
-        self.mean = self.end = end
+        self.mean = self.worst = self.best = self.end = end
         self.below = self.above = 0.0  # squared half-widths
         self.stay = 1.0
         self.n = 0
         self.points = [exact(end)]
+        self.ranges = [(end, end)]
         self.exits: list[Estimate] = []
-        self.through: list[float] = []
 
     def step(self, leave: float, successes: int, n: int, z: float) -> None:
+        stay = 1.0 - leave
         if n:
             d, (low, high) = successes / n, wilson_bounds(successes, n, z)
-            weight = 1.0 - leave
+            worst, best = d, d
         else:
-            d, low, high, weight = self.mean, 0.0, 1.0, 1.0
-        self.mean = (1.0 - leave) * self.mean + leave * d
-        self.below = weight * weight * self.below + (leave * (d - low)) ** 2
-        self.above = weight * weight * self.above + (leave * (high - d)) ** 2
-        self.stay *= 1.0 - leave
+            d, low, high = self.mean, 0.0, 1.0
+            worst, best = 0.0, 1.0
+        self.mean = stay * self.mean + leave * d
+        self.worst = stay * self.worst + leave * worst
+        self.best = stay * self.best + leave * best
+        self.below = stay * stay * self.below + (leave * (worst - low)) ** 2
+        self.above = stay * stay * self.above + (leave * (high - best)) ** 2
+        self.stay *= stay
         self.n += n
         self.exits.append(Estimate(d, low, high, n, "wilson" if n else "vacuous"))
-        self.through.append(weight)
-        self.points.append(self._point())
+        self._add_point()
 
-    def _point(self) -> Estimate:
+    def _add_point(self) -> None:
         floor = self.stay * self.end
-        low = max(floor, self.mean - math.sqrt(self.below))
-        high = min(floor + 1.0 - self.stay, self.mean + math.sqrt(self.above))
-        return Estimate(self.mean, min(low, self.mean), max(high, self.mean), self.n, "chain")
+        ceiling = floor + 1.0 - self.stay
+        worst = min(max(floor, self.worst), self.mean)
+        best = max(min(ceiling, self.best), self.mean)
+        low = max(min(floor, worst), worst - math.sqrt(self.below))
+        high = min(max(ceiling, best), best + math.sqrt(self.above))
+        self.points.append(Estimate(self.mean, low, high, self.n, "chain"))
+        self.ranges.append((worst, best))
 
     def result(self) -> Chain:
         return Chain(
             tuple(reversed(self.points)),
+            tuple(reversed(self.ranges)),
             tuple(reversed(self.exits)),
-            tuple(reversed(self.through)),
         )
 
 
 def chain_delta(chained: Chain, k: int, leave: float) -> Estimate:
-    """Δ of a one-token block: `leave (p_{k+1} - D_k)`, never beyond what 0 <= D_k <= 1 allows."""
+    """Δ of a one-token block: `leave (p_{k+1} - D_k)`, never beyond what 0 <= D_k <= 1 allows.
+
+    As in `chain`, the range that unsampled blocks leave open is added to the sampling errors of
+    p_{k+1} and D_k, which are added to each other in quadrature.
+    """
     after, out = chained.points[k + 1], chained.exits[k]
+    worst, best = chained.ranges[k + 1]
     least, most = -leave * (1.0 - after.low), leave * after.high
     if out.n == 0:
         return Estimate(0.0, least, most, after.n, "chain")
-    raw = square_and_add(after, out, "chain")
-    mean = leave * raw.mean
-    low, high = max(least, leave * raw.low), min(most, leave * raw.high)
-    return Estimate(mean, min(low, mean), max(high, mean), raw.n, "chain")
+    mean = leave * (after.mean - out.mean)
+    below = math.hypot(worst - after.low, out.high - out.mean)
+    above = math.hypot(after.high - best, out.mean - out.low)
+    low = max(least, leave * (worst - out.mean - below))
+    high = min(most, leave * (best - out.mean + above))
+    return Estimate(mean, min(low, mean), max(high, mean), after.n + out.n, "chain")

@@ -275,6 +275,34 @@ def wandering(rng: np.random.Generator, length: int = 60, lanes: int = 21) -> In
     return Instance(Machine(states), None, SamplingConfig(max_new_tokens=length + 10))
 
 
+def leaning(rng: np.random.Generator, length: int = 60) -> Instance:
+    """Behind a pivotal token four to eight that p_gap hardly rules out, all leaning to one side.
+
+    Each is left with probability 0.15 to 0.24, and whatever leaves there ends against the verdict:
+    together they move p far, and the pivotal token stands out only if none of them is overlooked.
+    """
+    while True:
+        keep, passes = 1.0 - 10.0 ** rng.uniform(-4, -1.7, length), bool(rng.random() < 0.5)
+        places = rng.choice(np.arange(5, length), size=int(rng.integers(4, 9)), replace=False)
+        keep[places] = rng.uniform(0.76, 0.85, len(places))
+        pivot = int(rng.integers(5))
+        keep[pivot] = rng.uniform(0.5, 0.65)
+        plan = _leaning(rng, keep, {pivot: float(passes)} | dict.fromkeys(places, 1.0 - passes))
+        machine, ids, p = plant(rng, length, plan, passes)
+        if 0.25 <= p <= 0.75:
+            return Instance(machine, ids, SamplingConfig(max_new_tokens=length + 40))
+
+
+def _leaning(rng: np.random.Generator, keep: Floats, ends: Mapping[int, float]) -> Plan:
+    """Quiet siblings, except that those of the token at i succeed with ends[i]."""
+
+    def offer(i: int, p: float) -> Offer:
+        quiet = _quiet(rng, float(keep[i]), p)
+        return (quiet[0], ends[i], 0.0) if i in ends else quiet
+
+    return offer
+
+
 def _signed(rng: np.random.Generator, least: float, most: float) -> float:
     return float(rng.choice([-1, 1]) * rng.uniform(least, most))
 
@@ -288,4 +316,5 @@ SHAPES: Mapping[str, Callable[[np.random.Generator], Instance]] = {
     "calm": calm,
     "truncated": truncated,
     "wandering": wandering,
+    "leaning": leaning,
 }

@@ -31,7 +31,6 @@ import numpy as np
 from pts.branches import Branches, Exit, Path
 from pts.config import SearchConfig
 from pts.estimate import (
-    UNIFORM_VARIANCE,
     Chain,
     Decision,
     chain,
@@ -129,30 +128,39 @@ class _View:
         return requests
 
     def _gains(self) -> list[float]:
-        """Expected fall of Σ Var(Δ_i) over open candidates i, per generated token, by block.
+        """Expected fall of Σ H_i² over open candidates i, per generated token, by block.
 
-        Block j enters Δ_i of an earlier candidate i with weight leave_i · ∏ through_k · leave_j
-        (over the blocks k between them) and its own Δ_j with leave_j. The variance of D_j under a
-        Beta posterior of n + 1 pseudo-counts falls on average to (n + 1) / (n + 1 + m) of itself
-        after m more rollouts; an unsampled block has the two pseudo-counts of a uniform.
+        H_i is the half-width of Δ_i's interval, U_i + sqrt(V_i): the range that unsampled blocks
+        leave open, and sampling errors. Block j enters Δ_i of an earlier candidate i with the
+        weight w = leave_i · ∏ (1 - leave_k) · leave_j (over the blocks k between them), and its own
+        Δ_j with w = leave_j. If it was sampled, m more rollouts shrink V_i by w² z² times what the
+        variance of D_j falls by: under a Beta posterior of n + 1 pseudo-counts to (n + 1) /
+        (n + 1 + m) of itself. If it was not, they take w / 2 from U_i and add w² z² / 6m to V_i
+        (1 / 6 is the mean of D (1 - D) under a uniform).
         """
-        gains, carried, m = [], 0.0, self.config.round_rollouts
+        m, z2 = self.config.round_rollouts, self.config.z**2
+        gains, linear, square = [], 0.0, 0.0  # Σ w H and Σ w² up to this block
         lengths = self._lengths()
         for k, block in enumerate(self.pool.blocks):
-            own = block.leave**2 if k in self.open else 0.0
-            n = self.pool.tallies[k].n
-            fall = self._variance(k) * m / (m + (n + 1 if n else 2))
-            gains.append((block.leave**2 * carried + own) * fall / lengths[k])
-            carried = self.chain.through[k] ** 2 * carried + own
+            stay, leave, n = 1.0 - block.leave, block.leave, self.pool.tallies[k].n
+            own = (leave, leave * self._half_width(k)) if k in self.open else (0.0, 0.0)
+            w2, wh = leave * leave * square + own[0] ** 2, leave * linear + own[1]
+            if n:
+                gain = w2 * z2 * self._variance(k) * m / (m + n + 1)
+            else:
+                gain = wh - w2 * (0.25 + z2 / (6 * m))
+            gains.append(gain / lengths[k])
+            square, linear = stay * stay * square + own[0] ** 2, stay * linear + own[1]
         return gains
+
+    def _half_width(self, k: int) -> float:
+        return (self.deltas[k].high - self.deltas[k].low) / 2
 
     def _variance(self, k: int) -> float:
         """Posterior variance of D_k by its own branches, about a mean that heeds the hints too."""
-        n, seen = self.pool.tallies[k].n, self.pool.seen(k)
-        if not n:
-            return UNIFORM_VARIANCE
+        seen = self.pool.seen(k)
         mean = smoothed_mean(seen.successes, seen.n)
-        return mean * (1 - mean) / (n + 2)
+        return mean * (1 - mean) / (self.pool.tallies[k].n + 2)
 
     def _lengths(self) -> list[float]:
         """Expected tokens of a branch by block: at first what the path has left, later the mean."""

@@ -152,14 +152,14 @@ def test_chain_by_hand_on_three_tokens() -> None:
     p0 = 0.5 * p1 + 0.5 * d0
     assert [point.mean for point in found.points] == pytest.approx([p0, p1, p2, 1.0])
     assert [out.mean for out in found.exits] == pytest.approx([d0, d1, p2])
-    assert found.through == pytest.approx((0.5, 0.8, 1.0))
-    # Half-widths below: D_2 may be 0, so p_2 may be 0.9; then weights add in quadrature.
+    # D_2 may be 0, so p_2 may be 0.9; to that worst case come the sampling errors, in quadrature.
     low0, low1 = d0 - wilson_bounds(1, 4)[0], d1 - wilson_bounds(2, 4)[0]
-    below2 = 0.1 * 1.0
-    below1 = math.hypot(0.8 * below2, 0.2 * low1)
-    below0 = math.hypot(0.5 * below1, 0.5 * low0)
+    worst1 = 0.8 * 0.9 + 0.2 * d1
+    worst0 = 0.5 * worst1 + 0.5 * d0
+    below1, below0 = 0.2 * low1, math.hypot(0.5 * 0.2 * low1, 0.5 * low0)
     lows = [point.low for point in found.points]
-    assert lows == pytest.approx([max(0.36, p0 - below0), max(0.72, p1 - below1), 0.9, 1.0])
+    assert lows == pytest.approx([max(0.36, worst0 - below0), max(0.72, worst1 - below1), 0.9, 1.0])
+    assert [low for low, _ in found.ranges] == pytest.approx([worst0, worst1, 0.9, 1.0])
     assert found.points[2].high == 1.0
     assert found.points[3] == exact(1.0)
     assert [point.n for point in found.points] == [8, 4, 0, 0]
@@ -199,6 +199,34 @@ def test_many_small_samples_add_up_without_bias() -> None:
         inside["delta"] += delta.low <= truth[1] - truth[0] <= delta.high
     assert inside["p"] / trials >= 0.86
     assert inside["delta"] / trials >= 0.93
+
+
+def test_what_nobody_sampled_may_all_lie_on_one_side() -> None:
+    """Without sampling error the intervals are the exact ranges: reached at D = 0 or D = 1."""
+    rng, many = np.random.default_rng(0), 10**9
+    for _ in range(200):
+        leave = rng.uniform(0.05, 0.6, 6)
+        rates = rng.integers(0, 11, 6) / 10
+        trials = np.where(rng.random(6) < 0.5, many, 0)
+        end = float(rng.integers(2))
+        found = chain(
+            list(leave),
+            [round(d * n) for d, n in zip(rates, trials, strict=True)],
+            list(trials),
+            end,
+        )
+        ranges = []
+        for extreme in (0.0, 1.0):
+            p = [end]
+            for out, d, n in zip(leave[::-1], rates[::-1], trials[::-1], strict=True):
+                p.append((1 - out) * p[-1] + out * (d if n else extreme))
+            ranges.append(p[::-1])
+        for point, low, high in zip(found.points, *ranges, strict=True):
+            assert (point.low, point.high) == pytest.approx((low, high), abs=1e-4)
+        if trials[0]:
+            delta = chain_delta(found, 0, leave[0])
+            assert delta.low == pytest.approx(leave[0] * (ranges[0][1] - rates[0]), abs=1e-4)
+            assert delta.high == pytest.approx(leave[0] * (ranges[1][1] - rates[0]), abs=1e-4)
 
 
 def test_delta_of_a_token_by_hand() -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sized
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 from pts.api_crew import Alone, Crew, Crowd
 from pts.api_pool import Pool
@@ -62,9 +63,10 @@ def search(
     `if __name__ == "__main__"`). For the number of workers what `Engine.reproducible` promises for
     batches holds: results do not depend on it, apart from rounding. It may change between sessions.
 
-    Raises JournalError if `output` belongs to another run (policy, sampling, configuration,
-    verifier or seed differ) or is in use, DataError for repeated problem ids and for completions
-    that cannot be searched (all at once if `problems` has a length, before anything is sampled),
+    Raises JournalError if `output` belongs to another run (policy, stop ids, sampling,
+    configuration, verifier or seed differ), holds another question under the id of one of these,
+    or is in use, DataError for repeated problem ids and for problems and completions that cannot be
+    searched (all at once if `problems` has a length, before anything is sampled),
     EngineError and VerifierError as `pts.runner.run` does (questions with too many UNSCORED
     rollouts do not raise: they end with status "unscored").
     """
@@ -84,15 +86,16 @@ def search(
 def _crew(
     engine: Engine | Callable[[], Engine], task: Task, window: int, workers: int, stack: ExitStack
 ) -> Crew:
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, got {workers}")
-    if isinstance(engine, Engine):
+    for name, value in (("workers", workers), ("window", window)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    if hasattr(engine, "sample"):  # isinstance would not see what a wrapper's __getattr__ gives
         if workers > 1:
             raise ConfigError(
                 f"with {workers} workers, engine must be a function that loads one in each of "
                 "them, e.g. functools.partial(pts.TransformersEngine.load, path, sampling)"
             )
-        return Alone(engine, task, window)
+        return Alone(cast(Engine, engine), task, window)
     if workers == 1:
         return Alone(engine(), task, window)
     return Crowd(stack.enter_context(Pool(engine, task, workers)), task, window, workers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -18,10 +18,13 @@ from pts.types import Ids, Problem
 SHOWN = 20
 """Faults listed at most in one message."""
 
+TEMPLATE_TOKENS = 1024
+"""Room for what a chat template adds; a prompt is encoded to be measured only if this, its bytes
+and the length limit could outgrow the engine together. (Tokens are rarely shorter than a byte.)"""
+
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
 class TextEncoder(Protocol):
     """What an engine adds to take completions as text."""
 
@@ -54,7 +57,11 @@ class Completions:
 
     def check(self, problems: Iterable[Problem]) -> None:
         """Raise one DataError for all faults of all problems, if there are any."""
-        faults = [fault for problem in problems for fault in self._read(problem)[1]]
+        faults = [
+            fault
+            for problem in problems
+            for fault in self._read(problem)[1] or self._too_long(problem)
+        ]
         if faults:
             more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
             raise DataError("\n".join(faults[:SHOWN] + more))
@@ -83,6 +90,18 @@ class Completions:
                 faults.append(f"completion {index} of problem {problem.id!r}: {fault}")
         return found_ids, faults or self._unfinished(problem, found_ids)
 
+    def _too_long(self, problem: Problem) -> list[str]:
+        longest, limit = getattr(self._engine, "longest", None), self._engine.sampling
+        if longest is None or not may_outgrow(problem, longest - limit.max_new_tokens):
+            return []
+        length = len(self._engine.encode(problem))
+        if length + limit.max_new_tokens <= longest:
+            return []
+        return [
+            f"problem {problem.id!r}: its prompt has {length} tokens, which with max_new_tokens = "
+            f"{limit.max_new_tokens} exceed the engine's {longest}; shorten or drop it"
+        ]
+
     def _unfinished(self, problem: Problem, found: Sequence[Ids]) -> list[str]:
         stops = self._engine.stop_ids
         whole = [
@@ -104,7 +123,7 @@ class Completions:
 
     def _encoded(self, text: str) -> tuple[Ids, str]:
         engine = self._engine
-        if not isinstance(engine, TextEncoder):
+        if not hasattr(engine, "encode_text"):
             name = type(engine).__name__
             return (), f"is text, which {name} cannot encode (no encode_text); give token ids"
         if not self._warned:
@@ -114,7 +133,7 @@ class Completions:
             )
             self._warned = True
         try:
-            ids = tuple(engine.encode_text(text))
+            ids = tuple(cast(TextEncoder, engine).encode_text(text))
         except PTSError as error:
             return (), str(error)
         return ids, "" if ids else "encodes to no tokens; give a text or drop it"
@@ -128,6 +147,13 @@ class Completions:
             return (*ids, stops[0])
         last = self._engine.score(prompt, (*ids, stops[0]))[-1]
         return (*ids, max(stops, key=lambda stop: (last.prob(stop), -stop)))
+
+
+def may_outgrow(problem: Problem, room: int | None) -> bool:
+    """Whether a prompt is so long that it has to be encoded to know if it fits into `room`."""
+    said = problem.prompt
+    texts = [said] if isinstance(said, str) else [turn.content for turn in said]
+    return room is not None and sum(len(t.encode()) for t in texts) + TEMPLATE_TOKENS > room
 
 
 def _texts(problem: Problem) -> dict[str, object]:

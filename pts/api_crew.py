@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
+from pts.api_completions import may_outgrow
 from pts.api_pool import Pool
 from pts.api_questions import Questions, Task
 from pts.api_worker import Facts
@@ -22,7 +23,7 @@ class Crew(Protocol):
     def facts(self) -> Facts: ...
 
     def check(self, problems: Iterable[Problem]) -> None:
-        """Raise DataError if completions of any problem cannot be searched."""
+        """Raise DataError if any problem or completion cannot be searched."""
 
     def search(
         self,
@@ -42,7 +43,7 @@ class Alone:
 
     def __init__(self, engine: Engine, task: Task, window: int) -> None:
         self._questions, self._window = Questions(engine, task), window
-        self.facts = Facts(engine.policy, engine.sampling)
+        self.facts = Facts.of(engine)
 
     def check(self, problems: Iterable[Problem]) -> None:
         self._questions.check(problems)
@@ -71,8 +72,9 @@ class Crowd:
         return self._pool.facts
 
     def check(self, problems: Iterable[Problem]) -> None:
-        own = bool(self._task.config.paths)
-        told = [p for p in problems if not own or p.completions]
+        own, facts = bool(self._task.config.paths), self._pool.facts
+        room = facts.longest and facts.longest - facts.sampling.max_new_tokens
+        told = [p for p in problems if not own or p.completions or may_outgrow(p, room)]
         if told:
             self._pool.call(Questions.check, told)
 

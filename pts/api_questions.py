@@ -12,6 +12,7 @@ from pts.api_completions import Completions
 from pts.config import SearchConfig
 from pts.engines.base import Engine
 from pts.estimate import jeffreys
+from pts.fingerprints import plain
 from pts.journal import Journal
 from pts.methods.question import search_question
 from pts.runner import Finished, Progress, SetAside, run
@@ -37,7 +38,7 @@ class Questions:
         self._given = Completions(engine, task.config)
 
     def check(self, problems: Iterable[Problem]) -> None:
-        """Raise one DataError for all completions that cannot be searched."""
+        """Raise one DataError for all problems and completions that cannot be searched."""
         self._given.check(problems)
 
     def pieces(self, ids: Iterable[int]) -> dict[int, str]:
@@ -115,8 +116,6 @@ def describe_verifier(verifier: Verifier) -> str:
 
 
 def _plain(value: Any) -> str | None:
-    if isinstance(value, (str, int, float, tuple)):
-        return repr(value)
-    if isinstance(value, re.Pattern):
-        return repr(value.pattern)
+    if isinstance(value, (str, int, float, tuple, re.Pattern)):
+        return repr(plain(value))
     return getattr(value, "__qualname__", None)

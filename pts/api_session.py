@@ -21,6 +21,7 @@ from pts.api_crew import Crew
 from pts.api_questions import Task, describe_verifier
 from pts.api_summary import Records, SearchRun, Summary, Totals, used_ids
 from pts.errors import DataError, JournalError
+from pts.fingerprints import asked_digest
 from pts.journal import Journal
 from pts.pairs import Selection
 from pts.runner_progress import Watch
@@ -40,6 +41,8 @@ class Session:
         self._journal: Journal | None = None
         self._memory: list[Record] = []
         self._order: dict[str, int] = {}
+        self._asked: dict[str, str] = {}
+        """Digests of the problems under way."""
         self._added = False
 
     def open(self, folder: Path, stack: ExitStack) -> None:
@@ -64,6 +67,7 @@ class Session:
         facts = self._crew.facts
         return {
             "policy": facts.policy,
+            "stop_ids": list(facts.stop_ids),
             "sampling": facts.sampling.model_dump(mode="json"),
             "config": self._task.config.model_dump(mode="json"),
             "verifier": describe_verifier(self._task.verifier),
@@ -74,7 +78,8 @@ class Session:
         """Search what is not finished; keep each record as soon as it is there."""
         left = None
         if isinstance(problems, Sized):
-            left = max(0, len(problems) - (len(self._file.finished) if self._file else 0))
+            done = self._file.finished if self._file is not None else frozenset[str]()
+            left = sum(p.id not in done for p in problems) if done else len(problems)
         try:
             with Watch(left, progress) as watch:
                 asked = self._unfinished(problems)
@@ -83,28 +88,46 @@ class Session:
         except KeyboardInterrupt:
             self._keep_pieces()
             raise
+        if isinstance(problems, Sized) and len(self._order) != len(problems):
+            raise DataError(
+                f"{len(problems)} problems were announced, {len(self._order)} came: what has a "
+                "length is iterated several times; give a list, or an iterator without a length"
+            )
 
     def _unfinished(self, problems: Iterable[Problem]) -> Iterator[Problem]:
         for problem in problems:
             if problem.id in self._order:
                 raise DataError(f"two problems have the id {problem.id!r}; ids must be unique")
             self._order[problem.id] = len(self._order)
+            digest = asked_digest(problem)
             if self._file is None or problem.id not in self._file.finished:
+                self._asked[problem.id] = digest
                 yield problem
+            elif self._file.asked(problem.id) not in ("", digest):
+                raise JournalError(
+                    f"{self._file.path}: question {problem.id!r} has changed since it was searched "
+                    "(prompt, reference, metadata or completions); restore it, give it another id, "
+                    "or use another output folder"
+                )
 
     def _keep(self, record: Record) -> None:
-        self._added = True
-        if self._file is None:
+        record = dataclasses.replace(record, asked=self._asked.pop(record.result.problem_id))
+        if self._file is None or self._folder is None:
             self._memory.append(record)
-        else:
-            self._file.append(record)
+            return
+        if not self._added:  # what an earlier session wrote of the whole run holds no longer
+            for name in ("summary.json", "pairs.jsonl"):
+                (self._folder / name).unlink(missing_ok=True)
+        self._added = True
+        self._file.append(record)
 
     def end(self, seconds: float) -> SearchRun:
         """Put the results in order, select pairs, write the files that are written whole."""
-        records, sorted_now = self._sorted()
-        stored = self._stored_summary() if not sorted_now else None
-        if stored is not None:
-            return SearchRun(records, stored, self._folder)
+        stored = self._stored_summary()
+        if stored is not None and self._settled():
+            assert self._file is not None
+            return SearchRun(read_records(self._file.path), stored, self._folder)
+        records = self._sorted()
         totals = Totals()
         selection = Selection(self._task.config, self._crew.facts.policy)
         for record in records:
@@ -120,12 +143,19 @@ class Session:
         write_json(self._folder / "summary.json", dataclasses.asdict(summary))
         return SearchRun(records, summary, self._folder)
 
-    def _sorted(self) -> tuple[Records, bool]:
-        """The results in the order of the problems, and whether they had to be moved."""
+    def _settled(self) -> bool:
+        """Whether the files of a finished run stay as they are: for some of its problems (a plan's
+        probe), or for all in the order that they have."""
+        assert self._file is not None
+        return len(self._order) < len(self._file.finished) or not self._file.sort(self._order)
+
+    def _sorted(self) -> Records:
+        """The results in the order of the problems."""
         if self._file is None:
             self._memory.sort(key=lambda record: self._order[record.result.problem_id])
-            return self._memory, True
-        return read_records(self._file.path), self._file.sort(self._order)
+            return self._memory
+        self._file.sort(self._order)
+        return read_records(self._file.path)
 
     def _stored_summary(self) -> Summary | None:
         """That of a finished run to which this session has added nothing; it is written last."""

@@ -49,6 +49,14 @@ class Facts:
 
     policy: str
     sampling: SamplingConfig
+    stop_ids: tuple[int, ...]
+    longest: int | None
+    """Tokens that a prompt and its completion may have together, where the engine says so."""
+
+    @classmethod
+    def of(cls, engine: Engine) -> Facts:
+        stops = tuple(sorted(engine.stop_ids))
+        return cls(engine.policy, engine.sampling, stops, getattr(engine, "longest", None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +135,7 @@ class _Worker:
 
     def serve(self) -> None:
         engine = self._questions.engine
-        self._pipe.send(("ready", Facts(engine.policy, engine.sampling)))
+        self._pipe.send(("ready", Facts.of(engine)))
         while (order := self._pipe.recv()) is not None:
             if isinstance(order, Call):
                 self._pipe.send(("answer", order.function(self._questions, *order.arguments)))

@@ -20,7 +20,7 @@ import numpy as np
 from pts.errors import JournalError
 from pts.types import Ids, Outcome, Verdict
 
-FORMAT = 2
+FORMAT = 3
 """Version of the journal's lines."""
 
 _FAIL, _PASS, _CUT = 0, 1, 2

@@ -62,7 +62,7 @@ class Plan:
     """Confirmed pairs."""
     rate: float
     """Generated tokens a second, scoring and judging included, as measured now or at an earlier
-    probe of the same folder."""
+    probe of the same folder; 0 if nothing was sampled at either."""
     seconds: Forecast
     """Wall time at that rate. Its interval is that of the tokens; the rate of a probe is that of
     small batches, so the search is rather faster."""
@@ -83,11 +83,16 @@ class Plan:
             yield f"  {purpose + ' rollouts':<17} {_interval(rollouts)}"
         yield f"  {'all rollouts':<17} {_interval(self.all_rollouts)}"
         yield f"  {'tokens':<17} {_interval(self.tokens)}"
-        time = self.seconds
-        spans = duration(time.mean), duration(time.low), duration(time.high)
-        yield f"  {'time':<17} {spans[0]} [{spans[1]}, {spans[2]}] at {self.rate:,.0f} tokens/s"
+        yield f"  {'time':<17} {self._time()}"
         yield f"  {'confirmed pairs':<17} {_interval(self.pairs)}"
         yield from (f"advice: {sentence}" for sentence in self.advice)
+
+    def _time(self) -> str:
+        if not self.rate:
+            return "unknown: all of the probe was on file, nothing was sampled to measure a rate"
+        time = self.seconds
+        low, high = duration(time.low), duration(time.high)
+        return f"{duration(time.mean)} [{low}, {high}] at {self.rate:,.0f} tokens/s"
 
 
 def plan_search(

@@ -24,8 +24,8 @@ Verifiers are called in this process; a slow one should bring its own workers an
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +35,7 @@ from typing import Generic, TypeVar
 from pts.engines.base import Engine, Wish
 from pts.engines.boundaries import completion_steps
 from pts.errors import DataError, EngineError, VerifierError
+from pts.fingerprints import rollouts_digest
 from pts.journal import Journal, Replay
 from pts.methods.steps import Steps
 from pts.runner_judging import Judge
@@ -136,6 +137,9 @@ def run(
                 f"{type(engine).__name__}.sample ended while {len(live.pending)} wishes were "
                 "unanswered; it must answer every wish that it pulls"
             )
+    except EngineError as error:
+        live.name_question(error)
+        raise
     finally:
         if isinstance(answers, Generator):
             answers.close()
@@ -237,7 +241,7 @@ class _Live(Generic[R]):
         prompt = self.engine.encode(problem)
         replay = Replay()
         if self.journal is not None:
-            replay = self.journal.begin(problem.id, _problem_digest(problem, prompt))
+            replay = self.journal.begin(problem.id, rollouts_digest(problem, prompt))
         judge = Judge(problem, self.engine, self.verifier)
         question = _Question(problem, prompt, steps, replay, judge)
         self.active[problem.id] = question
@@ -289,8 +293,19 @@ class _Live(Generic[R]):
 
     # Wishes and answers
 
+    def name_question(self, error: EngineError) -> None:
+        """Add whose wish it is that an engine's error names (see `pts.engines.base`)."""
+        named = re.match(r"wish (\d+):", str(error))
+        job = self.pending.get(int(named[1])) if named else None
+        if job is not None:
+            error.add_note(_in_question(job.question.problem))
+
     def _score(self, question: _Question[R], wish: Score) -> list[Row]:
-        rows = self.engine.score(question.prompt, wish.at)
+        try:
+            rows = self.engine.score(question.prompt, wish.at)
+        except Exception as error:
+            error.add_note(_in_question(question.problem))
+            raise
         if len(rows) != len(wish.at):
             raise EngineError(
                 f"{type(self.engine).__name__}.score gave {len(rows)} rows for a completion of "
@@ -359,12 +374,9 @@ def _step(question: _Question[R]) -> Wishes:
         question.started = True
         return next(question.steps)
     except Exception as error:
-        error.add_note(f"in the search of question {question.problem.id!r}")
+        error.add_note(_in_question(question.problem))
         raise
 
 
-def _problem_digest(problem: Problem, prompt: Ids) -> str:
-    """Stands for all that decides a question's rollouts and verdicts, apart from the run."""
-    about = (prompt, problem.reference, sorted(problem.metadata.items()))
-    text = repr((*about, problem.completions) if problem.completions else about)
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+def _in_question(problem: Problem) -> str:
+    return f"in the search of question {problem.id!r}"

@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from operator import eq
@@ -67,43 +68,54 @@ class Record:
 
     result: QuestionResult
     spent: Mapping[Purpose, Tally]
+    asked: str = ""
+    """Digest of the problem as it was given (`pts.fingerprints`)."""
 
 
+_ASKED = re.compile(rb',"asked":"([0-9a-f]+)"}\n$')
 _RECORD = TypeAdapter(Record)
 _PAIR = TypeAdapter(TokenPair)
 
 
 class JsonLines(Generic[_T]):
-    """Records of a JSONL file, read one at a time at every iteration; `len` counts the lines."""
+    """Records of a JSONL file, read one at a time at every iteration; `len` counts the lines.
 
-    def __init__(self, path: Path, read: Callable[[bytes], _T]) -> None:
+    With `growing`, a last line without its end is being written, or was torn by a kill: none yet.
+    """
+
+    def __init__(self, path: Path, read: Callable[[bytes], _T], growing: bool = False) -> None:
         self.path = path
         self._read = read
+        self._growing = growing
+
+    def _lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n") or not self._growing:
+                    yield line
 
     def __iter__(self) -> Iterator[_T]:
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield self._read(line)
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    where = ".".join(map(str, first["loc"]))
-                    what = f"{where}: {first['msg']}" if where else first["msg"]
-                    raise DataError(f"{self.path}, line {number}: {what}") from None
+        for number, line in enumerate(self._lines(), 1):
+            try:
+                yield self._read(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                what = f"{where}: {first['msg']}" if where else first["msg"]
+                raise DataError(f"{self.path}, line {number}: {what}") from None
 
     def __len__(self) -> int:
-        with self.path.open("rb") as file:
-            return sum(1 for _ in file)
+        return sum(1 for _ in self._lines())
 
 
 def read_records(path: Path) -> JsonLines[Record]:
     """Results with their costs, lazily. Iterating raises DataError (with the line number)."""
-    return JsonLines(path, _RECORD.validate_json)
+    return JsonLines(path, _RECORD.validate_json, growing=True)
 
 
 def read_results(path: Path) -> JsonLines[QuestionResult]:
     """The `QuestionResult`s of a results.jsonl, lazily; see `read_records`."""
-    return JsonLines(path, lambda line: _RECORD.validate_json(line).result)
+    return JsonLines(path, lambda line: _RECORD.validate_json(line).result, growing=True)
 
 
 def record_line(record: Record) -> str:
@@ -128,6 +140,13 @@ class ResultFile:
     def finished(self) -> KeysView[str]:
         """Ids of the questions that have a result."""
         return self._offsets.keys()
+
+    def asked(self, question: str) -> str:
+        """The digest of a finished question's problem, "" where the file does not say."""
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[question])
+            found = _ASKED.search(file.readline())
+        return found[1].decode() if found else ""
 
     def append(self, record: Record) -> None:
         """Add a finished question."""

@@ -16,7 +16,7 @@ PTS = [
     {"api"},
     {"runner", "report", "inspect"},
     {"engines", "verifiers", "store", "journal", "testing"},
-    {"methods", "estimate", "branches", "pairs", "config"},
+    {"methods", "estimate", "branches", "pairs", "config", "fingerprints"},
     {"types"},
     {"errors"},
 ]

@@ -21,7 +21,8 @@ class Wish:
     """A request for `len(seeds)` rollouts that continue `prompt + at`.
 
     Each rollout adds at most `limit` tokens and stops after the first stop id, which is part of
-    the returned ids. `seeds` holds one 64-bit seed a rollout. `key` is the caller's, opaque.
+    the returned ids. `seeds` holds one 64-bit seed a rollout. `key` is the caller's, opaque; an
+    EngineError about one wish begins with "wish KEY:", and the caller adds whose it is.
     """
 
     key: int
@@ -33,7 +34,11 @@ class Wish:
 
 @runtime_checkable
 class Engine(Protocol):
-    """What a search needs from a model."""
+    """What a search needs from a model.
+
+    An engine whose context is bounded may also have `longest`, the most tokens of a prompt and its
+    completion: problems that could outgrow it are then refused before anything is sampled.
+    """
 
     sampling: SamplingConfig
     policy: str

@@ -263,12 +263,17 @@ class ServerEngine(TokenizerSide):
         drawn = await _all([self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS)])
         check_draws(row, [ids[0] for ids in drawn])
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a prompt and its completion may have together, where the server says so."""
+        return self.served.longest
+
     def _check_wish(self, wish: Wish) -> None:
         total = len(wish.prompt) + len(wish.at) + wish.limit
         self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
 
     def _check_length(self, length: int, what: str) -> None:
-        longest = self.served.longest
+        longest = self.longest
         if longest is not None and length > longest:
             raise EngineError(
                 f"{what} exceeds the server's context of {longest}; lower max_new_tokens, shorten "

@@ -145,9 +145,14 @@ class TransformersEngine:
             raise EngineError("score needs at least one prompt token before the completion")
         ids = prompt + completion
         self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise EngineError(
+                f"a path holds the token ids {min(ids)} to {max(ids)}; the model's end at "
+                f"{vocabulary - 1}: these are another tokenizer's"
+            )
         fed, device = ids[:-1], self._shape.device
         cache = SlotCache(self._shape, 1, len(fed))
-        vocabulary = int(self.model.config.get_text_config().vocab_size)
         step = max(1, min(SCORE_CELLS // vocabulary, MASK_CELLS // len(fed)))
         rows: list[Row] = []
         for start in range(0, len(fed), step):
@@ -192,6 +197,11 @@ class TransformersEngine:
             yield from batch.advance()
             if exhausted and batch.idle:
                 return
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a prompt and its completion may have together, None without a bound."""
+        return self._bound[0] if self._bound else None
 
     def _check_wish(self, wish: Wish) -> None:
         total = len(wish.prompt) + len(wish.at) + wish.limit

@@ -8,14 +8,16 @@ import io
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from pts.api import SearchRun, describe_verifier, reselect, search
 from pts.config import SamplingConfig, SearchConfig
+from pts.engines.base import Engine
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.engines.tabular_shapes import sparse
 from pts.errors import ConfigError, DataError, JournalError
@@ -100,6 +102,90 @@ def test_another_run_in_the_same_folder_is_refused(
     settings |= {"config": CONFIG, "seed": 0, "output": finished.output, **change}
     with pytest.raises(JournalError, match=re.escape(field)):
         search(problems(6), **settings)
+
+
+def test_other_stop_ids_in_the_same_folder_are_refused(finished: SearchRun) -> None:
+    engine = ScriptedEngine(8)
+    engine.stop_ids = frozenset({0, 3})
+    with pytest.raises(JournalError, match=r"stop_ids: the journal has \[0\], this run \[0, 3\]"):
+        search(problems(6), engine, judge_odd, CONFIG, output=finished.output)
+
+
+@pytest.mark.parametrize(
+    "change", [{"prompt": "bb"}, {"reference": "even"}, {"metadata": {"level": 2}}]
+)
+def test_another_question_under_a_finished_one_s_id_is_refused(
+    finished: SearchRun, change: dict[str, Any]
+) -> None:
+    """As when a row is put into a file whose ids are its line numbers."""
+    asked = problems(6)
+    asked[2] = dataclasses.replace(asked[2], **change)
+    with pytest.raises(JournalError, match="question 'q2' has changed since it was searched"):
+        search(asked, ScriptedEngine(8), judge_odd, CONFIG, output=finished.output)
+
+
+def test_what_was_written_of_a_smaller_run_does_not_pass_for_the_larger(tmp_path: Path) -> None:
+    """Totals and pairs of four questions are gone as soon as a fifth has its result."""
+    search(problems(4), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+
+    def interrupted() -> Iterator[Problem]:
+        yield from problems(5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(interrupted(), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path, window=1)
+    folder = RunFolder(tmp_path)
+    assert len(folder.records) == 5
+    assert (folder.summary, tuple(folder.each_pair)) == (None, ())
+    whole = search(problems(6), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+    assert whole.pairs == search(problems(6), ScriptedEngine(8), judge_odd, CONFIG).pairs
+
+
+def test_some_questions_of_a_finished_run_leave_its_files_alone(tmp_path: Path) -> None:
+    search(problems(6), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    search(problems(6)[3:1:-1], ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_can_be_iterated_only_once_must_not_claim_a_length() -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.left = iter(problems(2))
+
+        def __len__(self) -> int:
+            return 2
+
+        def __iter__(self) -> Iterator[Problem]:
+            return self.left
+
+    with pytest.raises(DataError, match="2 problems were announced, 0 came"):
+        search(Once(), ScriptedEngine(8), judge_odd, CONFIG)
+    with pytest.raises(ConfigError, match="window must be at least 1, got 0"):
+        search(problems(2), ScriptedEngine(8), judge_odd, CONFIG, window=0)
+
+
+def test_an_engine_that_says_its_context_refuses_prompts_beforehand() -> None:
+    engine = ScriptedEngine(8)
+    engine.longest = 2000  # type: ignore[attr-defined]
+    asked = [*problems(2), Problem("long", "a" * 1993, "odd"), Problem("fits", "a" * 1992, "odd")]
+    with pytest.raises(DataError) as caught:
+        search(asked, engine, judge_odd, CONFIG)
+    assert "problem 'long': its prompt has 1993 tokens" in str(caught.value)
+    assert "fits" not in str(caught.value)
+    assert engine.wishes == []
+
+
+def test_a_wrapper_that_passes_attributes_on_is_an_engine() -> None:
+    class Wrapped:
+        def __init__(self) -> None:
+            self.inner = ScriptedEngine(8)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    run = search(problems(2), cast(Engine, Wrapped()), judge_odd, CONFIG)
+    assert sum(run.summary.questions.values()) == 2
 
 
 def test_results_without_their_journal_are_refused(tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_a_plan_made_twice_samples_nothing_and_keeps_the_rate(tmp_path: Path) ->
     assert told["tokens"] == dataclasses.asdict(first.tokens)
 
 
+def test_without_a_rate_no_time_is_told(tmp_path: Path) -> None:
+    """All of the probe was searched before, and nobody measured how long it took."""
+    search(problems(40), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+    assert "time              unknown" in "\n".join(plan_of(tmp_path).lines())
+
+
 def test_a_probe_of_everything_is_exact(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, count=5, probe=9)
     run = search(problems(5), ScriptedEngine(8), judge_odd, CONFIG)

@@ -42,6 +42,19 @@ def one(wish: Sample, engine: ScriptedEngine, verifier: Any = judge_odd) -> Outc
     return done.result
 
 
+def test_an_engine_s_error_names_the_question() -> None:
+    class Short(ScriptedEngine):
+        def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+            for wish in wishes:
+                if wish is not None:
+                    raise EngineError(f"wish {wish.key}: too long")
+            yield from ()
+
+    with pytest.raises(EngineError, match="wish 0: too long") as caught:
+        one(Sample((), 2, "filter"), Short())
+    assert caught.value.__notes__ == ["in the search of question 'q0'"]
+
+
 def test_yields_are_answered_whole_and_in_order() -> None:
     first, second, third = results(run([(problems(1)[0], two_rounds())], *scene()))["q0"]
     assert [len(first), len(second), len(third)] == [5, 3, 4]

@@ -178,10 +178,18 @@ def test_results_of_older_versions_have_no_undecided_tokens(tmp_path: Path) -> N
     assert old.paths[0] == dataclasses.replace(RESULT.paths[0], undecided=())
 
 
+def test_a_result_that_is_being_written_is_none_yet(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    line = record_line(RECORD)
+    path.write_text(f"{line}\n{line[:-9]}")
+    assert list(read_records(path)) == [RECORD]
+    assert len(read_records(path)) == 1
+
+
 def test_a_journal_of_another_format_is_refused(path: Path) -> None:
     """Its searches would ask for other rollouts: half a question would come from each version."""
     path.write_text('{"format":1,"fingerprint":{"seed":0}}\n')
-    with pytest.raises(JournalError, match=r"format 1, this version writes 2; use another output"):
+    with pytest.raises(JournalError, match=r"format 1, this version writes 3; use another output"):
         Journal(path, {"seed": 0})
     assert read_fingerprint(path) == {"seed": 0}  # reports of it can still be read
 

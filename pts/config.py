@@ -15,7 +15,9 @@ from pts.errors import ConfigError, did_you_mean
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused, docstrings under the fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 S = TypeVar("S", bound=Settings)
@@ -132,7 +134,7 @@ class SearchConfig(Settings):
     """`branch`: rollouts at most on one path, confirmation apart; most paths need far fewer."""
     z: float = Field(2.24, gt=0)
     """Half-width of intervals in standard errors; `branch` also decides by them. As `branch` stops
-    when it likes what it sees, its intervals cover less than their nominal level: 0.978 or more at
+    when it likes what it sees, its intervals cover less than their nominal level: 0.980 or more at
     2.24 on the benchmark's shapes, down to 0.93 at 1.96."""
     min_sibling_prob: float = Field(0.05, gt=0, lt=1)
     """Siblings less likely than this never enter a pair."""

@@ -7,29 +7,44 @@ from typing import Any
 
 from align.errors import ManifestError
 from align.manifest import read_manifest
+from pts.errors import ConfigError
 
 
 def policy_folder(folder: Path) -> Path:
     """The folder itself if it holds a model, else the last policy of the run that it holds.
 
     Raises:
-        ManifestError: neither.
+        ManifestError: neither, or the policy is gone.
     """
     if (folder / "config.json").is_file():
         return folder
-    models: list[str] = [s["model"] for s in read_manifest(folder)["stages"].values() if s["model"]]
+    stages = read_manifest(folder)["stages"].values()
+    models: list[str] = [stage["model"] for stage in stages if stage.get("model")]
     if not models:
         raise ManifestError(f"{folder}: no stage of this run has made a model yet")
-    return folder / models[-1]
+    policy = folder / models[-1]
+    if not (policy / "config.json").is_file():
+        raise ManifestError(f"{policy}: holds no config.json; restore it, or give another folder")
+    return policy
 
 
 def chat_loop(folder: Path, temperature: float, max_new_tokens: int) -> None:
-    """Read a line, stream the answer, keep the conversation; an empty line leaves."""
+    """Read a line, stream the answer, keep the conversation; an empty line leaves.
+
+    Raises:
+        ManifestError: as `policy_folder`.
+        ConfigError: the model has no chat template.
+    """
     policy = policy_folder(folder)
     print(f"{policy}: loading", flush=True)
     from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(policy)
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"{policy}: its tokenizer has no chat template, as is usual for a base model; "
+            "give the folder of a run, or of a model that has learnt to chat"
+        )
     model: Any = AutoModelForCausalLM.from_pretrained(policy, use_safetensors=True)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {}

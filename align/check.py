@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from align.data.task import Split
+from align.data.task import Split, Task
 from align.data.tasks import build_task
 from align.errors import RecipeError
 from align.models.load import base_path, chat_template
 from align.recipe import Recipe
 from pts.errors import ConfigError
+from pts.types import Problem
+
+INTERVAL = 2
+"""Problems that an interval of a mean needs at least."""
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Build the task, find the model and the named references.
+    """Build the task, draw what the stages will draw, find the model and the named references.
 
     Raises:
         RecipeError: every fault at once.
@@ -23,7 +27,7 @@ def check_recipe(recipe: Recipe) -> None:
     attempts: tuple[Callable[[], object], ...] = (
         lambda: base_path(recipe.model),
         lambda: chat_template(recipe.model),
-        lambda: _draw_one(recipe),
+        lambda: _check_task(recipe),
     )
     for attempt in attempts:
         try:
@@ -41,13 +45,49 @@ def check_recipe(recipe: Recipe) -> None:
         raise RecipeError(*faults)
 
 
-def _draw_one(recipe: Recipe) -> None:
-    """Build the task and draw one problem of every split that the recipe needs."""
+def _check_task(recipe: Recipe) -> None:
+    """Build the task and draw a little of everything that the stages and evaluations will draw."""
     task = build_task(recipe)
-    splits: set[Split] = {recipe.evaluate.split}
-    if recipe.stages:
-        splits.add("train")
-    if recipe.evaluate.temperatures:
-        splits.add("dev")
-    for split in sorted(splits):
-        task.problems(split, 1, 0)
+    lacks: dict[str, list[str]] = {}
+    for user, draw in _uses(recipe, task):
+        try:
+            draw()
+        except ConfigError as error:
+            for problem in error.problems:
+                lacks.setdefault(problem, []).append(user)
+    if lacks:
+        raise RecipeError(
+            *(f"{lack} (needed by {', '.join(users)})" for lack, users in lacks.items())
+        )
+
+
+def _uses(recipe: Recipe, task: Task) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Names of what draws from the task, each with such a draw."""
+    config, stages = recipe.evaluate, recipe.stages
+    drawing = [name for name in stages if name in ("pts", "full_dpo", "rejection_sft")]
+    if drawing:
+        yield ", ".join(drawing), lambda: _draw(task, "train", 1)
+    if "sft" in stages:
+        yield "sft", lambda: _demonstration(task)
+    measured = {"base", *stages} - {"pts", *config.skip}
+    if not measured:
+        return
+    yield "evaluate.split", lambda: _draw(task, config.split, INTERVAL)
+    if config.temperatures:
+        yield "evaluate.temperatures", lambda: _draw(task, "dev", INTERVAL)
+    if "base" in measured and recipe.model.few_shot_base:
+        yield "model.few_shot_base", lambda: task.few_shot(_draw(task, config.split, 1)[0])
+
+
+def _draw(task: Task, split: Split, least: int) -> list[Problem]:
+    found = task.problems(split, least, 0)
+    if len(found) < least:
+        raise RecipeError(
+            f"task.problems: {split!r} has {len(found)}; give {least} problems or more"
+        )
+    return found
+
+
+def _demonstration(task: Task) -> None:
+    if not task.demonstrations(1, 0):
+        raise RecipeError("task: has no demonstrations; leave sft out of stages")

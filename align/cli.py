@@ -72,10 +72,16 @@ def problems(
 ) -> None:
     """Write problems of a recipe's task as JSONL, for `pts search --chat` and the like."""
     from align.data.tasks import write_problems
+    from align.errors import RecipeError
     from align.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    found = write_problems(loaded, split, count, output)
+    try:
+        found = write_problems(loaded, split, count, output)
+    except OSError as error:
+        raise RecipeError(f"--output: {output} cannot be written: {error.strerror}") from None
+    if not found:
+        raise RecipeError(f"{loaded.name}: its task has no {split} problems; {output} is empty")
     typer.echo(f"{output}: {found} {split} problems of {loaded.name}, seed {loaded.seed}")
 
 

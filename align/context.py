@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ class StageContext:
     """`token_dpo` only: the pairs that the search wrote."""
     progress: bool = True
     """Show progress bars."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of all that the stage reads (policy, data files, pairs, reference), by name: a stage that is
+    continued must find what it was begun with."""
 
     def seed(self, purpose: str) -> int:
         """A 31-bit seed of its own for each purpose, fixed by the recipe's seed."""

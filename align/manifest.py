@@ -27,7 +27,7 @@ from typing import IO, Any
 
 from align.context import StageResult
 from align.errors import ManifestError
-from align.recipe import Recipe
+from align.recipe import FilesTask, Recipe
 from pts.config import Settings
 
 PACKAGES = (
@@ -57,8 +57,14 @@ class Manifest:
         Raises:
             ManifestError: another process holds the folder, or it is not a run's folder.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / ".lock").open("w")
+        except OSError as error:
+            raise ManifestError(
+                f"{folder}: cannot be the folder of a run ({error.strerror}: {error.filename}); "
+                "give another --output"
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -92,6 +98,12 @@ class Manifest:
         record = self.data["stages"].get(name)
         if record is None:
             return None
+        lacking = [key for key in ("inputs", "outputs", "model") if key not in record]
+        if lacking:
+            raise ManifestError(
+                f"{self.folder}/manifest.json: the record of stage {name!r} has no "
+                f"{' and no '.join(lacking)}; restore the file, or give another --output"
+            )
         wanted = json.loads(json.dumps(inputs))
         if record["inputs"] != wanted:
             raise ManifestError(
@@ -132,16 +144,52 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a run folder.
 
     Raises:
-        ManifestError: there is none, or it is not JSON.
+        ManifestError: there is none, or it is damaged.
     """
     path = folder / "manifest.json"
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(f"{path}: not found; give the folder of a run") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not valid JSON ({error}); restore it") from None
-    return data
+    damage = _damage(data)
+    if damage:
+        raise ManifestError(f"{path}: {damage}; restore it")
+    data.setdefault("recipe", {})
+    manifest: dict[str, Any] = data
+    return manifest
+
+
+def _damage(data: Any) -> str:
+    """What is wrong with the form of a manifest; empty if nothing is."""
+    if not isinstance(data, dict):
+        return f"must be an object, got {type(data).__name__}"
+    if not isinstance(data.get("recipe", {}), dict):
+        return f"'recipe' must be an object, got {type(data['recipe']).__name__}"
+    if not isinstance(data.get("stages"), dict):
+        return "has no object 'stages'"
+    for name, record in data["stages"].items():
+        lacking = _lacking(name, record)
+        if lacking:
+            return f"the record of stage {name!r} has no {' and no '.join(lacking)}"
+    return ""
+
+
+def _lacking(name: str, record: Any) -> list[str]:
+    """What the readers of a finished stage's record need and do not find."""
+    if not isinstance(record, dict):
+        return ["keys"]
+    kinds: dict[str, Any] = {"seconds": int | float, "numbers": dict}
+    if not name.startswith("eval/"):  # evaluations make no model
+        kinds["model"] = str | None
+    return [
+        f"sound {key!r}"
+        for key, kind in kinds.items()
+        if key not in record or not isinstance(record[key], kind)
+    ]
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -162,9 +210,23 @@ def tree_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def settings_digest(settings: Settings) -> str:
-    """Twelve hex digits that name a set of settings."""
-    return hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
+def data_digests(recipe: Recipe) -> dict[str, str]:
+    """Digests of the files that a recipe's task reads, by name; none where it generates its data.
+
+    A file that is missing has none: building the task says so.
+    """
+    task = recipe.task
+    if not isinstance(task, FilesTask):
+        return {}
+    named = [("chats", task.chats), *task.problems.items()]
+    files = {name: Path(os.path.expanduser(path)) for name, path in named}
+    return {f"task.{name}": tree_digest(path) for name, path in files.items() if path.is_file()}
+
+
+def settings_digest(settings: Settings, data: Mapping[str, str] | None = None) -> str:
+    """Twelve hex digits that name a set of settings, and the data files that they name."""
+    text = settings.model_dump_json() + "".join(f"{k}={v}" for k, v in (data or {}).items())
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def git_state() -> dict[str, str | None]:

@@ -22,7 +22,14 @@ from align.background import Background, cores, share_cores
 from align.check import check_recipe
 from align.context import StageContext, StageResult
 from align.data.tasks import build_task
-from align.manifest import Manifest, read_manifest, settings_digest, tree_digest, write_json
+from align.manifest import (
+    Manifest,
+    data_digests,
+    read_manifest,
+    settings_digest,
+    tree_digest,
+    write_json,
+)
 from align.models.load import device_of, prepare_base
 from align.recipe import Recipe, parse_recipe
 from align.report import write_report
@@ -75,9 +82,10 @@ def evaluate_again(
     """
     stages = read_manifest(folder)["stages"]
     recipe = run_recipe(folder, overrides)
-    output = output or folder / "evaluations" / settings_digest(recipe)
+    output = output or folder / "evaluations" / settings_digest(recipe, data_digests(recipe))
     policies = [("base", prepare_base(recipe.model))]
-    policies += [(n, folder / stages[n]["model"]) for n in stages if stages[n]["model"]]
+    made = [name for name in recipe.stages if name in stages and stages[name]["model"]]
+    policies += [(name, folder / stages[name]["model"]) for name in made]
     with Manifest.open(output, recipe) as manifest, Background(parallel=False) as worker:
         chain = Chain(recipe, manifest, worker, console, progress)
         for i, (name, policy) in enumerate(policies):
@@ -116,6 +124,7 @@ class Chain:
         self.console = console
         self.progress = progress
         self._task = build_task(recipe)
+        self._data = data_digests(recipe)
         self._digests: dict[Path, str] = {}
         self._pending: list[tuple[str, dict[str, Any], Future[Timed]]] = []
 
@@ -123,18 +132,21 @@ class Chain:
         """Run one training or search stage; the new policy, or None if it trains nothing."""
         folder = self.manifest.folder / name
         pairs = self.manifest.folder / "pts" / "pairs.jsonl" if name == "token_dpo" else None
-        inputs = {
-            "settings": getattr(self.recipe, name).model_dump(mode="json"),
-            **self._common(policy),
-        }
+        settings = getattr(self.recipe, name)
+        digests = {"policy": self._digest(policy), **self._data}
         if pairs is not None:
-            inputs["pairs"] = self._digest(pairs)
+            digests["pairs"] = self._digest(pairs)
+        reference = getattr(settings, "reference", "start")
+        if reference != "start":
+            digests["reference"] = self._digest(Path(reference))
+        inputs = {"settings": settings.model_dump(mode="json"), **self._common(), **digests}
         result = self._kept(name, inputs)
         if result is None:
             self.console.print(f"[bold]{name}[/bold]")
             context = StageContext(
-                self.recipe, self._task, policy, folder, pairs=pairs, progress=self.progress
-            )
+                self.recipe, self._task, policy, folder,
+                pairs=pairs, progress=self.progress, digests=digests,
+            )  # fmt: skip
             result = self._record(name, inputs, run_stage(name, context))
         self._settle(wait=False)
         return result.model
@@ -148,7 +160,9 @@ class Chain:
         inputs = {
             "settings": self.recipe.evaluate.model_dump(mode="json", exclude={"skip"}),
             "before": self._digest(before[1]) if before else None,
-            **self._common(policy),
+            "policy": self._digest(policy),
+            **self._common(),
+            **self._data,
         }
         if self._kept(f"eval/{name}", inputs) is None:
             folder = self.manifest.folder / "eval" / name
@@ -169,10 +183,9 @@ class Chain:
         write_json(self.manifest.folder / "table.json", table.to_json())
         self.console.print(table.to_text(), highlight=False, markup=False, soft_wrap=True)
 
-    def _common(self, policy: Path) -> dict[str, Any]:
+    def _common(self) -> dict[str, Any]:
         return {
             "seed": self.recipe.seed,
-            "policy": self._digest(policy),
             "model": self.recipe.model.model_dump(mode="json", exclude={"path"}),
             "task": self.recipe.task.model_dump(mode="json"),
             "sampling": self.recipe.sampling.model_dump(mode="json"),

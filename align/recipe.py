@@ -44,7 +44,8 @@ class TrainingConfig(Settings):
     batch_size: int = Field(16, ge=1)
     """Rows in one forward pass."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Forward passes in one optimiser step; its rows are sorted by length, to pad less."""
+    """Forward passes in one optimiser step. Its rows are sorted by length, to pad less (except in
+    token DPO)."""
     epochs: float = Field(1.0, gt=0)
     """Passes over the data; ignored where max_steps is set."""
     max_steps: int = Field(0, ge=0)
@@ -159,7 +160,7 @@ class EvaluateConfig(Settings):
     """Seed of the problem set (the published table takes it from the measured commit)."""
     samples: int = Field(8, ge=1)
     """Sampled completions a problem at the recipe's temperature (pass@k uses all of them)."""
-    temperatures: tuple[float, ...] = ()
+    temperatures: tuple[Annotated[float, Field(ge=0, le=10)], ...] = ()
     """Temperatures tried on the dev split; the best one is measured on `split` as well."""
     dev_problems: int = Field(300, ge=10)
     """Problems of the dev split on which the best temperature is chosen."""
@@ -257,6 +258,11 @@ class Recipe(Settings):
             raise ValueError(f"stages: each may stand once, got {list(self.stages)}")
         if ("pts" in self.stages) != ("token_dpo" in self.stages):
             raise ValueError("stages: 'pts' makes the pairs that 'token_dpo' trains on; name both")
+        if self.pts.pairs_from == "coin" and self.token_dpo.weight_by == "worth":
+            raise ValueError(
+                "token_dpo.weight_by: got 'worth', which pts.pairs_from: coin does not measure; "
+                "set it to 'none'"
+            )
         if "pts" in self.stages and self.stages.index("token_dpo") < self.stages.index("pts"):
             raise ValueError("stages: 'pts' must come before 'token_dpo'")
         return self
@@ -297,8 +303,14 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = recipe_path(name)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        data = _yaml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
@@ -330,6 +342,19 @@ def _override(data: dict[str, Any], item: str) -> None:
             raise RecipeError(f"override {item!r}: {part!r} holds a value, not keys")
         data = nested
     try:
-        data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"override {item!r}: {value!r} is not a YAML value") from None
+        data[last] = _yaml(value)
+    except ValueError:
+        raise RecipeError(
+            f"override {item!r}: {value!r} is not a YAML value; text is quoted: {last}=\"'...'\""
+        ) from None
+
+
+def _yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ValueError for what is none."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError) as error:
+        # PyYAML lets through what goes wrong in building a date or a number.
+        raise ValueError(str(error)) from None

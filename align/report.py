@@ -51,7 +51,9 @@ def write_report(run_folder: Path) -> Path:
         DataError, JournalError, StageError: files of the run are damaged.
     """
     manifest = read_manifest(run_folder)
-    names = [n.removeprefix("eval/") for n in manifest["stages"] if n.startswith("eval/")]
+    # The chain's order: a folder may hold rows of an earlier recipe, made in any order.
+    chain = ["base", *manifest.get("recipe", {}).get("stages", ())]
+    names = [name for name in chain if f"eval/{name}" in manifest["stages"]]
     table = build_table(run_folder, names) if names else None
     sections = [
         _header(manifest, run_folder),

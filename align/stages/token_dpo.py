@@ -45,7 +45,9 @@ def run(context: StageContext) -> StageResult:
     if config.reference == "start":
         check_start(policy, rows[: config.batch_size])
     trainer = TokenDPOTrainer(
-        training.with_adapter(policy, training.adapter(config.lora, policy)),
+        training.with_adapter(
+            policy, training.adapter(config.lora, policy), context.seed("token_dpo")
+        ),
         training.arguments(context, config, "token_dpo", policy),
         rows,
         config.beta,
@@ -61,8 +63,9 @@ def _pairs(context: StageContext) -> list[TokenPair]:
     pairs = read_pairs(context.pairs)
     if not pairs:
         raise StageError(
-            f"{context.pairs}: holds no pairs; search more questions (pts.questions), or problems "
-            "that the policy solves sometimes but not always"
+            f"{context.pairs}: holds no pairs; in a new --output search more questions "
+            "(pts.questions), or problems that the policy solves sometimes but not always; "
+            "docs/your-own-recipe.md says how to start from a model that was trained already"
         )
     return pairs
 
@@ -76,10 +79,20 @@ def select_pairs(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[Tok
 
 
 def weights(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[float]:
-    """A weight for each pair, mean 1. Pairs measured to be worth less than nothing weigh 0."""
+    """A weight for each pair, mean 1. Pairs measured to be worth less than nothing weigh 0.
+
+    Raises:
+        StageError: all would weigh 0.
+    """
     if config.weight_by == "none":
         return [1.0] * len(pairs)
-    return mean_one([max(0.0, pair.worth) for pair in pairs])
+    worths = [max(0.0, pair.worth) for pair in pairs]
+    if not any(worths):
+        raise StageError(
+            f"token_dpo.weight_by: got 'worth', but none of {len(pairs)} pairs is worth more than "
+            "0; set it to 'none'"
+        )
+    return mean_one(worths)
 
 
 def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:

@@ -58,7 +58,12 @@ def _manifest(name: str) -> dict[str, object]:
     numbers = {"sft": {"rows": 4800, "rows_too_long": 3}, "pts": {"pairs": 212, "cut_share": 0.001}}
     order = ["eval/base", "sft", "eval/sft", "pts", "token_dpo", "eval/token_dpo"]
     return {
-        "recipe": {"name": name, "seed": 3, "model": {"path": "builtin:phi-nano"}},
+        "recipe": {
+            "name": name,
+            "seed": 3,
+            "model": {"path": "builtin:phi-nano"},
+            "stages": ["sft", "pts", "token_dpo", "full_dpo"],
+        },
         "git": {"commit": "0123456789abcdef", "changes": "yes"},
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "stages": {

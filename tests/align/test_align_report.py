@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from align import report
 from align.errors import ManifestError
 from align.report import duration, write_report
 from align.report_answers import changed_problems
@@ -111,11 +112,27 @@ def test_characters_that_hide_or_turn_text_are_shown_by_number(tmp_path: Path) -
     assert "\u202e" not in page
 
 
+def test_rows_follow_the_chain_and_not_the_order_in_which_they_were_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base may be measured last, and a folder may hold an arm that the recipe has no more."""
+    write_run(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    stages = list(manifest["stages"].items())
+    manifest["stages"] = {"eval/rejection_sft": stages[0][1], **dict(reversed(stages))}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    asked: list[list[str]] = []
+    build = report.build_table
+    monkeypatch.setattr(report, "build_table", lambda f, n: asked.append(n) or build(f, n))
+    write_report(tmp_path)
+    assert asked == [["base", "sft", "token_dpo", "full_dpo"]]
+
+
 def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"name": "n"}, "stages": {}}))
     assert Page(write_report(tmp_path).read_text()).open == []
     stages = {"eval/base": {"seconds": 1, "numbers": {}}}
-    (tmp_path / "manifest.json").write_text(json.dumps({"stages": stages}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {}, "stages": stages}))
     store(tmp_path, "base", [0, 1], [3, 4])
     assert "Evidence" in write_report(tmp_path).read_text()
 

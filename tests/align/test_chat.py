@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from align.chat import chat_loop, policy_folder
 from align.data.chat import (
     check_prompts,
     end_of_turn,
@@ -14,8 +17,9 @@ from align.data.chat import (
     template_tokens,
 )
 from align.data.task import Chat
-from align.errors import StageError
+from align.errors import ManifestError, StageError
 from pts.engines.text import encode_problem
+from pts.errors import ConfigError
 from pts.types import Message, Problem
 from tests.align import tiny
 
@@ -136,3 +140,15 @@ def test_prompts_that_a_tokenizer_changes_are_found() -> None:
     [row] = render_chats(made, [chat])
     shifted = type(row)(row.ids[1:], row.mask[1:])
     assert len(check_prompts(made, [chat], [shifted])) == 1
+
+
+def test_a_model_without_a_chat_template_does_not_chat(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no chat template, as is usual for a base model"):
+        chat_loop(tiny.save(tmp_path), 0.0, 1)
+
+
+def test_a_policy_that_is_gone_is_told(tmp_path: Path) -> None:
+    record = {"seconds": 1, "numbers": {}, "model": "sft/model"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"sft": record}}))
+    with pytest.raises(ManifestError, match=r"sft/model: holds no config\.json"):
+        policy_folder(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,43 @@ def test_an_unknown_split_is_told(tmp_path: Path) -> None:
     done = align("problems", "phi-nano", f"--output={tmp_path}/p.jsonl", "--split=tset")
     assert done.returncode == 2
     assert "split: 'tset' is none; did you mean 'test'?" in done.stderr
+
+
+def own_recipe(folder: Path) -> Path:
+    """A recipe on files, with a test split alone."""
+    chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    (folder / "chats.jsonl").write_text(json.dumps({"messages": chat}))
+    row = {"id": "a", "prompt": "2+3?", "reference": "5"}
+    (folder / "test.jsonl").write_text(json.dumps(row))
+    task = {
+        "kind": "files",
+        "problems": {"test": str(folder / "test.jsonl")},
+        "chats": str(folder / "chats.jsonl"),
+        "verifier": "exact:(5)",
+    }
+    data = {"name": "own", "model": {"path": "builtin:phi-nano"}, "task": task}
+    (folder / "own.yaml").write_text(json.dumps(data))
+    return folder / "own.yaml"
+
+
+def test_problems_of_an_absent_split_are_an_error(tmp_path: Path) -> None:
+    done = align("problems", str(own_recipe(tmp_path)), f"--output={tmp_path}/p.jsonl")
+    assert done.returncode == 2
+    assert "task.problems: no 'dev' problems; name a file" in done.stderr
+    assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_problems_are_not_written_over_a_folder(tmp_path: Path) -> None:
+    done = align("problems", "phi-nano", f"--output={tmp_path}")
+    assert done.returncode == 2
+    assert f"--output: {tmp_path} cannot be written: Is a directory" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["eval", "report", "chat"])
+@pytest.mark.parametrize("content", ["[]", '{"stages": {"sft": {}}}'])
+def test_a_damaged_manifest_is_told(tmp_path: Path, command: str, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    done = align(command, str(tmp_path))
+    assert done.returncode == 2
+    assert f"{tmp_path}/manifest.json: " in done.stderr
+    assert "Traceback" not in done.stderr

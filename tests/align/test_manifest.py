@@ -9,8 +9,8 @@ import pytest
 
 from align.context import StageResult
 from align.errors import ManifestError
-from align.manifest import Manifest, tree_digest
-from align.recipe import load_recipe
+from align.manifest import Manifest, data_digests, read_manifest, tree_digest
+from align.recipe import FilesTask, load_recipe
 
 RECIPE = load_recipe("phi-nano")
 
@@ -78,3 +78,47 @@ def test_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     second = tree_digest(folder)
     (folder / "b").write_text("2")
     assert len({first, second, tree_digest(folder)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[]", "must be an object, got list"),
+        (b"{}", "has no object 'stages'"),
+        (b'{"recipe": 1, "stages": {}}', "'recipe' must be an object, got int"),
+        (b'{"stages": {"sft": 1}}', "the record of stage 'sft' has no keys"),
+        (b'{"stages": {"sft": {"seconds": 1, "numbers": {}}}}', "has no sound 'model'"),
+        (b"\xff", "not valid JSON"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_a_record_without_its_inputs_is_refused(tmp_path: Path) -> None:
+    record = {"seconds": 1, "numbers": {}, "model": None}
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"sft": record}}))
+    with (
+        Manifest.open(tmp_path, RECIPE) as manifest,
+        pytest.raises(ManifestError, match="stage 'sft' has no inputs and no outputs"),
+    ):
+        manifest.done("sft", {})
+
+
+def test_a_file_is_no_folder_of_a_run(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "run"):
+        with pytest.raises(ManifestError, match="cannot be the folder of a run"):
+            Manifest.open(folder, RECIPE)
+
+
+def test_digests_of_data_files_follow_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.jsonl").touch()
+    task = FilesTask(kind="files", problems={"test": Path("~/t.jsonl")}, chats=Path("~/none"))
+    assert data_digests(RECIPE.model_copy(update={"task": task})).keys() == {"task.test"}

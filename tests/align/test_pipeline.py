@@ -14,9 +14,11 @@ import pytest
 from rich.console import Console
 
 from align.background import Background
+from align.context import StageResult
+from align.errors import ManifestError
 from align.manifest import Manifest
 from align.pipeline import Chain
-from align.recipe import load_recipe
+from align.recipe import Recipe, load_recipe
 
 SMALL = [
     "sft.rows=1600",
@@ -76,6 +78,40 @@ def test_a_finished_run_repeated_does_nothing(tmp_path: Path) -> None:
     again = subprocess.run(words, check=True, capture_output=True, text=True)
     assert "eval/base: done before, kept" in again.stdout
     assert (tmp_path / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_another_problem_file_is_another_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its path stays the same; what was measured on the old content does not stand for the new."""
+    rows = {
+        "test": [{"id": str(k), "prompt": f"{k}+1", "reference": str(k + 1)} for k in range(3)],
+        "chats": [{"messages": [{"role": r, "content": "1"} for r in ("user", "assistant")]}],
+    }
+    for name, content in rows.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in content))
+    task = {"kind": "files", "problems": {"test": str(tmp_path / "test")}, "verifier": "exact:(1)"}
+    recipe = Recipe.model_validate(
+        {"name": "n", "model": {"path": "x"}, "task": {**task, "chats": str(tmp_path / "chats")}}
+    )
+    made = StageResult(None), 0.1
+    monkeypatch.setattr("align.pipeline.run_evaluation", lambda *_: made)
+
+    def evaluate() -> str:
+        console = Console(record=True, width=200)
+        with Manifest.open(tmp_path / "run", recipe) as manifest:
+            chain = Chain(recipe, manifest, Background(parallel=False), console, progress=False)
+            chain.evaluate("base", tmp_path / "model", before=None)
+            chain._settle(wait=True)
+        return console.export_text()
+
+    evaluate()
+    assert "eval/base: done before, kept" in evaluate()
+    (tmp_path / "test").write_text(json.dumps(rows["test"][0]) + "\n")
+    with pytest.raises(
+        ManifestError, match=r"'eval/base' was made with other settings: task\.test"
+    ):
+        evaluate()
 
 
 def test_a_run_that_measures_nothing_says_so(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+import torch
+from huggingface_hub import constants
 
 from align.check import check_recipe
 from align.errors import RecipeError
-from align.recipe import Recipe, data_folder, load_recipe
+from align.models.load import base_path, device_of, prepare_base
+from align.recipe import ModelConfig, Recipe, data_folder, load_recipe
 
 SHIPPED = sorted(data_folder("recipes").rglob("recipe.yaml"))
 
@@ -44,14 +48,26 @@ def test_all_faults_are_reported_at_once() -> None:
         ("stages=[token_dpo, pts]", "must come before"),
         ("stages=[sft, sft]", "each may stand once"),
         ("pts.search.zone=0.3", "zone must be smaller than p_gap"),
+        ("evaluate.temperatures=[-1]", "greater than or equal to 0"),
+        ("evaluate.temperatures=[.nan]", "finite number|greater than or equal"),
+        ("sft.learning_rate=.inf", "finite number"),
+        ("token_dpo.beta=.inf", "finite number"),
         ("task.kind=x", "input tag 'x'"),
         ("seed", "must read key.path=value"),
         ("seed.x=1", "holds a value, not keys"),
+        ("description=2024-13-45", "'2024-13-45' is not a YAML value; text is quoted"),
+        ("description=!!timestamp x", "is not a YAML value"),
+        ("description=" + "[" * 5000, "is not a YAML value"),
     ],
 )
 def test_bad_override_says_why(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe("phi-nano", [override])
+
+
+def test_worth_cannot_weigh_pairs_whose_worth_was_not_measured() -> None:
+    with pytest.raises(RecipeError, match=r"token_dpo.weight_by: got 'worth'.* set it to 'none'"):
+        load_recipe("phi-nano", ["pts.pairs_from=coin", "token_dpo.weight_by=worth"])
 
 
 def test_unknown_recipe_is_answered_with_the_nearest_name() -> None:
@@ -66,6 +82,69 @@ def test_check_reports_model_and_reference_together(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         check_recipe(recipe)
     assert [p.split(":")[0] for p in caught.value.problems] == ["model.path", "full_dpo.reference"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"description: caf\xe9", "byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        (b"description: 2024-13-45", "not valid YAML: month must be in 1..12"),
+        (b"a: " + b"[" * 5000, "not valid YAML: brackets are nested too deeply"),
+        (b"a: [", "not valid YAML: while parsing"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_told(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(str(path))
+
+
+@pytest.fixture
+def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, and a hub that does not answer."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network\nand so on")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "model_info", refuse)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_model_that_is_not_found_is_told_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ModelConfig(path="models/base")
+    assert base_path(config) == "models/base"
+    with pytest.raises(RecipeError, match=r"is no folder .* does not give it \(no network\);"):
+        prepare_base(config)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(RecipeError, match="HF_HUB_OFFLINE forbids to fetch it"):
+        base_path(config)
+    cached = tmp_path / "models--models--base" / "snapshots" / "0"
+    cached.mkdir(parents=True)
+    (cached / "config.json").touch()
+    assert prepare_base(config) == Path("models/base")
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_names_of_folders_are_not_taken_for_hub_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(RecipeError, match=r"'models/base' holds no config\.json"):
+        base_path(ModelConfig(path="models/base"))
+    with pytest.raises(RecipeError, match="is no folder and no name of a hub model"):
+        base_path(ModelConfig(path="runs/x/sft/model"))
+
+
+def test_a_device_that_is_not_here_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RecipeError, match=r"model.device: got 'cuda', but PyTorch"):
+        device_of(ModelConfig(path="builtin:phi-nano", device="cuda"))
 
 
 def test_every_field_has_a_sentence() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,13 +9,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from align import training
 from align.data.chat import ChatIds, render_chats
 from align.data.task import Chat
 from align.errors import StageError
-from align.recipe import SFTConfig
+from align.recipe import LoRAConfig, SFTConfig
 from align.stages import sft
 from pts.types import Message
 from tests.align import tiny
@@ -69,8 +77,15 @@ def test_checkpoints_are_removed_and_a_second_call_trains_nothing(trained: Any, 
 
 
 def test_other_settings_in_the_same_folder_are_refused(trained: Any, base: Path) -> None:
-    with pytest.raises(StageError, match=r"begun with other settings \(stage\)"):
+    with pytest.raises(StageError, match=r"begun with other settings or files \(stage\)"):
         sft.run(tiny.context(base, trained.model.parent, sft={**SETTINGS, "rows": 20}))
+
+
+def test_a_stage_that_was_begun_with_other_files_is_refused(trained: Any, base: Path) -> None:
+    context = tiny.context(base, trained.model.parent, sft=SETTINGS)
+    changed = dataclasses.replace(context, digests={"policy": "0a", "task.chats": "1b"})
+    with pytest.raises(StageError, match=r"other settings or files \(policy, task\.chats\)"):
+        sft.run(changed)
 
 
 def test_loss_is_the_mean_over_assistant_tokens(base: Path, tmp_path: Path) -> None:
@@ -226,6 +241,26 @@ def test_lora_trains_new_rows_and_is_merged(tmp_path: Path, tied: bool) -> None:
         n for n in matrices if not torch.equal(policy.state_dict()[n], merged.state_dict()[n])
     ]
     assert changed == matrices
+
+
+def test_a_head_with_a_bias_starts_the_end_of_turn_as_the_end_of_text() -> None:
+    """phi-1, 1.5 and 2 have one: a bias left at 0 would change the odds of stopping."""
+    made = tiny.tokenizer(chat=False)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    policy = PhiForCausalLM(PhiConfig(vocab_size=len(made), intermediate_size=16, **sizes))
+    old = torch.nn.init.normal_(policy.lm_head.bias).detach().clone()
+    sft.prepare(policy, made)
+    bias = policy.lm_head.bias.detach()
+    assert bias[made.convert_tokens_to_ids("<|im_end|>")] == old[0]
+    torch.testing.assert_close(bias[made.convert_tokens_to_ids("<|im_start|>")], old.mean())
+
+
+def test_lora_finds_the_embedding_by_whatever_name_it_has() -> None:
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2}
+    policy = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_positions=32, **sizes))
+    described = training.adapter(LoRAConfig(r=2), policy, [3, 4])
+    assert described.trainable_token_indices == {"wte": [3, 4]}
+    assert training.with_adapter(policy, described, seed=0).get_nb_trainable_parameters()[0] > 32
 
 
 CHAT: Chat = (Message("user", "1+1"), Message("assistant", "= 2"))

@@ -145,6 +145,19 @@ def test_paired_t_with_two_items_has_the_arctan_form() -> None:
     assert got.pvalue == pytest.approx(1 - 2 * math.atan(2) / math.pi)
 
 
+@pytest.mark.parametrize(("before", "after", "gap"), [(1.0, 1.0, 0.0), (0.5, 1.0, 0.5)])
+def test_equal_differences_in_all_items_are_not_certain(
+    before: float, after: float, gap: float
+) -> None:
+    # Up to z^2 / (n + z^2) of further items may differ otherwise, by 1 at most in either direction.
+    z2 = st.z_of(0.95) ** 2
+    share = z2 / (10 + z2)
+    got = st.paired_mean([before] * 10, [after] * 10).difference
+    assert got.mean == gap
+    assert got.low == pytest.approx(gap - share * (1 + gap))
+    assert got.high == pytest.approx(gap + share * (1 - gap))
+
+
 def test_interval_and_test_of_a_paired_mean_agree() -> None:
     rng = np.random.default_rng(0)
     for shift in np.linspace(0, 0.2, 21):

@@ -4,6 +4,7 @@ import copy
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_models_that_change_their_logits_after_the_head_are_refused() -> None:
 def test_a_head_with_an_adapter_is_refused() -> None:
     adapted = LoRAConfig(target_modules=("lm_head",))
     model = tiny.model(VOCAB)
-    model = training.with_adapter(model, training.adapter(adapted, model))
+    model = training.with_adapter(model, training.adapter(adapted, model), seed=0)
     with pytest.raises(StageError, match=r"lora\.target_modules"):
         training_token.head(model)
 
@@ -282,6 +283,25 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert result.model is not None
     assert tiny.same(result.model, trained.model)
     assert result.outputs[1].read_text() == trained.outputs[1].read_text()
+
+
+def test_an_adapter_is_drawn_with_the_recipe_s_seed(
+    base: Path, pairs: Path, tmp_path: Path
+) -> None:
+    """Whatever torch's generator did before, in this process or another."""
+    settings = {**SETTINGS, "max_steps": 2, "lora": {"r": 2, "alpha": 8}}
+    made = []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        context = tiny.context(base, tmp_path / str(before), pairs=pairs, token_dpo=settings)
+        made.append(token_dpo.run(context).model)
+    assert tiny.same(*made)  # type: ignore[arg-type]
+
+
+def test_worth_that_is_nowhere_positive_cannot_weigh(base: Path) -> None:
+    found = [replace(pair, worth=0.0) for pair in token_pairs("policy")]
+    with pytest.raises(StageError, match="none of 12 pairs is worth more than 0"):
+        token_dpo.weights(found, TokenDPOConfig(weight_by="worth"))
 
 
 def test_pairs_of_another_policy_are_refused(base: Path, tmp_path: Path) -> None:

@@ -152,11 +152,14 @@ class RolloutBatch:
     @torch.inference_mode()
     def advance(self) -> list[tuple[Wish, list[Ids]]]:
         """Admit, sample one token in every row, and return the wishes finished since."""
+        full = False
         try:
             self._admit()
             if self.live:
                 self._step()
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
+            full = True
+        if full:  # not in the handler: the exception's frames hold the cache that is to be freed
             self._halve()
         done = [(job.wish, job.results) for job in self.finished]
         self.finished.clear()
@@ -179,26 +182,29 @@ class RolloutBatch:
 
     def _leave(self, done: list[int]) -> None:
         """Hand over the finished rows and close the gaps with the last rows."""
-        for row in done:
-            owner = self.rows.owner[row]
-            assert owner is not None
-            job, index = owner
-            job.results[index] = tuple(self.rows.output[row, : self.rows.count[row]].tolist())
-            job.left -= 1
-            if not job.left:
-                self.finished.append(job)
         kept = self.live - len(done)
         gone = set(done)
         source = [row for row in range(kept, self.live) if row not in gone]
         target = [row for row in done if row < kept]
-        self.live = kept
-        if source:
+        if source:  # the device's part goes first: where memory runs out, all rows start again
             length = int(self.rows.position[source].max())
             device = self.shape.device
             self._cache().move(
                 torch.tensor(source, device=device), torch.tensor(target, device=device), length
             )
-            self.rows.move(source, target)
+        for row in done:
+            job, index = self._owner(row)
+            job.results[index] = tuple(self.rows.output[row, : self.rows.count[row]].tolist())
+            job.left -= 1
+            if not job.left:
+                self.finished.append(job)
+        self.rows.move(source, target)
+        self.live = kept
+
+    def _owner(self, row: int) -> tuple[Job, int]:
+        owner = self.rows.owner[row]
+        assert owner is not None
+        return owner
 
     def _admit(self) -> None:
         """Let waiting rollouts into free rows, prefilling unknown prefixes first.
@@ -237,12 +243,13 @@ class RolloutBatch:
         return self.limits.nbytes // (self.shape.bytes_per_token * capacity)
 
     def _resize(self, rows: int, capacity: int) -> None:
-        length = int(self.rows.position[: self.live].max()) if self.live else 0
-        if self.cache is None:
-            self.cache = SlotCache(self.shape, rows, capacity)
+        self.rows = self.rows.resized(rows, capacity, self.live)  # first: `_halve` reads its size
+        if self.live:
+            length = int(self.rows.position[: self.live].max())
+            self._cache().resize(rows, capacity, self.live, length)
         else:
-            self.cache = self.cache.resized(rows, capacity, self.live, length)
-        self.rows = self.rows.resized(rows, capacity, self.live)
+            self.cache = None  # before the new one: there is no memory for both
+            self.cache = SlotCache(self.shape, rows, capacity)
 
     def _cache(self) -> SlotCache:
         assert self.cache is not None
@@ -299,28 +306,26 @@ class RolloutBatch:
             job.kv = None
 
     def _halve(self) -> None:
-        """After the device ran out of memory: half the rows, the rest starts again later.
+        """After the device ran out of memory: half the rows, and all rollouts start again.
 
-        A restarted rollout draws the same numbers, since they depend on its seed and step only.
+        Nothing is allocated here, and the next wish gets a cache of the size that it needs. A
+        restarted rollout draws the same numbers, since they depend on its seed and step only.
         """
-        rows = self.limits.rows // 2
+        rows = len(self.rows.owner) // 2  # bytes may have bounded them below the limit
         if rows < 1:
             raise EngineError(
                 "one rollout does not fit into device memory; lower max_new_tokens or "
                 "use a smaller model or dtype"
-            ) from None
-        for row in range(self.live - 1, rows - 1, -1):
-            owner = self.rows.owner[row]
-            assert owner is not None
-            job, index = owner
+            )
+        for row in range(self.live - 1, -1, -1):
+            job, index = self._owner(row)
             job.waiting.appendleft(index)
             self.queued += 1
             if job not in self.waiting:
                 self.waiting.appendleft(job)
-        self.live = min(self.live, rows)
+        self.live = 0
         self.limits = Limits(rows, self.limits.nbytes)
-        if self.cache is not None:
-            self._resize(rows, self.cache.capacity)
+        self.cache = None
         torch.cuda.empty_cache()
 
 

@@ -41,6 +41,8 @@ class PathStore:
 
     def put(self, prompt: Ids, path: Path) -> None:
         """Store a path of a prompt; a path larger than the whole budget is not kept."""
+        if path.kv.nbytes > self.budget:
+            return  # it would push out all others and then itself
         key = (prompt, path.ids)
         if key in self._paths:
             self._paths.move_to_end(key)

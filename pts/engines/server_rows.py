@@ -5,8 +5,8 @@ support. That needs no further knowledge when the server lists the distribution 
 ("processed"): all mass is listed, or a token that cannot be sampled is. When it lists the model's
 own probabilities ("raw"), temperature and truncation are applied here, and what was not listed is
 bounded: each of the R other tokens is at most as likely as the last listed one, and together they
-hold what the listed ones leave. A row is given only if both bounds lead to the same support; inside
-a support, normalising needs nothing from outside.
+hold what the listed ones leave, give or take what float32 rounds. A row is given only if both
+bounds lead to the same support; inside a support, normalising needs nothing from outside.
 
 Raw lists leave one thing open: among tokens of equal probability at the edge of a top-p nucleus
 the server's sort decides which ones are inside. Here the path's own token goes first, then the
@@ -30,7 +30,7 @@ FIRST_WIDTH = 20
 """Tokens listed at first when top_k does not say how many are needed; vLLM's default limit."""
 WIDER = 8
 WHOLE_MASS = 1e-5
-"""A list is whole when no more than this is missing from its sum: float32 sums round so."""
+"""How well the sum of a list is known: float32 rounds so. A list that lacks no more is whole."""
 OVER_ONE = 1e-3
 """Probabilities that should sum to 1 and miss it by more than this are none."""
 
@@ -147,17 +147,27 @@ def _hidden_weight(logprobs: Floats, hidden: int, temperature: float) -> tuple[f
     """Bounds of the weight (relative to the likeliest token) of tokens that are not listed.
 
     They hold mass r in total, at most p each (the last listed one's). A sum of x^(1/T) under these
-    conditions is extreme where the mass is spread evenly and where it is as uneven as can be.
+    conditions is extreme where the mass is spread evenly and where it is as uneven as can be, and
+    grows with r. What the listed ones leave tells r only to `WHOLE_MASS`: a high temperature makes
+    much of a mass that rounding has hidden.
     """
-    left = max(0.0, 1.0 - float(np.exp(logprobs).sum()))
-    if not hidden or left == 0:
+    if not hidden:
         return 0.0, 0.0
     power = 1.0 / temperature
-    last = min(math.exp(logprobs[-1]), left)
-    even = hidden * (left / hidden) ** power
-    uneven = left * last ** (power - 1)
+    last = math.exp(logprobs[-1])
+    left = 1.0 - float(np.exp(logprobs).sum())
+    low, high = (min(max(0.0, left + e), hidden * last) for e in (-WHOLE_MASS, WHOLE_MASS))
     scale = math.exp(-logprobs[0] * power)
-    return min(even, uneven) * scale, max(even, uneven) * scale
+    least = min(_extremes(low, hidden, last, power))
+    most = max(_extremes(high, hidden, last, power))
+    return least * scale, most * scale
+
+
+def _extremes(mass: float, count: int, last: float, power: float) -> tuple[float, float]:
+    """Sums of x^power over `count` tokens that hold `mass`: evenly, and at most `last` each."""
+    if mass == 0:
+        return 0.0, 0.0
+    return count * (mass / count) ** power, mass * min(last, mass) ** (power - 1)
 
 
 def _nucleus(weights: Floats, total: float, top_p: float) -> int:

@@ -1,7 +1,7 @@
 """A key/value cache with one slot a rollout, each slot at its own length.
 
-`SlotCache` is a `transformers` `Cache` over preallocated buffers [layers, rows, heads, capacity,
-dim]. Before a forward it is aimed at positions [n, Q]: row i writes its Q tokens there, and
+`SlotCache` is a `transformers` `Cache` over preallocated buffers [rows, heads, capacity, dim], two
+a layer. Before a forward it is aimed at positions [n, Q]: row i writes its Q tokens there, and
 attention reads the first `span` positions of rows 0..n-1; a 4D mask hides what a row has not
 written. Rows in use are kept dense (0..n-1), so that a batch is a view and never a gather.
 
@@ -41,6 +41,11 @@ class KvShape:
     value_dim: int
     dtype: torch.dtype
     device: torch.device
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """Of a key and of a value."""
+        return self.key_dim, self.value_dim
 
     @property
     def bytes_per_token(self) -> int:
@@ -146,15 +151,19 @@ class _Aim:
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """One layer's view of the buffers."""
+    """One layer's buffers.
+
+    It knows the aim but not the cache: a cycle of references would keep the buffers of a dropped
+    cache until the next garbage collection.
+    """
 
     is_sliding = False
     keys: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self, cache: SlotCache, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, aim: _Aim, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.cache = cache
+        self.aim = aim
         self.keys, self.values = keys, values
         self.is_initialized = True
 
@@ -164,69 +173,82 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        aim, n = self.cache.aim, key_states.shape[0]
+        aim, n = self.aim, key_states.shape[0]
         self.keys[aim.rows, :, aim.positions] = key_states.transpose(1, 2)
         self.values[aim.rows, :, aim.positions] = value_states.transpose(1, 2)
         return self.keys[:n, :, : aim.span], self.values[:n, :, : aim.span]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.aim.span, 0
+        return self.aim.span, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.aim.span
+        return self.aim.span
 
     def get_max_length(self) -> int:
         return int(self.keys.shape[-2])
 
 
-class SlotCache(Cache):
-    """Buffers for `rows` sequences of at most `capacity` tokens.
+def new_buffer(shape: KvShape, rows: int, capacity: int, dim: int) -> torch.Tensor:
+    """Room for the keys or the values of one layer.
 
     Filled with zeros: attention multiplies what the mask hides by 0, and 0 x NaN is NaN.
     """
+    size = (rows, shape.heads, capacity, dim)
+    return torch.zeros(size, dtype=shape.dtype, device=shape.device)
+
+
+class SlotCache(Cache):
+    """Buffers for `rows` sequences of at most `capacity` tokens."""
 
     def __init__(self, shape: KvShape, rows: int, capacity: int) -> None:
         self.shape, self.rows, self.capacity = shape, rows, capacity
-        lead = (shape.layers, rows, shape.heads, capacity)
-        options: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
-        self.all_keys = torch.zeros((*lead, shape.key_dim), **options)
-        self.all_values = torch.zeros((*lead, shape.value_dim), **options)
         nowhere = torch.zeros((0, 1), dtype=torch.long, device=shape.device)
         self.aim = _Aim(nowhere, nowhere, 0)
-        super().__init__(
-            layers=[
-                _SlotLayer(self, self.all_keys[i], self.all_values[i]) for i in range(shape.layers)
-            ]
-        )
+        self.slots = [
+            _SlotLayer(self.aim, *(new_buffer(shape, rows, capacity, dim) for dim in shape.dims))
+            for _ in range(shape.layers)
+        ]
+        super().__init__(layers=list(self.slots))
 
     def point(self, positions: torch.Tensor, span: int) -> None:
         """Aim the next forward of rows 0..n-1 at `positions` [n, Q], reading `span` positions."""
-        rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
-        self.aim = _Aim(rows, positions, span)
+        self.aim.rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+        self.aim.positions, self.aim.span = positions, span
 
     def put(self, start: int, count: int, kv: Kv, length: int) -> None:
         """Copy the first `length` tokens of `kv` into rows start..start+count-1."""
         rows = slice(start, start + count)
-        self.all_keys[:, rows, :, :length] = kv.keys[:, None, :, :length]
-        self.all_values[:, rows, :, :length] = kv.values[:, None, :, :length]
+        for slot, keys, values in zip(self.slots, kv.keys, kv.values, strict=True):
+            slot.keys[rows, :, :length] = keys[:, :length]
+            slot.values[rows, :, :length] = values[:, :length]
 
     def take(self, row: int, length: int) -> Kv:
         """A copy of the first `length` tokens of a row."""
-        return Kv(
-            self.all_keys[:, row, :, :length].clone(), self.all_values[:, row, :, :length].clone()
-        )
+        keys = torch.stack([slot.keys[row, :, :length] for slot in self.slots])
+        return Kv(keys, torch.stack([slot.values[row, :, :length] for slot in self.slots]))
 
     def move(self, source: torch.Tensor, target: torch.Tensor, length: int) -> None:
         """Copy the first `length` tokens of rows `source` over rows `target`."""
-        self.all_keys[:, target, :, :length] = self.all_keys[:, source, :, :length]
-        self.all_values[:, target, :, :length] = self.all_values[:, source, :, :length]
+        for slot in self.slots:
+            for buffer in (slot.keys, slot.values):
+                buffer[target, :, :length] = buffer[source, :, :length]
 
-    def resized(self, rows: int, capacity: int, live: int, length: int) -> SlotCache:
-        """A cache of other sizes that holds the first `length` tokens of rows 0..live-1."""
-        other = SlotCache(self.shape, rows, capacity)
-        other.all_keys[:, :live, :, :length] = self.all_keys[:, :live, :, :length]
-        other.all_values[:, :live, :, :length] = self.all_values[:, :live, :, :length]
-        return other
+    def resize(self, rows: int, capacity: int, live: int, length: int) -> None:
+        """Take other sizes and keep the first `length` tokens of rows 0..live-1.
+
+        One buffer is replaced after the other, so that never more than one exists twice. An
+        exception on the way leaves buffers of two sizes: such a cache is of no further use.
+        """
+
+        def resized(old: torch.Tensor) -> torch.Tensor:
+            new = new_buffer(self.shape, rows, capacity, old.shape[-1])
+            new[:live, :, :length] = old[:live, :, :length]
+            return new
+
+        self.rows, self.capacity = rows, capacity
+        for slot in self.slots:
+            slot.keys = resized(slot.keys)
+            slot.values = resized(slot.values)
 
 
 @torch.inference_mode()

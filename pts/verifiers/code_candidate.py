@@ -13,12 +13,11 @@ import os
 import random
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NoReturn
 
-from pts.verifiers.code_wire import Channel, ChannelClosed
+from pts.verifiers.code_wire import Channel, ChannelClosed, Crossing
 
 MODULE = "solution"
 MESSAGE = 300
@@ -103,18 +102,24 @@ class Candidate:
         os._exit(status & 0xFF)
 
     def _call(self, message: dict[str, Any]) -> dict[str, Any]:
-        arguments = self._channel.decode(message["args"])
-        keywords = {k: self._channel.decode(v) for k, v in message["kwargs"].items()}
-        before = self._state(arguments)
+        crossing = Crossing()
+        with self._channel.during(crossing):
+            arguments = [self._channel.decode(value) for value in message["args"]]
+            keywords = {k: self._channel.decode(v) for k, v in message["kwargs"].items()}
+        before = self._contents(crossing)
         value = self._objects[message["of"]](*arguments, **keywords)
-        after = self._state(arguments)
-        changed = {} if before == after else {"args": after}
-        return {**self._ok(value), **changed}
+        after = self._contents(crossing)
+        changed = [[i, new] for i, new in enumerate(after) if new != before[i]]
+        with self._channel.during(crossing):
+            return {**self._ok(value), "changed": changed}
 
-    def _state(self, arguments: list[Any]) -> Any:
-        """What a call can change in place, to be told of if it did."""
-        mutable = any(isinstance(a, (list, dict, set, bytearray, deque)) for a in arguments)
-        return self._channel.encode(arguments) if mutable else None
+    def _contents(self, crossing: Crossing) -> list[Any]:
+        """What the containers among the arguments hold; one inside another is named by number.
+
+        Copies are encoded, for the containers themselves would be no more than their numbers.
+        """
+        with self._channel.during(crossing):
+            return [self._channel.encode(type(held)(held)) for held in crossing.containers]
 
     def _set(self, message: dict[str, Any]) -> dict[str, Any]:
         value = self._channel.decode(message["value"])

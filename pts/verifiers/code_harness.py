@@ -17,7 +17,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from pts.verifiers.code_candidate import BINARY, FREE, base_of
-from pts.verifiers.code_wire import CannotCross, Channel
+from pts.verifiers.code_wire import CannotCross, Channel, Crossing
 
 ITERATOR_LIMIT = 100_000
 """Items at most of an iterator that the tests pass on."""
@@ -83,16 +83,20 @@ class Harness:
 
     def call(self, target: Remote, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the code; what it changed in the arguments is changed here too."""
-        named = {name: self.encode(value) for name, value in kwargs.items()}
-        given = {"args": self.encode(list(args)), "kwargs": named}
+        crossing = Crossing()
+        with self._channel.during(crossing):
+            given = [self.encode(value) for value in args]  # before the others, as they are decoded
+            named = {name: self.encode(value) for name, value in kwargs.items()}
         try:
-            reply = self._exchange({"do": "call", "of": target._pts_number, **given})
+            reply = self._exchange(
+                {"do": "call", "of": target._pts_number, "args": given, "kwargs": named}
+            )
         except StopIteration as stop:  # it would end a loop of the tests without a word
             raise RuntimeError("the code raised StopIteration") from stop.__cause__
-        if "args" in reply:
-            for old, new in zip(args, self._channel.decode(reply["args"]), strict=True):
-                _restore(old, new)
-        return self._channel.decode(reply["ok"])
+        with self._channel.during(crossing):
+            for number, contents in reply.get("changed", ()):
+                _restore(crossing.containers[number], self._channel.decode(contents))
+            return self._channel.decode(reply["ok"])
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
         self._channel.send(message)
@@ -116,7 +120,7 @@ class Harness:
         if isinstance(value, Remote):
             return ["own", value._pts_number]
         if isinstance(value, Iterator):
-            return ["list", *(self.encode(item) for item in islice(value, ITERATOR_LIMIT))]
+            return self.encode(list(islice(value, ITERATOR_LIMIT)))
         if isinstance(value, (FunctionType, BuiltinFunctionType, MethodType)):
             self._lent.append(value)
             return ["lent", len(self._lent) - 1]

@@ -4,6 +4,9 @@ Frames are JSON with a length in front. Plain data crosses by value and is rebui
 types only, so a hostile sender gains nothing but a wrong value: nothing is unpickled, and an
 object whose `__eq__` says yes to everything arrives as what it is, an object. Whatever is not
 plain crosses by reference (`Channel.refer`), at the discretion of each side.
+
+What a call changes in place must be changed on both sides. So both number the containers of its
+arguments alike, in the order in which they cross (`Crossing`), and name them by number afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import json
 import socket
 import struct
 from collections import Counter, OrderedDict, deque, namedtuple
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -31,6 +35,25 @@ class CannotCross(TypeError):
     """A value that the other side may have neither by value nor by reference."""
 
 
+class Crossing:
+    """The containers among the arguments of one call, as one side holds them.
+
+    While it is `open`, those that cross are added; afterwards they cross as ["same", number].
+    """
+
+    def __init__(self) -> None:
+        self.open = True
+        self.containers: list[Any] = []
+        self._numbers: dict[int, int] = {}
+
+    def add(self, value: Any) -> None:
+        self._numbers[id(value)] = len(self.containers)
+        self.containers.append(value)
+
+    def number(self, value: Any) -> int | None:
+        return self._numbers.get(id(value))
+
+
 class Channel:
     """One side of the connection: frames, and the coding of values.
 
@@ -46,6 +69,17 @@ class Channel:
     ) -> None:
         self._connection = connection
         self._refer, self._resolve = refer, resolve
+        self._crossing: Crossing | None = None
+
+    @contextmanager
+    def during(self, crossing: Crossing) -> Iterator[None]:
+        """Encode and decode as part of a call. The first time is for its arguments."""
+        before, self._crossing = self._crossing, crossing
+        try:
+            yield
+        finally:
+            crossing.open = False
+            self._crossing = before
 
     def send(self, message: dict[str, Any]) -> None:
         """Raises ValueError for a frame beyond the limit, ChannelClosed."""
@@ -89,14 +123,28 @@ class Channel:
             return value
         if kind is int:
             return value if -(2**63) <= value < 2**63 else ["int", hex(value)]
+        if (
+            kind in _MUTABLE
+            and self._crossing
+            and (known := self._crossing.number(value)) is not None
+        ):
+            return ["same", known]
         if kind in _SEQUENCES:
-            return [kind.__name__, *map(self.encode, value)]
-        if kind in _MAPPINGS:
-            return [kind.__name__, *self._pairs(value)]
-        if kind in _SCALARS:
-            return [kind.__name__, *_SCALARS[kind][0](value)]
-        name = _TYPES.get(id(value))
-        return self._refer(value) if name is None else ["builtin", name]
+            data = [kind.__name__, *map(self.encode, value)]
+        elif kind in _MAPPINGS:
+            data = [kind.__name__, *self._pairs(value)]
+        elif kind in _SCALARS:
+            data = [kind.__name__, *_SCALARS[kind][0](value)]
+        else:
+            name = _TYPES.get(id(value))
+            return self._refer(value) if name is None else ["builtin", name]
+        self._crossed(value)
+        return data
+
+    def _crossed(self, value: Any) -> None:
+        """Called on both sides when a container and all that it holds have crossed."""
+        if type(value) in _MUTABLE and self._crossing and self._crossing.open:
+            self._crossing.add(value)
 
     def by_value(self, value: Any) -> Any:
         """An instance of a subclass of plain data as the data it is; None if it is none.
@@ -105,13 +153,13 @@ class Channel:
         """
         for kind in _SEQUENCES:
             if isinstance(value, kind):
-                items = [self.encode(item) for item in getattr(kind, "__iter__")(value)]  # noqa: B009
+                items = kind(getattr(kind, "__iter__")(value))  # noqa: B009
                 fields = getattr(type(value), "_fields", None)
                 if kind is tuple and isinstance(fields, tuple) and len(fields) == len(items):
-                    return ["named", type(value).__name__, list(fields), *items]
-                return [kind.__name__, *items]
+                    return ["named", type(value).__name__, list(fields), *map(self.encode, items)]
+                return self.encode(items)
         if isinstance(value, dict):
-            return ["dict", *self._pairs(value)]
+            return self.encode(dict(dict.items(value)))
         for plain, read in _PLAIN.items():
             if isinstance(value, plain):
                 return self.encode(read(value))
@@ -128,17 +176,28 @@ class Channel:
             return data
         tag, *parts = data
         kind: Any = _BY_NAME.get(tag)
-        if kind in _SEQUENCES:
-            return kind(self.decode(part) for part in parts)
-        if kind in _MAPPINGS:
-            return kind({self.decode(k): self.decode(v) for k, v in parts})
-        if kind in _SCALARS:
-            return _SCALARS[kind][1](*parts)
+        if kind is not None:
+            return self._decode_plain(kind, parts)
+        if tag == "same" and self._crossing:
+            return self._crossing.containers[parts[0]]
         if tag == "builtin":
             return _CONSTANTS[parts[0]]
         if tag == "named":
             return namedtuple(parts[0], parts[1])(*map(self.decode, parts[2:]))
         return self._resolve(tag, parts)
+
+    def _decode_plain(self, kind: Any, parts: list[Any]) -> Any:
+        value: Any
+        if kind in _SEQUENCES:
+            value = kind(map(self.decode, parts))
+        elif kind in _MAPPINGS:
+            keys, values = [k for k, _ in parts], [v for _, v in parts]
+            pairs = zip(map(self.decode, keys), map(self.decode, values), strict=True)
+            value = kind(dict(pairs))  # without a frame of its own: deeper nesting is possible
+        else:
+            value = _SCALARS[kind][1](*parts)
+        self._crossed(value)
+        return value
 
 
 _TYPES = {
@@ -150,6 +209,8 @@ _TYPES = {
 _CONSTANTS = {name: getattr(builtins, name) for name in _TYPES.values()}
 _SEQUENCES: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _MAPPINGS: tuple[Any, ...] = (dict, Counter, OrderedDict)
+_MUTABLE: frozenset[type] = frozenset((list, set, deque, bytearray, *_MAPPINGS))
+"""Containers that a call may change in place."""
 _PLAIN: dict[type, Callable[[Any], Any]] = {
     int: int.__int__,
     float: float.__float__,

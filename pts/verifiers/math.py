@@ -4,9 +4,12 @@
 
 The library parses LaTeX and plain expressions and compares them symbolically. Model-written
 expressions can make it run for hours (9^9^9…) and its own time limit works by signals, which only
-the main thread receives; so it runs in a worker process that is killed when the limit has passed.
-An answer that takes longer is FAIL, a reference that cannot be read is UNSCORED, and so is a
-completion whose worker dies. Equal questions are asked once.
+the main thread receives; so it runs in a worker process that ends when the limit has passed. The
+limit is one of CPU time, so that a busy or suspended machine changes no verdict. An answer that
+takes longer is FAIL, a reference that takes longer or cannot be read is UNSCORED. Equal questions
+are asked once, unless the worker dies or is held up (ten times the limit, and a minute, pass by the
+clock): that raises VerifierError, so the completion is UNSCORED, and is asked anew when it comes
+again.
 
 Not covered: proofs, units, answers in words.
 """
@@ -18,6 +21,7 @@ import importlib.util
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import weakref
@@ -29,12 +33,18 @@ from pts.types import Judgement, Problem, Verdict
 
 START_SECONDS = 60.0
 """Allowed for the worker's imports."""
+PATIENCE = 60.0
+"""Seconds by the clock, beyond ten times the CPU time, after which a worker counts as held up.
+
+So many because the CPU time is to be reached first, even with ten busy processes a core.
+"""
 
 
 class MathVerifier:
     """Compares a completion's final answer with the reference as mathematics.
 
-    `seconds` is the time limit of one comparison. Raises MissingExtra without `math-verify`.
+    `seconds` is the CPU time that one comparison may take. Raises MissingExtra without
+    `math-verify`, and VerifierError where a worker does not answer.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
@@ -42,7 +52,7 @@ class MathVerifier:
             raise MissingExtra("math-verify", "math")
         self.seconds = seconds
         self._worker: _Worker | None = None
-        self._readable = lru_cache(maxsize=4096)(self._read_reference)
+        self._fault = lru_cache(maxsize=4096)(self._read_reference)
         self._compare = lru_cache(maxsize=65536)(self._ask_comparison)
 
     def __reduce__(self) -> tuple[type[MathVerifier], tuple[float]]:
@@ -50,14 +60,18 @@ class MathVerifier:
         return type(self), (self.seconds,)
 
     def __call__(self, problem: Problem, text: str) -> Judgement:
-        if not self._readable(problem.reference):
-            reason = f"reference of {problem.id}: {problem.reference!r} is no mathematical answer"
+        fault = self._fault(problem.reference)
+        if fault:
+            reason = f"reference of {problem.id}: {problem.reference!r} {fault}"
             return Judgement(Verdict.UNSCORED, reason=reason)
         return self._compare(problem.reference, text)
 
-    def _read_reference(self, reference: str) -> bool:
+    def _read_reference(self, reference: str) -> str:
+        """What is wrong with a reference; empty for a good one."""
         reply = self._ask(reference, None)
-        return reply is not None and bool(reply["readable"])
+        if reply is None:
+            return f"takes longer than {self.seconds:g} s to read"
+        return "" if reply["readable"] else "is no mathematical answer"
 
     def _ask_comparison(self, reference: str, text: str) -> Judgement:
         reply = self._ask(reference, text)
@@ -70,11 +84,15 @@ class MathVerifier:
         return Judgement(Verdict.FAIL, reply["answer"], why)
 
     def _ask(self, reference: str, text: str | None) -> dict[str, Any] | None:
-        """The worker's reply; None when time is up. A dead worker raises, the next call mends."""
+        """The worker's reply; None when its CPU time was used up.
+
+        Raises VerifierError for a worker that is dead or held up; the next call starts another.
+        """
         if self._worker is None:
             self._worker = _Worker()
+        question = {"reference": reference, "text": text, "seconds": self.seconds}
         try:
-            reply = self._worker.ask({"reference": reference, "text": text}, self.seconds)
+            reply = self._worker.ask(question, 10 * self.seconds + PATIENCE)
         except VerifierError:
             self._drop_worker()
             raise
@@ -101,17 +119,28 @@ class _Worker:
             self.stop()
             raise VerifierError("the math-verify worker did not start; run: pip check")
 
-    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+    def ask(self, question: dict[str, Any], wall: float) -> dict[str, Any] | None:
+        """The reply; None when the question's CPU time was used up, which ends the worker.
+
+        Raises VerifierError after `wall` seconds by the clock, and when the worker dies.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise VerifierError("the math-verify worker died between two questions") from None
-        line = self._line(seconds)
-        if line == b"":
-            raise VerifierError("the math-verify worker died (out of memory?)")
-        return None if line is None else dict(json.loads(line))
+        line = self._line(wall)
+        if line is None:
+            raise VerifierError(
+                f"the math-verify worker was held up: {wall:g} s passed, but less than "
+                f"{question['seconds']:g} s of CPU time (busy machine?)"
+            )
+        if line:
+            return dict(json.loads(line))
+        if self._process.wait() == -signal.SIGPROF:
+            return None
+        raise VerifierError("the math-verify worker died (out of memory?)")
 
     def _line(self, seconds: float) -> bytes | None:
         """One line, b"" at the end of the stream, or None when time is up."""

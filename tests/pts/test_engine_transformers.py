@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +17,12 @@ from transformers import (
 )
 
 from pts.config import SamplingConfig
+from pts.engines import slots
 from pts.engines.base import Engine, Wish
 from pts.engines.batch import Limits, RolloutBatch
+from pts.engines.prefixes import Path, PathStore
 from pts.engines.sampling import truncate
+from pts.engines.slots import Kv
 from pts.errors import EngineError
 from tests.pts.tiny_models import (
     PROMPT,
@@ -244,6 +249,135 @@ def test_out_of_memory_halves_the_batch(tokenizer: Any) -> None:
     cramped.load_state_dict(roomy.state_dict())
     wishes = [Wish(i, (*PROMPT, i + 3), (), 12, (i, i + 50, i + 90)) for i in range(6)]
     assert drawn(engine(cramped, tokenizer, 16), wishes) == drawn(engine(roomy, tokenizer), wishes)
+
+
+class Device:
+    """Memory for `room` bytes of slots. `sizes` are the rows and positions that were asked for."""
+
+    def __init__(self, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, self.peak, self.refused = room, 0, 0
+        self.sizes: list[tuple[int, int]] = []
+        self.alive: list[weakref.ref[torch.Tensor]] = []
+        self.make = slots.new_buffer
+        monkeypatch.setattr(slots, "new_buffer", self.new_buffer)
+
+    def new_buffer(self, shape: Any, rows: int, capacity: int, dim: int) -> torch.Tensor:
+        if self.sizes[-1:] != [(rows, capacity)]:
+            self.sizes.append((rows, capacity))
+        used = sum(buffer.nbytes for ref in self.alive if (buffer := ref()) is not None)
+        needed = used + rows * capacity * shape.heads * dim * 4  # float32
+        if needed > self.room:
+            self.refused += 1
+            raise torch.OutOfMemoryError("out of memory")
+        self.peak = max(self.peak, needed)
+        made = self.make(shape, rows, capacity, dim)
+        self.alive.append(weakref.ref(made))
+        return made
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """A device's memory must be free as soon as it is needed, not after a garbage collection."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("live", [True, False])
+def test_growing_needs_no_second_cache(
+    model: Any, tokenizer: Any, live: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve rows of 64 positions fit, or six of 128. While they grow, one of the two layers' four
+    buffers exists twice: at most 5/4 of the budget are in use, of the 10/6 that are there."""
+    made = engine(model, tokenizer)
+    budget = made._shape.bytes_per_token * 64 * 12
+    made._limits = Limits(100, budget)
+    short, long = Wish(0, (5,), (), 30, (1, 2, 3)), Wish(1, (6,), (), 80, tuple(range(9)))
+    expected = drawn(engine(model, tokenizer), [short, long])
+    device = Device(budget * 10 // 6, monkeypatch)
+
+    def queue() -> Iterator[Wish | None]:
+        yield short
+        yield None  # a step, after which three rows are live
+        while not live and 0 not in got:
+            yield None
+        yield long
+
+    got: dict[int, list[Any]] = {}
+    for wish, outputs in made.sample(queue()):
+        got[wish.key] = outputs
+    assert got == expected
+    assert device.sizes == [(12, 64), (6, 128)]
+    assert device.peak <= (budget * 5 // 4 if live else budget)
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_slots_that_do_not_fit_are_halved(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes allow 12 rows of 64 positions, or 6 of 128; the device has room for 5, or 2."""
+    made = engine(model, tokenizer)
+    wishes = [Wish(i, (5 + i,), (), 30 + 40 * i, (i, i + 50, i + 90, i + 99)) for i in range(2)]
+    expected = drawn(engine(model, tokenizer), wishes)
+    row = made._shape.bytes_per_token * 64
+    made._limits = Limits(100, 12 * row)
+    device = Device(5 * row, monkeypatch)
+    assert drawn(made, wishes) == expected
+    # The long wish finds three rows too many while the short one is under way; that starts again.
+    assert device.sizes == [(12, 64), (6, 64), (3, 64), (3, 128), (1, 64), (1, 128)]
+    assert device.refused == 3
+
+
+@pytest.mark.usefixtures("no_collection")
+def test_out_of_memory_in_a_step_never_enlarges_the_slots(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the rows that were in use, not half of the rows that are allowed."""
+    roomy = tiny("phi3")
+    cramped = Cramped(roomy.config).eval()
+    cramped.load_state_dict(roomy.state_dict())
+    wish = Wish(0, (5,), (), 20, tuple(range(30)))
+    expected = drawn(engine(roomy, tokenizer), [wish])
+    made = engine(cramped, tokenizer)
+    made._limits = Limits(100, made._shape.bytes_per_token * 64 * 12)
+    device = Device(made._limits.nbytes, monkeypatch)
+    assert drawn(made, [wish]) == expected
+    assert device.sizes == [(12, 64), (6, 64), (3, 64)]
+    assert device.refused == 0
+
+
+def test_out_of_memory_while_gaps_are_closed_loses_nothing(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = Wish(0, (5,), (), 20, tuple(range(30)))
+    expected = drawn(engine(model, tokenizer), [wish])
+    move, moves = slots.SlotCache.move, []
+
+    def moved(self: slots.SlotCache, *args: Any) -> None:
+        moves.append(args)
+        if len(moves) == 1:
+            raise torch.OutOfMemoryError("no room for a copy of the rows")
+        move(self, *args)
+
+    monkeypatch.setattr(slots.SlotCache, "move", moved)
+    assert drawn(engine(model, tokenizer), [wish]) == expected
+    assert len(moves) > 1
+
+
+def test_a_path_beyond_the_whole_budget_pushes_none_out() -> None:
+    def path(first: int, tokens: int) -> Path:
+        kv = Kv(*(torch.zeros(1, 1, tokens, 1) for _ in range(2)))  # 8 bytes a token
+        return Path((first,) * tokens, kv)
+
+    store = PathStore(80)
+    for first in range(3):
+        store.put((0,), path(first, 3))
+    store.put((0,), path(9, 11))
+    assert [store.find((0,), (first,) * 11)[0] for first in (0, 1, 2, 9)] == [3, 3, 3, 0]
+    store.put((0,), path(9, 10))  # exactly the budget: the others make room
+    assert [store.find((0,), (first,) * 11)[0] for first in (0, 1, 2, 9)] == [0, 0, 0, 10]
+    assert store.nbytes == 80
 
 
 def test_one_row_that_does_not_fit_is_an_error(tokenizer: Any) -> None:

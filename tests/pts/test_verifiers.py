@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from pts.errors import ConfigError, MissingExtra, VerifierError
 from pts.types import Judgement, Problem, Verdict
+from pts.verifiers import math
 from pts.verifiers.base import Verifier
 from pts.verifiers.callable import CallableVerifier
 from pts.verifiers.choice import ChoiceVerifier
@@ -131,10 +133,56 @@ def test_math_works_in_a_thread(mathematics: MathVerifier) -> None:
 
 @needs_math
 def test_a_comparison_without_end_fails_and_the_next_one_works() -> None:
-    verifier = MathVerifier(seconds=2.0)
-    judgement = verifier(Problem("q1", "", "3"), r"\boxed{9^{9^{9^{9}}}}")
+    verifier = MathVerifier(seconds=1.0)
+    endless = r"\boxed{9^{9^{9^{9}}}}"
+    judgement = verifier(Problem("q1", "", "3"), endless)
     assert judgement.verdict is FAIL
+    assert judgement.reason == "comparing took longer than 1 s"
+    assert verifier(Problem("q1", "", "3"), endless) == judgement
+    assert verifier._worker is None, "the CPU time was used up: that is not tried again"
     assert verdict(verifier, "3", "3") is PASS
+
+
+@needs_math
+def test_a_reference_that_takes_too_long_is_no_fault_of_the_completion() -> None:
+    verifier = MathVerifier(seconds=0.001)  # the first question imports a parser, for much longer
+    judgement = verifier(Problem("q1", "", r"\frac{1}{2}"), "0.5")
+    assert judgement.verdict is UNSCORED
+    assert judgement.reason == r"reference of q1: '\\frac{1}{2}' takes longer than 0.001 s to read"
+
+
+def stop(verifier: MathVerifier) -> int:
+    """Suspend the worker, as a busy machine may, and return its process id."""
+    pid: int = verifier._worker._process.pid  # type: ignore[union-attr]
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+@needs_math
+def test_a_worker_that_is_held_up_for_longer_than_the_limit_changes_no_verdict() -> None:
+    verifier = MathVerifier(seconds=1.0)
+    assert verdict(verifier, "1", "1") is PASS
+    for said in ("2", "3"):  # reading the reference, then only comparing
+        pid = stop(verifier)
+        going_on = threading.Timer(1.5, os.kill, (pid, signal.SIGCONT))
+        going_on.start()
+        assert verdict(verifier, "2", said) is (PASS if said == "2" else FAIL)
+        going_on.join()
+        assert verifier._worker._process.pid == pid  # type: ignore[union-attr]
+
+
+@needs_math
+def test_a_worker_that_does_not_go_on_is_an_error_and_no_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    verifier = MathVerifier(seconds=0.4)
+    assert verdict(verifier, "1", "1") is PASS
+    stop(verifier)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(math, "PATIENCE", 0.5)
+        with pytest.raises(VerifierError, match=r"held up: 4\.5 s passed"):  # 10 x 0.4 + 0.5
+            verdict(verifier, "2", "2")
+    assert verdict(verifier, "2", "2") is PASS
 
 
 @needs_math

@@ -94,6 +94,37 @@ def test_hidden_tokens_may_change_a_nucleus() -> None:
     assert row.ids.tolist() == [7, 8]
 
 
+def test_hidden_mass_that_rounding_swallows_still_counts() -> None:
+    """The list sums to 1, but 50,000 tokens of 1e-12 (5e-8 in all) are lost in the rounding.
+
+    At T = 2 the listed weigh 0.6^.5 + 0.4^.5 = 1.407 and those 50,000 x 1e-6 = 0.05, so 97 % of the
+    sum, 1.413, is more than what is listed. At T = 1 the two are the nucleus, as are they at T = 2
+    when one token is hidden: it has a mass below 1e-5 and so a weight below 0.0032.
+    """
+    shown = Listing.ranked([7, 8], np.log([0.6, 0.4]).tolist(), whole=False)
+    hot = SamplingConfig(temperature=2.0, top_p=0.97)
+    assert raw_row(shown, hot, 50_002) is None
+    for sampling, vocabulary in ((SamplingConfig(top_p=0.97), 50_002), (hot, 3)):
+        row = raw_row(shown, sampling, vocabulary)
+        assert row is not None
+        assert row.ids.tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5, 2.0, 3.0])
+def test_rows_of_float32_lists_with_long_tails_are_exact_or_none(temperature: float) -> None:
+    rng = np.random.default_rng(1)
+    for _, top_p in itertools.product(range(12), (0.5, 0.8, 0.95)):
+        head, tail = rng.normal(0, 1.5, 8), rng.normal(-rng.uniform(12, 24), 1.5, 5000)
+        logits = np.sort(np.concatenate([head, tail]))[::-1]
+        probs = np.exp(logits) / np.exp(logits).sum()
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p)
+        expected = truncate(probs, sampling)
+        for width in (20, 160, 1280):
+            told = np.log(probs[:width]).astype(np.float32).tolist()
+            row = raw_row(Listing.ranked(range(width), told, whole=False), sampling, len(probs))
+            assert row is None or len(row.ids) == len(expected)
+
+
 def test_a_tie_at_the_edge_of_top_k_needs_a_longer_list() -> None:
     probs = np.array([0.5, 0.2, 0.2, 0.1])
     ids = np.array([3, 1, 2, 0])

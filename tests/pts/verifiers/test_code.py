@@ -147,6 +147,54 @@ COMPUTED = [
 ]
 
 
+IN_PLACE = [
+    ("def f(m): m.sort()", "a = [2, 1]\nf(m=a)\nassert a == [1, 2]"),
+    (
+        "def f(p, q, *, r, s): p.append(q.pop() + r.pop())\n",
+        "a, b, c, d = [1], [2], [3], [4]\nf(a, b, s=d, r=c)\n"
+        "assert (a, b, c, d) == ([1, 5], [], [], [4])",
+    ),
+    (
+        "def f(m):\n for row in m: row.reverse()",
+        "row = [1, 2]\nm = [row]\nf(m)\nassert row == [2, 1] and m[0] is row",
+    ),
+    ("def f(m): m.reverse()", "a, b = [1], [2]\nm = [a, b]\nf(m)\nassert m[0] is b and b == [2]"),
+    ("def f(m): m[0] = [9]", "a = [1]\nm = [a]\nf(m)\nassert m == [[9]] and a == [1]"),
+    ("def f(t): t[0].append(1)", "a = []\nf((a, 2))\nassert a == [1]"),
+    ("def f(d): d['k'].add(2)", "s = {1}\nf({'k': s})\nassert s == {1, 2}"),
+    ("def f(a, b): a.append(1)\n", "a = []\nf(a, a)\nassert a == [1]"),
+    ("def f(a, b): return a is b", "a = []\nassert f(a, a) and not f(a, [])"),
+    ("def f(m): m[0][0] = 1", "m = [[0]] * 2\nf(m)\nassert m == [[1], [1]]"),
+    ("def f(a, b):\n a.extend(b)\n return a", "a = [1]\nassert f(a, [2]) is a and a == [1, 2]"),
+    ("def f(d, k): return d.setdefault(k, [])", "d = {'k': [1]}\nassert f(d, 'k') is d['k']"),
+    ("def f(a): a.append(a)", "a = []\nf(a)\nassert a[0] is a"),
+    ("def f(a, b): b.append(max(a))", "b = []\nf(iter([1, 2]), b)\nassert b == [2]"),
+    (
+        "def f(a, b): b.append(a['k'])",
+        "from collections import defaultdict\n"
+        "a, b = defaultdict(list, k=[1]), []\nf(a, b)\nassert b == [[1]]",
+    ),
+    (
+        "class S:\n def __init__(self, n): self.n = n\n def put(self, xs): xs.append(self.n)",
+        "a = [5]\nS(1).put(a)\nassert a == [5, 1]",
+    ),
+    (
+        "def f(g, a):\n a.append(g([0]))\n return a",
+        "def g(xs):\n b = []\n inner(b)\n return xs + b\n"
+        "a = []\nassert f(g, a) is a and a == [[0, 7]]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("code", "tests"), IN_PLACE)
+def test_arguments_are_changed_in_place(verifier: CodeVerifier, code: str, tests: str) -> None:
+    """As Python itself would: the same tests pass with the code in front of them."""
+    code += "\ndef inner(b): b.append(7)\n"
+    exec(code + tests, {})
+    said = judge(verifier, code, tests)
+    assert said.verdict is PASS, said.reason
+
+
 @pytest.mark.parametrize(("code", "tests"), COMPUTED)
 def test_values_arrive_as_they_were_returned(verifier: CodeVerifier, code: str, tests: str) -> None:
     said = judge(verifier, code, tests)

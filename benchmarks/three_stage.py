@@ -1,6 +1,7 @@
 """The table of the README: three seeds of the whole post-train, and four control arms.
 
-    python benchmarks/three_stage.py                       publish: test split, all arms
+    python benchmarks/three_stage.py                       test split, all arms
+    python benchmarks/three_stage.py --arms --seeds 3 4 5 6 7 8 --name three_stage_more_seeds
     python benchmarks/three_stage.py --split dev --seeds 100 --set full_dpo.learning_rate=2e-4
 
 Every seed reruns everything from SFT on. The test problems are drawn with a seed taken from the
@@ -197,7 +198,7 @@ def write_results(chains: list[Chain], options: argparse.Namespace) -> None:
         texts += [f"## {title}\n", table.to_markdown()]
         if not inner:
             found["arms"] = compare_arms(chains, options.arms)
-            texts.append(arms_text(found["arms"]))
+            texts += [arms_text(found["arms"])] if options.arms else []
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / f"{options.name}.md").write_text("\n".join(texts))

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from pts.errors import PTSError
+from pts.errors import PTSError, told
 
 app = typer.Typer(
     help="The three-stage post-train: SFT, DPO on pivotal tokens, DPO on full-length pairs.",
@@ -146,10 +146,7 @@ def main() -> None:
     try:
         app()
     except PTSError as error:
-        lines = str(error).splitlines()
-        head = "error" if len(lines) == 1 else f"{len(lines)} errors"
-        print(f"{head}:", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+        print(told(error), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped; the same command continues.", file=sys.stderr)

@@ -223,9 +223,9 @@ def data_digests(recipe: Recipe) -> dict[str, str]:
     return {f"task.{name}": tree_digest(path) for name, path in files.items() if path.is_file()}
 
 
-def settings_digest(settings: Settings, data: Mapping[str, str] | None = None) -> str:
+def settings_digest(settings: Settings, data: Mapping[str, str]) -> str:
     """Twelve hex digits that name a set of settings, and the data files that they name."""
-    text = settings.model_dump_json() + "".join(f"{k}={v}" for k, v in (data or {}).items())
+    text = settings.model_dump_json() + "".join(f"{k}={v}" for k, v in data.items())
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

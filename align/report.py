@@ -52,7 +52,7 @@ def write_report(run_folder: Path) -> Path:
     """
     manifest = read_manifest(run_folder)
     # The chain's order: a folder may hold rows of an earlier recipe, made in any order.
-    chain = ["base", *manifest.get("recipe", {}).get("stages", ())]
+    chain = ["base", *manifest["recipe"].get("stages", ())]
     names = [name for name in chain if f"eval/{name}" in manifest["stages"]]
     table = build_table(run_folder, names) if names else None
     sections = [

@@ -89,7 +89,8 @@ def _crew(
     for name, value in (("workers", workers), ("window", window)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
-    if hasattr(engine, "sample"):  # isinstance would not see what a wrapper's __getattr__ gives
+    # isinstance would not see what a wrapper's __getattr__ gives; a class makes engines.
+    if hasattr(engine, "sample") and not isinstance(engine, type):
         if workers > 1:
             raise ConfigError(
                 f"with {workers} workers, engine must be a function that loads one in each of "

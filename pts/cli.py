@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 import typer
 
 from pts.cli_engine import IN_FLIGHT, EngineChoice
-from pts.errors import PTSError
+from pts.errors import PTSError, told
 
 if TYPE_CHECKING:
     from pts.api import Summary
@@ -276,9 +276,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PTSError as error:
-        lines = str(error).splitlines()
-        head = "error" if len(lines) == 1 else f"{len(lines)} errors"
-        print(f"{head}:", *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         sys.exit(2)
 
 

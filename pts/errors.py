@@ -52,6 +52,14 @@ class MissingExtra(PTSError, ImportError):
         super().__init__(f"{package} is not installed; run: pip install 'three-stage[{extra}]'")
 
 
+def told(error: PTSError) -> str:
+    """The error as the commands print it: how many there are, a line each, then its notes."""
+    lines = str(error).splitlines()
+    head = "error:" if len(lines) == 1 else f"{len(lines)} errors:"
+    notes: list[str] = getattr(error, "__notes__", [])
+    return "\n".join([head, *(f"  {line}" for line in (*lines, *notes))])
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1)

@@ -176,6 +176,11 @@ def test_an_engine_that_says_its_context_refuses_prompts_beforehand() -> None:
     assert engine.wishes == []
 
 
+def test_a_class_of_engines_is_a_function_that_loads_one() -> None:
+    run = search(problems(2), ScriptedEngine, judge_odd, CONFIG)
+    assert sum(run.summary.questions.values()) == 2
+
+
 def test_a_wrapper_that_passes_attributes_on_is_an_engine() -> None:
     class Wrapped:
         def __init__(self) -> None:

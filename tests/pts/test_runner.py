@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pts.engines.base import Wish
-from pts.errors import DataError, EngineError, VerifierError
+from pts.errors import DataError, EngineError, VerifierError, told
 from pts.journal import Journal
 from pts.runner import Finished, Progress, SetAside, Steps, run
 from pts.types import Ids, Judgement, Outcome, Problem, Sample, Score, Verdict
@@ -365,3 +365,11 @@ def test_a_changed_reference_is_noticed_on_resume(tmp_path: Path) -> None:
                     list(live)
             else:
                 list(live)
+
+
+def test_what_is_printed_of_an_error_ends_with_its_notes() -> None:
+    error = EngineError("wish 3: too long\nshorten it")
+    error.add_note("in the search of question 'q0'")
+    assert told(error).splitlines() == [
+        "2 errors:", "  wish 3: too long", "  shorten it", "  in the search of question 'q0'",
+    ]  # fmt: skip

@@ -1,0 +1,74 @@
+"""What a run writes, held against the files that an earlier version wrote.
+
+`tabular/` holds three searches of four tabular machines as commit 30f5e2b wrote them. Nothing that
+a later version writes may differ from them but for what `CHANGES` lists, each with its cause.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pts.api import search
+from pts.config import SamplingConfig, SearchConfig
+from pts.engines.tabular import TabularEngine, TabularVerifier
+from pts.engines.tabular_shapes import SHAPES
+
+RECORDED = Path(__file__).parent / "tabular"
+CONFIGS = {
+    "branch": SearchConfig(max_rollouts=300, confirm_rollouts=24),
+    "bisect": SearchConfig(
+        method="bisect", bisect_rollouts=24, confirm_rollouts=24, max_rollouts=300
+    ),
+    "step": SearchConfig(unit="step", max_rollouts=200),
+}
+CHANGES: dict[str, str] = {}
+"""Keys of the recorded files by the names that they have now. Told in CHANGELOG.md."""
+FILES = {"pieces.json": "pieces.json"}
+"""Recorded files that are called otherwise now."""
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shapes = ("sparse", "rare", "wandering", "calm")
+    machines = [
+        SHAPES[shape](
+            np.random.default_rng(7 + i), **({} if shape == "wandering" else {"length": 24})
+        ).machine
+        for i, shape in enumerate(shapes)
+    ]
+    engine = TabularEngine(machines, SamplingConfig(max_new_tokens=64))
+    folder: Path = tmp_path_factory.mktemp("golden") / request.param
+    search(
+        engine.problems(), engine, TabularVerifier(), CONFIGS[request.param],
+        output=folder, seed=5, window=2, progress=False,
+    )  # fmt: skip
+    return folder
+
+
+def renamed(value: Any) -> Any:
+    """The value with the keys of today."""
+    if isinstance(value, dict):
+        return {CHANGES.get(key, key): renamed(item) for key, item in value.items()}
+    return [renamed(item) for item in value] if isinstance(value, list) else value
+
+
+def lines(path: Path) -> list[Any]:
+    """Values of a JSONL file, or the one of a JSON file."""
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+
+
+@pytest.mark.parametrize(
+    "name", ["journal.jsonl", "results.jsonl", "pairs.jsonl", "pieces.json", "summary.json"]
+)
+def test_files_are_as_recorded(run: Path, name: str) -> None:
+    recorded = [renamed(value) for value in lines(RECORDED / run.name / name)]
+    written = lines(run / FILES.get(name, name))
+    if name == "summary.json":
+        written[0]["seconds"] = 0
+    assert written == recorded

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align.errors import ManifestError
-from align.manifest import read_manifest
+from align.run_folder import read_manifest
 from pts.errors import ConfigError
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from align.data.task import Split, Task
-from align.data.tasks import build_task
 from align.errors import RecipeError
 from align.models.load import base_path, chat_template
 from align.recipe import Recipe
+from align.tasks.base import Split, Task
+from align.tasks.registry import build_task
 from pts.errors import ConfigError
 from pts.types import Problem
 

@@ -71,9 +71,9 @@ def problems(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 48,
 ) -> None:
     """Write problems of a recipe's task as JSONL, for `pts search --chat` and the like."""
-    from align.data.tasks import write_problems
     from align.errors import RecipeError
     from align.recipe import load_recipe
+    from align.tasks.registry import write_problems
 
     loaded = load_recipe(recipe, overrides or [])
     try:
@@ -94,8 +94,8 @@ def pretrain(
     output: Annotated[Path, typer.Option(help="Folder of the new base model.")] = Path("runs/base"),
 ) -> None:
     """Pretrain the tiny base model from scratch (minutes on one core)."""
-    from align.models.nano import load_base_recipe
-    from align.models.pretraining import pretrain as train
+    from align.pretraining.loop import pretrain as train
+    from align.pretraining.nano import load_base_recipe
     from align.recipe import data_folder
 
     shipped = data_folder("recipes") / "phi-nano" / "base.yaml"
@@ -136,7 +136,7 @@ def evaluate(
 @app.command()
 def report(run_folder: RunArgument) -> None:
     """Write the HTML report of a run again."""
-    from align.report import write_report
+    from align.report.page import write_report
 
     typer.echo(f"Report: {write_report(run_folder)}")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.data.task import Task
 from align.recipe import Recipe
+from align.tasks.base import Task
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,11 @@ from rich.console import Console
 from align.background import Background, cores, share_cores
 from align.check import check_recipe
 from align.context import StageContext, StageResult
-from align.data.tasks import build_task
-from align.manifest import (
+from align.evaluation.tables import build_table
+from align.models.load import device_of, prepare_base
+from align.recipe import Recipe, parse_recipe
+from align.report.page import write_report
+from align.run_folder import (
     Manifest,
     data_digests,
     read_manifest,
@@ -30,10 +33,7 @@ from align.manifest import (
     tree_digest,
     write_json,
 )
-from align.models.load import device_of, prepare_base
-from align.recipe import Recipe, parse_recipe
-from align.report import write_report
-from align.table import build_table
+from align.tasks.registry import build_task
 
 MODULES = {
     "sft": "sft",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pts.plan_forecast import forecast
-from pts.store import read_records
+from pts.planning.forecast import forecast
+from pts.runtime.results import read_records
 
 WHAT = ("rollouts", "tokens", "pairs proposed")
 

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from align.models.smollm2 import convert, gguf_file
-from pts.api import search
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine, Wish
+from pts.runtime.search import search
 from pts.testing import check_engine
 from pts.types import Judgement, Problem, Verdict
 
@@ -140,7 +140,7 @@ def _searched(engine: Engine) -> bool:
 
 def vllm_server(python: str, rollouts: int) -> bool:
     """`vllm serve` as documented, on a CPU."""
-    from pts.engines.server import ServerEngine
+    from pts.engines.server.engine import ServerEngine
 
     flags = {"--max-model-len": CONTEXT, "--max-num-seqs": 64, "--dtype": "float32"}
     command = [
@@ -156,7 +156,7 @@ def vllm_server(python: str, rollouts: int) -> bool:
 
 def llama_cpp_server(python: str, gguf: Path, rollouts: int, threads: int) -> bool:
     """llama.cpp's server from the xllamacpp wheel."""
-    from pts.engines.server import ServerEngine
+    from pts.engines.server.engine import ServerEngine
 
     tokenizer = convert()
     command = [python, "-c", LLAMA, str(gguf), "8822", str(CONTEXT), str(threads)]

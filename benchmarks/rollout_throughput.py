@@ -41,7 +41,7 @@ from transformers import (
 
 from pts.config import SamplingConfig
 from pts.engines.base import Wish
-from pts.engines.transformers import TransformersEngine
+from pts.engines.transformers.engine import TransformersEngine
 from pts.types import Ids
 
 VOCABULARY, PROMPT, PREFIX, NEW = 1024, 40, 40, 40

@@ -30,13 +30,13 @@ from typing import Any
 import torch
 
 import pts
-from align.data.tasks import build_task
 from align.models.load import load_policy, prepare_base
 from align.recipe import load_recipe
-from pts.journal import Journal
-from pts.methods.steps import Steps, ask
-from pts.runner import run
-from pts.runner_progress import Watch
+from align.tasks.registry import build_task
+from pts.algorithm.requests import Steps, ask
+from pts.runtime.journal import Journal
+from pts.runtime.progress import Watch
+from pts.runtime.scheduler import run
 from pts.types import Ids, PathResult, Problem, Sample, TokenPair
 
 ROOT = Path(__file__).parent.parent

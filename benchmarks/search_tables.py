@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pts.estimate import Z95, benjamini_hochberg, wilson_bounds
+from pts.stats import Z95, benjamini_hochberg, wilson_bounds
 
 P_GAP, ZONE, FDR = 0.2, 0.05, 0.05
 NOMINAL = 0.95
@@ -105,7 +105,8 @@ def figures(rows: Sequence[Row]) -> Row:
 
 
 def confirmed(rows: Sequence[Row]) -> list[list[Row]]:
-    """The pairs of each path that the run over all of them selects (`pts.pairs.select_pairs`)."""
+    """The pairs of each path that the run over all of them selects
+    (`pts.algorithm.pairs.select_pairs`)."""
     selected: list[list[Row]] = [[] for _ in rows]
     for criterion in ("path", "fork"):
         family = [

@@ -3,7 +3,7 @@
     python benchmarks/search_tabular.py --seed 1000 --instances 40      # tuning
     python benchmarks/search_tabular.py --seed 500000 --instances 200   # final figures
 
-Each instance is one completion of one question (see `pts.engines.tabular_shapes`), kept if its
+Each instance is one completion of one question (see `pts.testing.shapes`), kept if its
 filter rollouts pass 0.2 to 0.8 of the time. Every search sees the same filter rollouts. A line an
 instance goes to runs/NAME-SEED/SHAPE/SEARCH.jsonl as soon as it is there: the same command
 continues, and refuses lines that other sources or settings made. Several processes may work on
@@ -25,16 +25,15 @@ from typing import Any
 import numpy as np
 from search_tables import P_GAP, ZONE, report, tables
 
-from pts.branches import Path
+from pts.algorithm.bisect import search_bisect
+from pts.algorithm.branch import search_branch
+from pts.algorithm.pairs import Finding, confirm, rank_proposals, screen
+from pts.algorithm.paths import Path
+from pts.algorithm.requests import Steps, ask, ask_rows, metered
 from pts.config import SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import SHAPES, Instance
-from pts.methods.bisect import search_bisect
-from pts.methods.branch import search_branch
-from pts.methods.confirm import confirm, screen
-from pts.methods.steps import Steps, ask, ask_rows, metered
-from pts.pairs import Finding, rank_proposals
 from pts.testing import run_search
+from pts.testing.shapes import SHAPES, Instance
 from pts.types import CandidatePair, Cost, Estimate, Ids, Outcome, Problem, Sample, Score
 
 ROOT = FilePath(__file__).parent.parent

@@ -182,7 +182,7 @@ def align(*words: str) -> None:
 
 def write_results(chains: list[Chain], options: argparse.Namespace) -> None:
     """Tables over the seeds, of the main chain and of the arms, as JSON and Markdown."""
-    from align.table_seeds import build_seed_table
+    from align.evaluation.seeds import build_seed_table
 
     found: dict[str, Any] = {
         "commit": options.commit, "seeds": options.seeds, "split": options.split,
@@ -209,7 +209,7 @@ def compare_arms(chains: Iterable[Chain], arms: Iterable[str]) -> dict[str, Any]
     """Every arm against the row of the main chain that cost the same (main minus arm)."""
     from dataclasses import asdict
 
-    from align.table_seeds import compare_evaluations
+    from align.evaluation.seeds import compare_evaluations
 
     found = {}
     for arm in arms:

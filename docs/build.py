@@ -18,8 +18,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from align.data.word_problems import WordProblemsConfig
 from align.recipe import Recipe
+from align.tasks.word_problems.task import WordProblemsConfig
 
 TARGET = Path(__file__).parent / "recipe-reference.md"
 HEAD = """# Recipe reference

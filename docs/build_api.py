@@ -23,11 +23,11 @@ Written by `python docs/build.py` from signatures and docstrings; a test keeps i
 Everything here is imported as `pts.NAME`, the last section from `pts.testing`.
 """
 SECTIONS = {
-    "Searching": ("pts.api", "pts.methods", "pts.plan"),
+    "Searching": ("pts.runtime.search", "pts.algorithm.question", "pts.planning"),
     "Settings": ("pts.config",),
     "Engines": ("pts.engines",),
     "Verifiers": ("pts.verifiers",),
-    "Problems, pairs and files": ("pts.pairs", "pts.store", "pts.report"),
+    "Problems, pairs and files": ("pts.algorithm.selection", "pts.data", "pts.runtime", "pts.report"),
     "Records": ("pts.types",),
     "Errors": ("pts.errors",),
 }

@@ -15,8 +15,8 @@ import numpy as np
 
 import pts
 from pts.engines.tabular import TabularVerifier
-from pts.engines.tabular_shapes import SHAPES, Instance
 from pts.testing import run_search
+from pts.testing.shapes import SHAPES, Instance
 
 FOLDER = Path(__file__).parent / "pictures"
 GAP, ZONE = 0.2, 0.05

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 import pts
 from pts.engines.tabular import Machine, TabularVerifier
-from pts.engines.tabular_shapes import wandering
-from pts.estimate import score_test
+from pts.stats import score_test
+from pts.testing.shapes import wandering
 
 TARGET = Path(__file__).parent / "choosing-settings.md"
 GAP, ZONE, P_MIN, P_MAX = 0.2, 0.05, 0.2, 0.8

@@ -21,13 +21,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pts.api import SearchRun, Summary, search
+    from pts.algorithm.question import search_question
+    from pts.algorithm.selection import select_pairs
     from pts.config import SamplingConfig, SearchConfig
+    from pts.data.codelion import read_codelion
+    from pts.data.pairs import pairs_dataset, read_pairs, write_pairs
+    from pts.data.problems import Problems, load_problems
     from pts.engines.base import Engine, Wish
-    from pts.engines.server import ServerEngine
-    from pts.engines.server_urls import Patience
+    from pts.engines.server.endpoints import Patience
+    from pts.engines.server.engine import ServerEngine
     from pts.engines.tabular import TabularEngine
-    from pts.engines.transformers import TransformersEngine
+    from pts.engines.transformers.engine import TransformersEngine
     from pts.engines.vllm import VLLMEngine
     from pts.errors import (
         ConfigError,
@@ -38,14 +42,11 @@ if TYPE_CHECKING:
         PTSError,
         VerifierError,
     )
-    from pts.methods.question import search_question
-    from pts.pairs import select_pairs
-    from pts.plan import Plan, plan_search
-    from pts.report import write_report
-    from pts.store import pairs_dataset, read_pairs, read_results, write_pairs
-    from pts.store_codelion import read_codelion
-    from pts.store_export import export_dataset
-    from pts.store_problems import Problems, load_problems
+    from pts.planning.plan import Plan, plan_search
+    from pts.report.page import write_report
+    from pts.runtime.export import export_dataset
+    from pts.runtime.results import read_results
+    from pts.runtime.search import SearchRun, Summary, search
     from pts.types import (
         Boundaries,
         CandidatePair,
@@ -71,32 +72,33 @@ if TYPE_CHECKING:
     from pts.verifiers.base import Verifier
     from pts.verifiers.callable import CallableVerifier
     from pts.verifiers.choice import ChoiceVerifier
-    from pts.verifiers.code import CodeVerifier
+    from pts.verifiers.code.verifier import CodeVerifier
     from pts.verifiers.exact import ExactVerifier
-    from pts.verifiers.math import MathVerifier
-    from pts.verifiers.named import make_verifier
+    from pts.verifiers.math.verifier import MathVerifier
+    from pts.verifiers.registry import make_verifier
 
 _HOMES = {
-    "pts.api": ("SearchRun", "Summary", "search"),
+    "pts.runtime.search": ("SearchRun", "Summary", "search"),
     "pts.config": ("SamplingConfig", "SearchConfig"),
     "pts.engines.base": ("Engine", "Wish"),
-    "pts.engines.server": ("ServerEngine",),
-    "pts.engines.server_urls": ("Patience",),
+    "pts.engines.server.engine": ("ServerEngine",),
+    "pts.engines.server.endpoints": ("Patience",),
     "pts.engines.tabular": ("TabularEngine",),
-    "pts.engines.transformers": ("TransformersEngine",),
+    "pts.engines.transformers.engine": ("TransformersEngine",),
     "pts.engines.vllm": ("VLLMEngine",),
     "pts.errors": (
         *("ConfigError", "DataError", "EngineError", "JournalError", "MissingExtra"),
         *("PTSError", "VerifierError"),
     ),
-    "pts.methods.question": ("search_question",),
-    "pts.pairs": ("select_pairs",),
-    "pts.plan": ("Plan", "plan_search"),
-    "pts.report": ("write_report",),
-    "pts.store": ("pairs_dataset", "read_pairs", "read_results", "write_pairs"),
-    "pts.store_codelion": ("read_codelion",),
-    "pts.store_export": ("export_dataset",),
-    "pts.store_problems": ("Problems", "load_problems"),
+    "pts.algorithm.question": ("search_question",),
+    "pts.algorithm.selection": ("select_pairs",),
+    "pts.planning.plan": ("Plan", "plan_search"),
+    "pts.report.page": ("write_report",),
+    "pts.data.pairs": ("pairs_dataset", "read_pairs", "write_pairs"),
+    "pts.runtime.results": ("read_results",),
+    "pts.data.codelion": ("read_codelion",),
+    "pts.runtime.export": ("export_dataset",),
+    "pts.data.problems": ("Problems", "load_problems"),
     "pts.types": (
         *("Boundaries", "CandidatePair", "Cost", "Counts", "Estimate", "Ids", "Judgement"),
         *("Message", "Outcome", "PathResult", "PivotalStep", "PivotalToken", "Problem"),
@@ -105,10 +107,10 @@ _HOMES = {
     "pts.verifiers.base": ("Verifier",),
     "pts.verifiers.callable": ("CallableVerifier",),
     "pts.verifiers.choice": ("ChoiceVerifier",),
-    "pts.verifiers.code": ("CodeVerifier",),
+    "pts.verifiers.code.verifier": ("CodeVerifier",),
     "pts.verifiers.exact": ("ExactVerifier",),
-    "pts.verifiers.math": ("MathVerifier",),
-    "pts.verifiers.named": ("make_verifier",),
+    "pts.verifiers.math.verifier": ("MathVerifier",),
+    "pts.verifiers.registry": ("make_verifier",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

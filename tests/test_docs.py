@@ -40,7 +40,7 @@ def parse(program: str, words: list[str]) -> None:
     if program == "align":
         from align.cli import app
     else:
-        from pts.cli import app
+        from pts.cli.main import app
     group = typer.main.get_command(app)
     context = group.make_context(program, list(words), resilient_parsing=False)
     name, command, rest = group.resolve_command(context, words)  # type: ignore[attr-defined]

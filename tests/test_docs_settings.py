@@ -8,9 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from pts.algorithm.branch import LEAST
+from pts.algorithm.pairs import SCREENING_MOST, SCREENING_SHARE
 from pts.config import SearchConfig
-from pts.methods.branch import LEAST
-from pts.methods.confirm import SCREENING_MOST, SCREENING_SHARE
 from tests.test_docs import ROOT
 
 PAGE = ROOT / "docs" / "choosing-settings.md"

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from align.data.task import Chat
 from align.errors import StageError
+from align.tasks.base import Chat
 from pts.types import Ids, Message
 
 if TYPE_CHECKING:

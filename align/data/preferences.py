@@ -21,8 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pts.journal import dumps
-from pts.store import JsonLines, replacing
+from pts.files import JsonLines, dumps, replacing
 from pts.types import Ids
 
 

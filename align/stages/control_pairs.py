@@ -16,17 +16,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.context import StageContext, StageResult
+from pts.algorithm.requests import Steps
 from pts.config import SearchConfig
-from pts.estimate import jeffreys, newcombe, score_test
-from pts.journal import Journal
-from pts.methods.steps import Steps
-from pts.runner import Finished, run
-from pts.runner_progress import Watch
-from pts.store import Tally, write_json, write_pairs
+from pts.data.pairs import write_pairs
+from pts.files import write_json
+from pts.runtime.journal import Journal
+from pts.runtime.progress import Watch
+from pts.runtime.results import Tally
+from pts.runtime.scheduler import Finished, run
+from pts.stats import jeffreys, newcombe, score_test
 from pts.types import Estimate, Ids, Outcome, Problem, Row, Sample, Score, TokenPair
 
 if TYPE_CHECKING:
-    from pts.engines.transformers import TransformersEngine
+    from pts.engines.transformers.engine import TransformersEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def control_pairs(
 def control_search(
     problem_id: str, config: SearchConfig, measure: bool, seed: int
 ) -> Steps[Control]:
-    """One question of a control arm, as a generator for `pts.runner.run`."""
+    """One question of a control arm, as a generator for `pts.runtime.scheduler.run`."""
     rng = random.Random(f"{seed}|{problem_id}")
     [[outcome]] = yield [Sample((), 1, "filter")]
     ids = outcome.ids if isinstance(outcome, Outcome) else ()

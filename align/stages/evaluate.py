@@ -1,6 +1,6 @@
 """Evaluation after a stage: held-out problems, greedy and sampled, with intervals.
 
-    eval/STAGE/items.jsonl, summary.json    what was measured (see `align.evaluate_records`)
+    eval/STAGE/items.jsonl, summary.json    what was measured (see `align.evaluation.records`)
     eval/STAGE/*.journal.jsonl              every rollout; a killed evaluation continues from them
 
 A base model is given a plain-text few-shot prompt, since it has not learnt to chat. It stops at
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.context import StageContext, StageResult
-from align.data.task import Task
-from align.evaluate import Load, Plan, evaluate
-from align.evaluate_records import Summary, write_evaluation
+from align.evaluation.evaluate import Load, Plan, evaluate
+from align.evaluation.records import Summary, write_evaluation
 from align.models.load import load_policy
 from align.recipe import Recipe
+from align.tasks.base import Task
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.types import Problem
 
 if TYPE_CHECKING:
-    from pts.engines.transformers import TransformersEngine
+    from pts.engines.transformers.engine import TransformersEngine
 
 
 def run(context: StageContext, name: str, before: Path | None) -> StageResult:
@@ -68,7 +68,7 @@ def loader(path: Path, recipe: Recipe, few_shot: bool = False) -> Load:
     loaded: list[TransformersEngine] = []
 
     def load(sampling: SamplingConfig) -> Engine:
-        from pts.engines.transformers import TransformersEngine
+        from pts.engines.transformers.engine import TransformersEngine
 
         if loaded:
             model, tokenizer = loaded[0].model, loaded[0].tokenizer

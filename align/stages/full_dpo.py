@@ -27,8 +27,8 @@ def run(context: StageContext) -> StageResult:
         StageError: no question with both right and wrong answers, or a reference other than the
             sampled policy under `strict`.
     """
-    from align import training
-    from align.training_trl import dpo_trainer
+    from align.training import loop as training
+    from align.training.trl import dpo_trainer
 
     config = context.recipe.full_dpo
     done = training.begin(context, config)
@@ -84,7 +84,7 @@ def _describe(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
 
 def _check_reference(context: StageContext, sampled: str) -> None:
     """The reference should be the policy that the pairs are sampled from."""
-    from align import training
+    from align.training import loop as training
 
     config = context.recipe.full_dpo
     if config.reference == "start":

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from align.context import StageContext, StageResult
 from align.stages.control_pairs import control_pairs, pair_means
 from align.stages.sampling import load_engine
-from pts.store import Tally
+from pts.runtime.results import Tally
 from pts.types import Problem
 
 if TYPE_CHECKING:
-    from pts.api import SearchRun
-    from pts.engines.transformers import TransformersEngine
+    from pts.engines.transformers.engine import TransformersEngine
+    from pts.runtime.search import SearchRun
 
 SLICE = 64
 """Questions opened between two looks at the token budget."""
@@ -40,7 +40,7 @@ def run(context: StageContext) -> StageResult:
 def _search(
     context: StageContext, engine: TransformersEngine, problems: list[Problem]
 ) -> StageResult:
-    from pts.api import search
+    from pts.runtime.search import search
 
     config = context.recipe.pts
     budget, opened = config.token_budget, len(problems)

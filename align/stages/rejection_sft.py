@@ -22,7 +22,7 @@ def run(context: StageContext) -> StageResult:
     Raises:
         StageError: no right answer, or the audit of the rows found faults.
     """
-    from align import training
+    from align.training import loop as training
 
     config = context.recipe.rejection_sft
     done = training.begin(context, config)

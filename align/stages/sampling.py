@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from align.context import StageContext
 from align.data.preferences import Answer, Sampled
-from pts.journal import Journal
-from pts.methods.steps import Steps
-from pts.runner import run
-from pts.runner_progress import Watch
+from pts.algorithm.requests import Steps
+from pts.runtime.journal import Journal
+from pts.runtime.progress import Watch
+from pts.runtime.scheduler import run
 from pts.types import Outcome, Sample
 
 if TYPE_CHECKING:
-    from pts.engines.transformers import TransformersEngine
+    from pts.engines.transformers.engine import TransformersEngine
 
 
 def load_engine(context: StageContext) -> TransformersEngine:
     """The stage's policy, to be sampled as the recipe says."""
     from align.models.load import load_policy
-    from pts.engines.transformers import TransformersEngine
+    from pts.engines.transformers.engine import TransformersEngine
 
     model, tokenizer = load_policy(context.policy, context.recipe.model)
     return TransformersEngine(model, tokenizer, context.recipe.sampling)

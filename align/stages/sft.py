@@ -18,9 +18,9 @@ from align.data.chat import (
     render_chats,
     template_tokens,
 )
-from align.data.task import Chat
 from align.errors import StageError
 from align.recipe import SFTConfig
+from align.tasks.base import Chat
 
 SHOWN = 5
 """Faulty rows that an error names; the others are counted."""
@@ -32,7 +32,7 @@ def run(context: StageContext) -> StageResult:
     Raises:
         StageError: the audit found faults; all are listed.
     """
-    from align import training
+    from align.training import loop as training
 
     config = context.recipe.sft
     done = training.begin(context, config)
@@ -54,8 +54,8 @@ def train(
     new_tokens: Sequence[int] = (),
 ) -> StageResult:
     """Train on audited rows and save the policy."""
-    from align import training
-    from align.training_trl import sft_trainer
+    from align.training import loop as training
+    from align.training.trl import sft_trainer
 
     trainer = sft_trainer(context, config, policy, tokenizer, audited.rows, new_tokens)
     numbers = {**audited.numbers, **training.fit(trainer, context)}

@@ -12,10 +12,10 @@ from typing import Any
 
 from align.context import StageContext, StageResult
 from align.errors import StageError
-from align.losses import mean_one
-from align.manifest import write_json
 from align.recipe import TokenDPOConfig
-from pts.store import read_pairs
+from align.run_folder import write_json
+from align.training.losses import mean_one
+from pts.data.pairs import read_pairs
 from pts.types import TokenPair
 
 START_TOLERANCE = 1e-5
@@ -29,8 +29,8 @@ def run(context: StageContext) -> StageResult:
         StageError: no pairs, pairs of another policy, or a reference that is not the start.
         pts.errors.DataError: a pair cannot be read.
     """
-    from align import training
-    from align.training_token import TokenDPOTrainer, check_head
+    from align.training import loop as training
+    from align.training.token_dpo import TokenDPOTrainer, check_head
 
     config = context.recipe.token_dpo
     done = training.begin(context, config)
@@ -97,7 +97,7 @@ def weights(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[float]:
 
 def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
     """Pairs say what helps the policy that they were measured on, and no other."""
-    from align import training
+    from align.training import loop as training
 
     config = context.recipe.token_dpo
     digest = training.policy_digest(_reference_path(context), context.recipe.model)
@@ -120,7 +120,7 @@ def _reference_path(context: StageContext) -> Path:
 
 def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> list[Any]:
     """Rows with weights and reference margins."""
-    from align.training_token import TokenRow
+    from align.training.token_dpo import TokenRow
 
     config = context.recipe.token_dpo
     rows = [
@@ -136,8 +136,8 @@ def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> lis
 
 def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) -> list[float]:
     """Margins under the reference with its own weights, computed once and kept in the folder."""
-    from align import training
-    from align.training_token import all_margins
+    from align.training import loop as training
+    from align.training.token_dpo import all_margins
 
     config = context.recipe.token_dpo
     file = context.folder / "reference.json"
@@ -163,7 +163,7 @@ def check_start(policy: Any, rows: Sequence[Any]) -> None:
     Raises:
         StageError: they differ, so the stored margins belong to other weights.
     """
-    from align.training_token import all_margins
+    from align.training.token_dpo import all_margins
 
     found = all_margins(policy, rows, len(rows))
     stored = [row.reference_margin for row in rows]

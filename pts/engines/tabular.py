@@ -3,7 +3,7 @@
 It is a finite state machine over tokens: the next token depends on the state, the state on the
 tokens so far. A completion answers by `RIGHT` or `WRONG` and then stops. Truncation (temperature,
 top-k, top-p, min-p) and the length limit apply as for any engine, and `success` accounts for
-both, so a search can be scored against the truth. `pts.engines.tabular_shapes` makes machines of
+both, so a search can be scored against the truth. `pts.testing.shapes` makes machines of
 chosen difficulty, `pts.testing.run_search` runs a search on them.
 
 Not covered: text. A token decodes to its own name, and problems hold a machine's index.
@@ -108,7 +108,7 @@ class TabularEngine:
     """An `Engine` over one or several machines; `problems()` lists one problem a machine.
 
     A `Machine` is a list of states, a state a list of `Arc(token, prob, to)`; both are in
-    `pts.engines.tabular`, machines of chosen difficulty in `pts.engines.tabular_shapes`. `success`
+    `pts.engines.tabular`, machines of chosen difficulty in `pts.testing.shapes`. `success`
     and `curve` tell the exact p(success), under the truncation and the length limit of `sampling`.
     """
 

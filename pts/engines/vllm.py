@@ -25,10 +25,10 @@ from typing import Any
 
 from pts.config import SamplingConfig
 from pts.engines.base import Wish
-from pts.engines.server_connect import check_policy
-from pts.engines.server_dialects import ALL, Reply, check_completion
-from pts.engines.server_http import Unreadable
-from pts.engines.server_rows import Listing, processed_row, widths
+from pts.engines.server.http import Unreadable
+from pts.engines.server.logprobs import Listing, processed_row, widths
+from pts.engines.server.probe import check_policy
+from pts.engines.server.protocols import ALL, Reply, check_completion
 from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
 from pts.errors import EngineError, MissingExtra
 from pts.types import Ids, Row

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from align.evaluate_records import (
+from align.evaluation.records import (
     BestTemperature,
     Evaluation,
     FamilyScores,
@@ -15,7 +15,7 @@ from align.evaluate_records import (
     Summary,
     write_evaluation,
 )
-from align.statistics import mean_interval, rate_interval, wilson
+from align.evaluation.statistics import mean_interval, rate_interval, wilson
 from pts.types import Estimate
 
 SAMPLES = 8

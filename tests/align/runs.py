@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pts.api import search
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import sparse
+from pts.runtime.search import search
+from pts.testing.shapes import sparse
 from pts.types import Estimate
 from tests.align.evaluations import store
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from align import report
 from align.errors import ManifestError
-from align.report import duration, write_report
-from align.report_answers import changed_problems
-from align.report_charts import forest, lines
+from align.report import page as report
+from align.report.answers import changed_problems
+from align.report.charts import forest, lines
+from align.report.page import duration, write_report
 from pts.types import Estimate
 from tests.align.evaluations import store
 from tests.align.runs import write_run

@@ -16,8 +16,8 @@ from align.data.chat import (
     render_chats,
     template_tokens,
 )
-from align.data.task import Chat
 from align.errors import ManifestError, StageError
+from align.tasks.base import Chat
 from pts.engines.text import encode_problem
 from pts.errors import ConfigError
 from pts.types import Message, Problem

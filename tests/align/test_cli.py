@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import pts
-from align.data.tasks import build_task
 from align.recipe import load_recipe
+from align.tasks.registry import build_task
 
 
 def align(*words: str) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from align.errors import StageError
-from align.evaluate import Load, Plan, evaluate, kl_divergence
-from align.evaluate_records import read_evaluation, write_evaluation
+from align.evaluation.evaluate import Load, Plan, evaluate, kl_divergence
+from align.evaluation.records import read_evaluation, write_evaluation
 from pts.config import SamplingConfig
 from pts.errors import JournalError
 from pts.types import Problem, Row

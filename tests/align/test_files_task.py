@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from align.check import check_recipe
-from align.data.files import SHOWN, FileTask
 from align.errors import RecipeError
 from align.recipe import FilesTask, Recipe, parse_recipe
+from align.tasks.files import SHOWN, FileTask
 from pts.types import Verdict
 
 CHAT = {

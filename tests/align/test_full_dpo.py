@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align import training
 from align.data.preferences import PreferencePair, read_preferences
 from align.errors import StageError
 from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
+from align.training import loop as training
 from pts.config import SearchConfig
-from pts.store import read_pairs
+from pts.data.pairs import read_pairs
 from pts.types import Row
 from tests.align import tiny
 from tests.align.test_sft import kill_at

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from align import losses
+from align.training import losses
 
 
 def random_case(seed: int = 0) -> tuple[torch.Tensor, ...]:

@@ -9,8 +9,8 @@ import pytest
 
 from align.context import StageResult
 from align.errors import ManifestError
-from align.manifest import Manifest, data_digests, read_manifest, tree_digest
 from align.recipe import FilesTask, load_recipe
+from align.run_folder import Manifest, data_digests, read_manifest, tree_digest
 
 RECIPE = load_recipe("phi-nano")
 

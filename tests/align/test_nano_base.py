@@ -10,9 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from align.data.textbook import documents
-from align.data.word_problems import WordProblems
-from align.models.nano import (
+from align.pretraining.loop import batch, loss_of, pretrain, rate
+from align.pretraining.nano import (
     CHAT_TOKENS,
     PAD,
     BaseRecipe,
@@ -20,7 +19,8 @@ from align.models.nano import (
     build_tokenizer,
     load_base_recipe,
 )
-from align.models.pretraining import batch, loss_of, pretrain, rate
+from align.tasks.word_problems.task import WordProblems
+from align.tasks.word_problems.textbook import documents
 from pts.errors import ConfigError
 from pts.types import Problem, Verdict
 

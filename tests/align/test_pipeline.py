@@ -16,9 +16,9 @@ from rich.console import Console
 from align.background import Background
 from align.context import StageResult
 from align.errors import ManifestError
-from align.manifest import Manifest
 from align.pipeline import Chain
 from align.recipe import Recipe, load_recipe
+from align.run_folder import Manifest
 
 SMALL = [
     "sft.rows=1600",

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from align.data.reasoning import CHUNK, CHUNKS, GymTask
-from align.data.task import Split
 from align.errors import RecipeError
 from align.recipe import ReasoningGymTask
+from align.tasks.base import Split
+from align.tasks.reasoning_gym import CHUNK, CHUNKS, GymTask
 from pts.errors import MissingExtra
 from pts.types import Verdict
 

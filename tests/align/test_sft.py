@@ -18,12 +18,12 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from align import training
 from align.data.chat import ChatIds, render_chats
-from align.data.task import Chat
 from align.errors import StageError
 from align.recipe import LoRAConfig, SFTConfig
 from align.stages import sft
+from align.tasks.base import Chat
+from align.training import loop as training
 from pts.types import Message
 from tests.align import tiny
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from align.evaluate_records import read_evaluation
+from align.evaluation.records import read_evaluation
 from align.models.load import load_policy
 from align.stages import evaluate
 from pts.config import SamplingConfig

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from align import statistics as st
+from align.evaluation import statistics as st
 
 
 def test_wilson_at_the_extremes_has_its_closed_form() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from align.errors import StageError
-from align.evaluate_records import write_evaluation
-from align.table import build_table
-from align.table_seeds import build_seed_table, compare_evaluations
+from align.evaluation.records import write_evaluation
+from align.evaluation.seeds import build_seed_table, compare_evaluations
+from align.evaluation.tables import build_table
 from pts.types import Estimate
 from tests.align.evaluations import store
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainingArguments
 
-from align import training, training_token
 from align.errors import StageError
 from align.recipe import LoRAConfig, TokenDPOConfig
 from align.stages import token_dpo
-from align.training_token import TokenRow
-from pts.estimate import jeffreys, newcombe
-from pts.store import write_pairs
+from align.training import loop as training
+from align.training import token_dpo as training_token
+from align.training.token_dpo import TokenRow
+from pts.data.pairs import write_pairs
+from pts.stats import jeffreys, newcombe
 from pts.types import Ids, TokenPair
 from tests.align import tiny
 from tests.align.test_sft import kill_at

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from align.training_batches import StepSampler
+from align.training.batches import StepSampler
 
 LENGTHS = [random.Random(0).randint(1, 50) for _ in range(22)]
 

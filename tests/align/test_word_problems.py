@@ -10,13 +10,19 @@ from itertools import islice
 import pytest
 
 from align.check import check_recipe
-from align.data.facts import facts
-from align.data.solutions import Manner, StrategyMix, draw_solution, strategy_of, write
-from align.data.stories import FAMILIES, HELD_OUT, LEVELS, Step, Story, draw
-from align.data.textbook import TextbookConfig, as_question, documents, train_story
-from align.data.word_problems import WordProblems
 from align.errors import RecipeError
 from align.recipe import load_recipe
+from align.tasks.word_problems.facts import facts
+from align.tasks.word_problems.solutions import (
+    Manner,
+    StrategyMix,
+    draw_solution,
+    strategy_of,
+    write,
+)
+from align.tasks.word_problems.stories import FAMILIES, HELD_OUT, LEVELS, Step, Story, draw
+from align.tasks.word_problems.task import WordProblems
+from align.tasks.word_problems.textbook import TextbookConfig, as_question, documents, train_story
 from pts.errors import ConfigError
 from pts.types import Problem, Verdict
 

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from align.context import StageContext
-from align.data.task import Chat, Split
 from align.recipe import Recipe, data_folder
+from align.tasks.base import Chat, Split
 from pts.types import Judgement, Message, Problem, Verdict
 from pts.verifiers.exact import ExactVerifier
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.api import search
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import SHAPES
+from pts.runtime.search import search
+from pts.testing.shapes import SHAPES
 
 RECORDED = Path(__file__).parent / "tabular"
 CONFIGS = {

@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pts.api import search
-from pts.api_processes import Launch
-from pts.api_worker import work
 from pts.engines.base import Wish
+from pts.runtime.processes import Launch
+from pts.runtime.search import search
+from pts.runtime.worker import work
 from pts.types import Ids
 
 from .scripted import ScriptedEngine, judge_odd, problems

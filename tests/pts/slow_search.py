@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 
-from pts.api import search
 from pts.config import SearchConfig
 from pts.engines.base import Wish
+from pts.runtime.search import search
 from pts.types import Ids
 
 from .scripted import ScriptedEngine, judge_odd, problems

@@ -15,17 +15,18 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from pts.api import SearchRun, describe_verifier, reselect, search
+from pts.algorithm.selection import select_pairs
 from pts.config import SamplingConfig, SearchConfig
+from pts.data.pairs import read_pairs
 from pts.engines.base import Engine
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import sparse
 from pts.errors import ConfigError, DataError, JournalError
-from pts.pairs import select_pairs
-from pts.runner import Progress, _Question, run
-from pts.runner_progress import LOG_SECONDS, Watch, describe, duration
-from pts.store import read_pairs, read_results
-from pts.store_run import RunFolder
+from pts.runtime.progress import LOG_SECONDS, Watch, describe, duration
+from pts.runtime.results import read_results
+from pts.runtime.run_folder import RunFolder
+from pts.runtime.scheduler import Progress, _Question, run
+from pts.runtime.search import SearchRun, describe_verifier, reselect, search
+from pts.testing.shapes import sparse
 from pts.types import Judgement, Problem, Sample, Verdict
 from pts.verifiers.choice import ChoiceVerifier
 from pts.verifiers.exact import ExactVerifier

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.branches import Path
+from pts.algorithm.bisect import search_bisect, split_point
+from pts.algorithm.pairs import Finding
+from pts.algorithm.paths import Path
 from pts.config import SearchConfig
-from pts.methods.bisect import search_bisect, split_point
-from pts.pairs import Finding
 from pts.types import Ids, Outcome, Row, Sample, Verdict
 
 CONFIG = SearchConfig(method="bisect", bisect_rollouts=100)

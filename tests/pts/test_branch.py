@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.branches import Path
+from pts.algorithm.branch import search_branch
+from pts.algorithm.pairs import Finding
+from pts.algorithm.paths import Path
 from pts.config import SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import SHAPES, Instance, calm, cancelling, sparse
-from pts.methods.branch import search_branch
-from pts.pairs import Finding
 from pts.testing import run_search
+from pts.testing.shapes import SHAPES, Instance, calm, cancelling, sparse
 from pts.types import Outcome, Row, Sample, Verdict
 
 CONFIG = SearchConfig(max_rollouts=1200)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import chdtrc
 
-from pts.branches import (
+from pts.algorithm.paths import (
     Branches,
     Exit,
     Path,

@@ -15,13 +15,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from pts import cli
-from pts.cli_settings import load_settings
+from pts.cli import main as cli
+from pts.cli.settings import load_settings
+from pts.data.pairs import read_pairs
 from pts.errors import ConfigError
-from pts.store import read_pairs, read_results
+from pts.runtime.results import read_results
 from pts.types import Problem, Verdict
 from pts.verifiers.choice import ChoiceVerifier
-from pts.verifiers.named import make_verifier
+from pts.verifiers.registry import make_verifier
 from tests.pts.verifiers.code_isolation import available
 
 RUN = ["max_new_tokens=30", "p_min=0.05", "p_max=0.95", "filter_rollouts=8", "max_rollouts=40"]
@@ -93,7 +94,10 @@ def test_a_search_from_the_shell_leaves_a_run(run: Path) -> None:
 
 def test_quiet_is_quiet(model: Path, asked: Path, tmp_path: Path) -> None:
     """Nothing on standard error although every occasion to log progress is taken."""
-    talkative = "from pts import cli, runner_progress as r; r.LOG_SECONDS = 0.0; cli.main()"
+    talkative = (
+        "from pts.cli import main as cli; from pts.runtime import progress as r; "
+        "r.LOG_SECONDS = 0.0; cli.main()"
+    )
     command = ["search", "--model", model, "--problems", asked, "--output", tmp_path, "--quiet"]
     command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])", *RUN]
     done = subprocess.run(
@@ -106,7 +110,7 @@ def test_quiet_is_quiet(model: Path, asked: Path, tmp_path: Path) -> None:
 def test_two_workers_leave_the_files_of_one(model: Path, asked: Path, tmp_path: Path) -> None:
     """Bit-identical because the batch shape is: one question at a time, as many threads."""
     for workers in ("1", "2"):
-        command = ["-m", "pts.cli", "search", "--model", model, "--problems", asked, "--quiet"]
+        command = ["-m", "pts.cli.main", "search", "--model", model, "--problems", asked, "--quiet"]
         command += ["--output", tmp_path / workers, "--prompt", "q", "--reference", "a"]
         command += ["--verifier", r"exact:([01])", "--window", "1", "--workers", workers, *RUN]
         subprocess.run(
@@ -245,7 +249,7 @@ def test_an_interrupted_search_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pts.api.search", interrupted)
+    monkeypatch.setattr("pts.runtime.search.search", interrupted)
     command = ["search", "--model", model, "--problems", asked, "--output", tmp_path / "out"]
     command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])"]
     assert "the same command continues" in pts(*command, status=130, capsys=capsys)
@@ -294,8 +298,8 @@ def test_verifiers_by_name() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['pts', '--help']\nimport pts.cli\n"
-    code += "try: pts.cli.main()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['pts', '--help']\nimport pts.cli.main\n"
+    code += "try: pts.cli.main.main()\nexcept SystemExit: pass\n"
     code += "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'scipy', 'pydantic'}\n"
     code += "print('heavy:', heavy & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from pts.data.codelion import is_codelion, read_codelion
+from pts.data.pairs import read_pairs, write_pairs
 from pts.errors import DataError
-from pts.store import read_pairs, write_pairs
-from pts.store_codelion import is_codelion, read_codelion
 from pts.types import Estimate, TokenPair
 
 VOCAB = {token: i for i, token in enumerate(["<stop>", *"0123456789+=ab", "ab", "Ġ"])}

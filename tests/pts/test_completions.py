@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.api import search
-from pts.api_completions import Completions
 from pts.config import SearchConfig
 from pts.engines.tabular import STOP, TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import sparse, truncated
 from pts.errors import DataError, JournalError
+from pts.runtime.completions import Completions
+from pts.runtime.search import search
+from pts.testing.shapes import sparse, truncated
 from pts.types import Problem, Verdict
 
 from .scripted import ScriptedEngine, judge_odd, problems

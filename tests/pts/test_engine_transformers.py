@@ -17,12 +17,12 @@ from transformers import (
 )
 
 from pts.config import SamplingConfig
-from pts.engines import slots
 from pts.engines.base import Engine, Wish
-from pts.engines.batch import Limits, RolloutBatch
-from pts.engines.prefixes import Path, PathStore
-from pts.engines.sampling import truncate
-from pts.engines.slots import Kv
+from pts.engines.transformers import kv_cache as slots
+from pts.engines.transformers.batch import Limits, RolloutBatch
+from pts.engines.transformers.kv_cache import Kv
+from pts.engines.transformers.prefix_cache import Path, PathStore
+from pts.engines.transformers.sampling import truncate
 from pts.errors import EngineError
 from tests.pts.tiny_models import (
     PROMPT,
@@ -92,7 +92,7 @@ def test_score_in_pieces_equals_score_at_once(
 ) -> None:
     completion = tuple(range(10, 40))
     whole = engine(model, tokenizer).score(PROMPT, completion)
-    monkeypatch.setattr("pts.engines.transformers.SCORE_CELLS", 3 * VOCAB)
+    monkeypatch.setattr("pts.engines.transformers.engine.SCORE_CELLS", 3 * VOCAB)
     pieces = engine(model, tokenizer).score(PROMPT, completion)
     for row, other in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
@@ -400,8 +400,8 @@ def test_long_prefixes_are_fed_in_pieces(
     path = tuple(range(10, 40))
     expected = drawn(engine(model, tokenizer), [Wish(0, PROMPT, path, 9, (1, 2))])
     rows = engine(model, tokenizer).score(PROMPT, path)
-    monkeypatch.setattr("pts.engines.batch.MASK_CELLS", 100)
-    monkeypatch.setattr("pts.engines.transformers.MASK_CELLS", 100)
+    monkeypatch.setattr("pts.engines.transformers.batch.MASK_CELLS", 100)
+    monkeypatch.setattr("pts.engines.transformers.engine.MASK_CELLS", 100)
     assert drawn(engine(model, tokenizer), [Wish(0, PROMPT, path, 9, (1, 2))]) == expected
     for row, other in zip(engine(model, tokenizer).score(PROMPT, path), rows, strict=True):
         np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)

@@ -29,7 +29,7 @@ from transformers import (
 from pts.config import SamplingConfig
 from pts.engines.base import Wish
 from pts.engines.boundaries import completion_steps
-from pts.engines.transformers import TransformersEngine, weights_digest
+from pts.engines.transformers.engine import TransformersEngine, weights_digest
 from pts.errors import EngineError
 from pts.types import Message, Problem
 from tests.pts.tiny_models import (

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import betainc, comb, ndtr
 
-from pts.estimate import (
+from pts.algorithm.values import chain, chain_delta
+from pts.stats import (
     Z95,
     benjamini_hochberg,
-    chain,
-    chain_delta,
     constrained_mle,
     decide,
     exact,

@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pts.branches import exit_weights, split_blocks
+from pts.algorithm.paths import exit_weights, split_blocks
+from pts.algorithm.values import chain
 from pts.config import SamplingConfig
 from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine, TabularEngine, truncate
-from pts.engines.tabular_shapes import SHAPES, Instance
-from pts.estimate import chain
+from pts.testing.shapes import SHAPES, Instance
 from pts.types import Ids
 
 PLANTED = sorted(set(SHAPES) - {"wandering", "long"})

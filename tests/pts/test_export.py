@@ -13,10 +13,10 @@ import yaml
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from pts.api import search
 from pts.errors import DataError
-from pts.store_export import dataset_card, export_dataset
-from pts.store_run import RunFolder
+from pts.runtime.export import dataset_card, export_dataset
+from pts.runtime.run_folder import RunFolder
+from pts.runtime.search import search
 from pts.types import Estimate, TokenPair
 
 from ..test_docs import blocks

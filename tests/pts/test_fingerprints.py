@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
-from pts.fingerprints import asked_digest, plain, rollouts_digest
+from pts.files import asked_digest, plain, rollouts_digest
 from pts.types import Problem
 
 PROBLEM = Problem("a", "1+1=", "2", {"tags": frozenset({"sum", "easy", "short"}), "level": 1})

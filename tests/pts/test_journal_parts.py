@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pts.errors import DataError, JournalError
-from pts.journal import Journal, JournalPart, place_digest
-from pts.journal_lines import dumps, leading_text
-from pts.store import ResultFile, record_line
+from pts.files import dumps, leading_text, place_digest
+from pts.runtime.journal import Journal, JournalPart
+from pts.runtime.results import ResultFile, record_line
 
 from .test_store import OUTCOMES, RECORD, filled, named
 

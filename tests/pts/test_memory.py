@@ -14,10 +14,10 @@ from .test_store import ROOT
 SCRIPT = """
 import resource, sys
 from pathlib import Path
-from pts.api import search
+from pts.runtime.search import search
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.tabular import Arc, Machine, TabularEngine, TabularVerifier
-from pts.report import write_report
+from pts.report.page import write_report
 from pts.types import Problem
 
 folder, n = Path(sys.argv[1]), int(sys.argv[2])

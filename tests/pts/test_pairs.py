@@ -6,11 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.branches import Groups, Path
+from pts.algorithm.pairs import (
+    Belief,
+    Board,
+    Finding,
+    Option,
+    Proposal,
+    confirm,
+    rank_proposals,
+    screen,
+)
+from pts.algorithm.paths import Groups, Path
+from pts.algorithm.selection import select_pairs
 from pts.config import SearchConfig
-from pts.estimate import jeffreys, newcombe, score_test
-from pts.methods.confirm import confirm, screen
-from pts.pairs import Belief, Board, Finding, Option, Proposal, rank_proposals, select_pairs
+from pts.stats import jeffreys, newcombe, score_test
 from pts.types import (
     CandidatePair,
     Cost,

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pts.api import search
 from pts.errors import ConfigError, DataError
-from pts.plan import Plan, plan_search
-from pts.plan_forecast import Forecast, forecast
-from pts.store import read_records
+from pts.planning.forecast import Forecast, forecast
+from pts.planning.plan import Plan, plan_search
+from pts.runtime.results import read_records
+from pts.runtime.search import search
 
 from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
@@ -154,7 +154,7 @@ def test_intervals_cover_the_totals(
     probe: int, kept: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """200 searches of 500 questions: nominal 95 %, and a share of 200 has sd 1.5 %."""
-    monkeypatch.setattr("pts.plan_forecast.RESAMPLES", 500)
+    monkeypatch.setattr("pts.planning.forecast.RESAMPLES", 500)
     rng = np.random.default_rng(0)
     hits = np.zeros(2)
     for _ in range(200):

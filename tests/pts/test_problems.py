@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pts.data.problems import SHOWN, load_problems
 from pts.errors import ConfigError, DataError
-from pts.store_problems import SHOWN, load_problems
 from pts.types import Message, Problem
 
 

@@ -44,5 +44,8 @@ def test_searching_needs_no_torch() -> None:
 
 
 def test_search_stays_the_function() -> None:
-    code = "import pts, pts.api, pts.runner, pts.cli; print(callable(pts.search))"
+    code = (
+        "import pts, pts.runtime.search, pts.runtime.scheduler, pts.cli.main;"
+        "print(callable(pts.search))"
+    )
     assert python(code) == "True"

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pts.algorithm.question import search_question
+from pts.algorithm.requests import ask, metered, together
 from pts.config import SearchConfig
 from pts.engines.tabular import STOP, TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import Instance, sparse, wandering
 from pts.errors import DataError
-from pts.methods.question import search_question
-from pts.methods.steps import ask, metered, together
 from pts.testing import run_search
+from pts.testing.shapes import Instance, sparse, wandering
 from pts.types import Cost, Ids, Outcome, QuestionResult, Row, Sample, Score, Verdict
 
 WIDE = {"p_min": 0.01, "p_max": 0.99}

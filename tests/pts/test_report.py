@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from pts.api import search
 from pts.config import SearchConfig
 from pts.errors import DataError, JournalError
-from pts.inspect import overview, printable, question
-from pts.report import report_data, script_json, write_report
-from pts.report_words import RunCounts, explanations
-from pts.store import record_line
-from pts.store_run import RunFolder
+from pts.report.page import report_data, script_json, write_report
+from pts.report.text import overview, printable, question
+from pts.report.words import RunCounts, explanations
+from pts.runtime.results import record_line
+from pts.runtime.run_folder import RunFolder
+from pts.runtime.search import search
 from pts.types import Ids, Judgement, Problem
 
 from .scripted import ScriptedEngine, judge_odd, problems
@@ -96,12 +96,12 @@ def test_a_page_stays_small_and_says_so(
 ) -> None:
     """Totals are of all questions, whatever number is shown."""
     whole = report_data(run)
-    monkeypatch.setattr("pts.report.QUESTIONS", 4)
+    monkeypatch.setattr("pts.report.page.QUESTIONS", 4)
     assert report_data(run) == {**whole, "questions": whole["questions"][:4]}
     sizes = [len(script_json(question)) for question in whole["questions"]]
-    monkeypatch.setattr("pts.report.BYTES", sum(sizes[:3]) - 1)
+    monkeypatch.setattr("pts.report.page.BYTES", sum(sizes[:3]) - 1)
     assert report_data(run) == {**whole, "questions": whole["questions"][:2]}
-    monkeypatch.setattr("pts.report.BYTES", 1)
+    monkeypatch.setattr("pts.report.page.BYTES", 1)
     assert report_data(run)["questions"] == whole["questions"][:1], "one in any case"
     page = write_report(run.path, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "questions.length < questionCount" in page
@@ -155,7 +155,7 @@ def test_model_text_stays_text(hostile: RunFolder, run: RunFolder, tmp_path: Pat
 
 
 def test_the_script_sets_text_only() -> None:
-    parts = list((Path(__file__).parents[2] / "pts").glob("report_*.[hj]*"))
+    parts = list((Path(__file__).parents[2] / "pts" / "report").glob("*.[hj]*"))
     assert len(parts) == 3
     for part in parts:
         wrong = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\("

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.api import search
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.engines.tabular_shapes import sparse
-from pts.report import report_data, write_report
-from pts.store_run import RunFolder
+from pts.report.page import report_data, write_report
+from pts.runtime.run_folder import RunFolder
+from pts.runtime.search import search
+from pts.testing.shapes import sparse
 from pts.types import Judgement, Problem, Verdict
 from tests.align.runs import write_run
 from tests.browser import MISSING, Browser
@@ -231,7 +231,7 @@ def test_steps_are_marked(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_a_post_train_is_read_on_any_screen(browser: Browser, tmp_path: Path) -> None:
-    from align.report import write_report as write_run_report
+    from align.report.page import write_report as write_run_report
 
     nasty = "{} <img src=x onerror=\"document.title='owned'\"> \u202e" + "y" * 500
     page = write_run_report(write_run(tmp_path / "run", nasty, name="<i>tiny</i>"))

@@ -12,8 +12,8 @@ import pytest
 
 from pts.engines.base import Wish
 from pts.errors import DataError, EngineError, VerifierError, told
-from pts.journal import Journal
-from pts.runner import Finished, Progress, SetAside, Steps, run
+from pts.runtime.journal import Journal
+from pts.runtime.scheduler import Finished, Progress, SetAside, Steps, run
 from pts.types import Ids, Judgement, Outcome, Problem, Sample, Score, Verdict
 
 from .scripted import NEXT, STOP, ScriptedEngine, judge_odd, problems

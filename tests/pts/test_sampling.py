@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from pts.config import SamplingConfig
-from pts.engines.sampling import philox, truncate, uniforms
+from pts.engines.transformers.sampling import philox, truncate, uniforms
 from pts.errors import EngineError
 
 CONFIGS = [

@@ -14,21 +14,12 @@ from pathlib import Path
 import pytest
 from datasets import load_from_disk
 
+from pts.data.pairs import pairs_dataset, read_pairs, write_pairs
 from pts.errors import DataError, JournalError
-from pts.journal import Journal, place_digest, read_fingerprint
-from pts.runner_rollouts import rollout_seed
-from pts.store import (
-    Record,
-    ResultFile,
-    Tally,
-    pairs_dataset,
-    read_pairs,
-    read_records,
-    read_results,
-    record_line,
-    replacing,
-    write_pairs,
-)
+from pts.files import place_digest, replacing
+from pts.runtime.journal import Journal, read_fingerprint
+from pts.runtime.results import Record, ResultFile, Tally, read_records, read_results, record_line
+from pts.runtime.rollouts import rollout_seed
 from pts.types import (
     CandidatePair,
     Cost,
@@ -150,7 +141,7 @@ def test_another_fingerprint_is_refused_field_by_field(path: Path) -> None:
 
 def test_two_processes_cannot_hold_one_journal(path: Path) -> None:
     code = (
-        "import sys; from pts.journal import Journal; from pathlib import Path\n"
+        "import sys; from pts.runtime.journal import Journal; from pathlib import Path\n"
         "try: Journal(Path(sys.argv[1]), {})\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pts.data.problems import load_problems
+from pts.data.rows import SHOWN
 from pts.errors import DataError
-from pts.store_problems import load_problems
-from pts.store_rows import SHOWN
 from pts.types import Message, Problem
 
 ROWS: list[dict[str, Any]] = [

@@ -18,8 +18,8 @@ from pts.engines.tabular import (
     TabularVerifier,
     truncate,
 )
-from pts.engines.tabular_shapes import SHAPES, calm, cancelling, long, truncated
 from pts.errors import ConfigError, EngineError
+from pts.testing.shapes import SHAPES, calm, cancelling, long, truncated
 from pts.types import Ids, Problem, Verdict
 
 # State 0: token 3 (.6) -> state 1, token 4 (.3) -> state 2, token 5 (.1) -> itself.

@@ -51,8 +51,8 @@ def test_an_engine_that_answers_in_another_order_conforms() -> None:
 
 
 def test_the_transformers_engine_conforms_on_phi_nano() -> None:
-    from pts.engines.loading import load_model_and_tokenizer
-    from pts.engines.transformers import TransformersEngine
+    from pts.engines.transformers.engine import TransformersEngine
+    from pts.engines.transformers.loading import load_model_and_tokenizer
 
     model, tokenizer = load_model_and_tokenizer(BASE)
     problems = [

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
-from pts.testing_causes import RIGHT, as_told, equal_to, fitting, shaped, suspects
-from pts.testing_statistics import (
+from pts.testing.diagnoses import RIGHT, as_told, equal_to, fitting, shaped, suspects
+from pts.testing.statistics import (
     SUSPICION,
     chi_square,
     distance,

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from align.recipe import parse_recipe
-from pts.api import reselect, search
-from pts.branches import Path, split_blocks
+from pts.algorithm.bisect import search_bisect, split_point
+from pts.algorithm.branch import search_branch
+from pts.algorithm.pairs import Finding
+from pts.algorithm.paths import Path, split_blocks
+from pts.algorithm.question import search_question
 from pts.config import SamplingConfig, SearchConfig, parse_settings
 from pts.engines.base import Wish
 from pts.engines.tabular import (
@@ -26,17 +29,14 @@ from pts.engines.tabular import (
     TabularEngine,
     TabularVerifier,
 )
-from pts.engines.tabular_shapes import MAIN, cancelling, sparse
 from pts.errors import ConfigError
-from pts.inspect import question
-from pts.methods.bisect import search_bisect, split_point
-from pts.methods.branch import search_branch
-from pts.methods.question import search_question
-from pts.pairs import Finding
-from pts.report import report_data
-from pts.store import read_results
-from pts.store_run import RunFolder
+from pts.report.page import report_data
+from pts.report.text import question
+from pts.runtime.results import read_results
+from pts.runtime.run_folder import RunFolder
+from pts.runtime.search import reselect, search
 from pts.testing import run_search
+from pts.testing.shapes import MAIN, cancelling, sparse
 from pts.types import Boundaries, Ids, Outcome, PathResult, Row, Sample, Score, Verdict
 
 from .test_bisect import drive as drive_bisect

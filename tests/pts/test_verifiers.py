@@ -14,11 +14,11 @@ import pytest
 
 from pts.errors import ConfigError, MissingExtra, VerifierError
 from pts.types import Judgement, Problem, Verdict
-from pts.verifiers import math
 from pts.verifiers.base import Verifier
 from pts.verifiers.callable import CallableVerifier
 from pts.verifiers.choice import ChoiceVerifier
-from pts.verifiers.math import MathVerifier
+from pts.verifiers.math import verifier as math
+from pts.verifiers.math.verifier import MathVerifier
 
 PASS, FAIL, UNSCORED = Verdict.PASS, Verdict.FAIL, Verdict.UNSCORED
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from pts.api import search
-from pts.api_crew import Crowd
-from pts.api_processes import DEVICES, THREADS, worker_environment
-from pts.api_questions import Task
-from pts.api_summary import used_ids
-from pts.api_worker import portable
 from pts.engines.base import Wish
 from pts.errors import ConfigError, DataError, EngineError, JournalError, MissingExtra
-from pts.journal import Journal
-from pts.store_run import RunFolder
+from pts.runtime.executors import Crowd
+from pts.runtime.journal import Journal
+from pts.runtime.processes import DEVICES, THREADS, worker_environment
+from pts.runtime.run_folder import RunFolder
+from pts.runtime.search import search
+from pts.runtime.searcher import Task
+from pts.runtime.summary import used_ids
+from pts.runtime.worker import portable
 from pts.types import Judgement, Problem
 
 from .crowd import Killed, MortalEngine, Threads
@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pts.api_pool.Launch", Threads)
+    monkeypatch.setattr("pts.runtime.pool.Launch", Threads)
 
 
 def parts(folder: Path) -> list[int]:

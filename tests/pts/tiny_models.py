@@ -17,8 +17,8 @@ from transformers import (
 
 from pts.config import SamplingConfig
 from pts.engines.base import Wish
-from pts.engines.sampling import truncate, uniforms
-from pts.engines.transformers import TransformersEngine
+from pts.engines.transformers.engine import TransformersEngine
+from pts.engines.transformers.sampling import truncate, uniforms
 from pts.types import Ids
 
 VOCAB = 60

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
-from pts.engines.server import ServerEngine
-from pts.engines.server_urls import Patience
-from pts.engines.tabular_shapes import wandering
+from pts.engines.server.endpoints import Patience
+from pts.engines.server.engine import ServerEngine
+from pts.testing.shapes import wandering
 from tests.pts.engines.faulty_server import save_tokenizer
 
 MACHINES = [wandering(np.random.default_rng(seed), 14, 7).machine for seed in range(4)]
@@ -33,7 +33,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def connect(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
     """Engines on URLs, closed when the test ends. Few draws are compared with a row: quicker."""
-    monkeypatch.setattr("pts.engines.server.DRAWS", 40)
+    monkeypatch.setattr("pts.engines.server.engine.DRAWS", 40)
     with ExitStack() as stack:
 
         def connected(*urls: str, **options: Any) -> ServerEngine:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pts import cli
-from pts.store import read_results
+from pts.cli import main as cli
+from pts.runtime.results import read_results
 from tests.pts.engines.conftest import MACHINES
 from tests.pts.engines.faulty_server import FaultyServer
 
@@ -19,7 +19,7 @@ SETTINGS += ["confirm_rollouts=4", "p_min=0.05", "p_max=0.95"]
 
 def searched(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     monkeypatch.setattr(sys, "argv", ["pts", "search", *map(str, arguments)])
-    monkeypatch.setattr("pts.engines.server.DRAWS", 40)
+    monkeypatch.setattr("pts.engines.server.engine.DRAWS", 40)
     with pytest.raises(SystemExit) as caught:
         cli.main()
     return int(caught.value.code or 0)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.api import SearchRun, search
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine, Wish
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.errors import EngineError
+from pts.runtime.search import SearchRun, search
 from pts.testing import assert_engine_conforms
 from pts.types import Ids
 from tests.pts.engine_mutants import MACHINES as DENSE
@@ -35,7 +35,7 @@ SOME = {
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "pts.engines.server_urls")
+    caplog.set_level(logging.CRITICAL, "pts.engines.server.endpoints")
 
 
 def searched(engine: Engine, output: Path | None = None) -> SearchRun:

@@ -10,8 +10,8 @@ import pytest
 
 from pts.config import SamplingConfig
 from pts.engines.base import Wish
-from pts.engines.server_http import Client
-from pts.engines.server_urls import Patience
+from pts.engines.server.endpoints import Patience
+from pts.engines.server.http import Client
 from pts.errors import ConfigError, EngineError
 from tests.pts.engines.conftest import MACHINES, Connect
 from tests.pts.engines.faulty_server import FaultyServer, machine_id
@@ -21,7 +21,7 @@ PLAIN = SamplingConfig(max_new_tokens=24)
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "pts.engines.server_urls")
+    caplog.set_level(logging.CRITICAL, "pts.engines.server.endpoints")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_refused(
     message: str,
 ) -> None:
     monkeypatch.delenv("PTS_API_KEY", raising=False)
-    monkeypatch.setattr("pts.engines.server.DRAWS", 256)
+    monkeypatch.setattr("pts.engines.server.engine.DRAWS", 256)
     with (
         FaultyServer(MACHINES, **options) as server,
         pytest.raises(EngineError, match=re.escape(message)),

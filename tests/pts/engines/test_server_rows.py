@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
-from pts.engines.server_dialects import RANDOM, LlamaCpp
-from pts.engines.server_http import Unreadable
-from pts.engines.server_rows import Listing, processed_row, raw_row, widths
+from pts.engines.server.http import Unreadable
+from pts.engines.server.logprobs import Listing, processed_row, raw_row, widths
+from pts.engines.server.protocols import RANDOM, LlamaCpp
 from pts.engines.tabular import truncate
 
 VOCABULARY = 40

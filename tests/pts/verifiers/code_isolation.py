@@ -7,8 +7,8 @@ from functools import cache
 import pytest
 
 from pts.errors import ConfigError
-from pts.verifiers.code import CodeVerifier
-from pts.verifiers.code_sandbox import Isolation
+from pts.verifiers.code.sandbox import Isolation
+from pts.verifiers.code.verifier import CodeVerifier
 
 
 @cache

@@ -17,10 +17,10 @@ import pytest
 
 from pts.errors import ConfigError
 from pts.types import Judgement, Problem, Verdict
-from pts.verifiers import code_sandbox
-from pts.verifiers.code import CodeVerifier
-from pts.verifiers.code_text import extract_code
-from pts.verifiers.named import make_verifier
+from pts.verifiers.code import sandbox as code_sandbox
+from pts.verifiers.code.text import extract_code
+from pts.verifiers.code.verifier import CodeVerifier
+from pts.verifiers.registry import make_verifier
 from tests.pts.verifiers.code_isolation import available, make
 
 PASS, FAIL, UNSCORED = Verdict.PASS, Verdict.FAIL, Verdict.UNSCORED
@@ -512,7 +512,7 @@ def test_bad_options_are_told_at_once() -> None:
 
 
 def test_the_settings_are_part_of_a_runs_fingerprint(verifier: CodeVerifier) -> None:
-    from pts.api import describe_verifier
+    from pts.runtime.search import describe_verifier
 
     told = describe_verifier(verifier)
     assert "memory=512" in told
@@ -522,5 +522,6 @@ def test_the_settings_are_part_of_a_runs_fingerprint(verifier: CodeVerifier) -> 
 
 
 def test_it_is_loaded_only_when_asked_for() -> None:
-    code = "import pts, sys; pts.make_verifier; assert 'pts.verifiers.code' not in sys.modules"
+    name = "pts.verifiers.code.verifier.verifier"
+    code = f"import pts, sys; pts.make_verifier; assert {name!r} not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from pts.types import Judgement, Problem, Verdict
-from pts.verifiers.code import CodeVerifier
-from pts.verifiers.code_sandbox import Isolation
+from pts.verifiers.code.sandbox import Isolation
+from pts.verifiers.code.verifier import CodeVerifier
 from tests.pts.verifiers.code_isolation import make
 
 ESCAPED = "assert f() == 'escaped'"
@@ -71,7 +71,7 @@ def judged_processes(owner: int = 0) -> list[int]:
         except OSError:
             continue
         parents[int(entry)] = int(stat.rpartition(")")[2].split()[1])
-        if "code_worker" in line and "bwrap" not in line.split("\0")[0]:
+        if "verifiers.code.worker" in line and "bwrap" not in line.split("\0")[0]:
             servers.add(int(entry))
 
     def above(pid: int) -> list[int]:
@@ -278,7 +278,7 @@ ANYWHERE = {
         "assertion|exception|exited early|killed",
     ),
     "import the project": (
-        "import pts.verifiers.code\nreturn 'escaped'",
+        "import pts.verifiers.code.verifier\nreturn 'escaped'",
         "exception: ModuleNotFoundError: No module named 'pts'",
     ),
     "import installed packages": (
@@ -339,7 +339,7 @@ FILES = {
         "forbidden: ",
     ),
     "write over the judge": (
-        "open('/judge/pts/verifiers/code_worker.py', 'w')\nreturn 'escaped'",
+        "open('/judge/pts/verifiers/code/worker.py', 'w')\nreturn 'escaped'",
         "forbidden: ",
     ),
     "change the library's mode": (
@@ -600,8 +600,8 @@ def test_the_sandbox_ends_with_its_owner(isolation: Isolation) -> None:
     program = f"""
 import os, threading
 from pts.types import Problem
-from pts.verifiers.code import CodeVerifier
-from pts.verifiers.code_sandbox import Isolation
+from pts.verifiers.code.verifier import CodeVerifier
+from pts.verifiers.code.sandbox import Isolation
 made = CodeVerifier(timeout=30, isolation={isolation!r})
 endless = Problem("q1", "", "assert f()"), "def f():\\n    while True: pass"
 threading.Thread(target=made, args=endless).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pts.api import search
+from pts.runtime.search import search
 from pts.types import Problem
 from tests.pts.scripted import ScriptedEngine, judge_odd, problems
 from tests.pts.slow_search import CONFIG

@@ -1,0 +1,334 @@
+"""The table of a run: one row a stage, every difference paired with the row before.
+
+    table = build_table(run_folder, ["base", "sft", "token_dpo", "full_dpo"])
+    table.to_text(), table.to_markdown(), table.to_json()
+
+`align.evaluation.seeds` does the same over several training seeds.
+
+Three measures are tested: greedy accuracy (exact McNemar), accuracy at the recipe's temperature
+and at the best temperature (paired t over problems). Each measure is a family of its own: its p
+values are adjusted over the steps (Holm). A step holds where its difference is positive at
+p < 0.05 after that; steps that do not hold are named first under the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from align.errors import StageError
+from align.evaluation.records import Evaluation, Item, Summary, read_evaluation
+from align.evaluation.statistics import (
+    Comparison,
+    holm,
+    paired_binary,
+    paired_mean,
+)
+from pts.types import Estimate
+
+Measure = Literal["greedy", "sampled", "best"]
+MEASURES: tuple[Measure, ...] = ("greedy", "sampled", "best")
+ALPHA = 0.05
+"""Level of the family of steps."""
+
+LABELS = {
+    "base": "base",
+    "sft": "SFT",
+    "token_dpo": "+ token DPO",
+    "full_dpo": "+ full DPO",
+    "rejection_sft": "rejection SFT",
+}
+
+_VALUE: Mapping[Measure, Callable[[Item], float | None]] = {
+    "greedy": lambda item: float(item.greedy),
+    "sampled": lambda item: item.passed / item.samples,
+    "best": lambda item: item.best,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A paired difference and its p value after Holm over the steps."""
+
+    comparison: Comparison
+    adjusted: float
+
+    @property
+    def claim(self) -> Literal["holds", "does harm", "does not hold"]:
+        """What may be said of the step."""
+        if self.adjusted >= ALPHA or self.comparison.difference.mean == 0:
+            return "does not hold"
+        return "holds" if self.comparison.difference.mean > 0 else "does harm"
+
+    @property
+    def holds(self) -> bool:
+        return self.claim == "holds"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stage, and its differences to the row before (none for the first row)."""
+
+    stage: str
+    summary: Summary
+    steps: Mapping[Measure, Tested]
+
+    @property
+    def label(self) -> str:
+        return label_of(self.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A small table of texts; the first column names the stage."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of a run, and what can be said of its steps."""
+
+    rows: tuple[Row, ...]
+
+    def blocks(self) -> list[Block]:
+        """Accuracies, paired differences, behaviour."""
+        return [_accuracies(self.rows), *_differences(self.rows), _behaviour(self.rows)]
+
+    def sentences(self) -> list[str]:
+        """What does not hold, then what does."""
+        return verdicts([(row.label, _named(row)) for row in self.rows[1:]])
+
+    def to_text(self) -> str:
+        """For a terminal."""
+        parts = [text_of(block) for block in self.blocks()]
+        return "\n\n".join([*parts, "\n".join(self.sentences()), "\n".join(notes(self.rows))])
+
+    def to_markdown(self) -> str:
+        """For a README."""
+        parts = [markdown_of(block) for block in self.blocks()]
+        said = [*self.sentences(), *notes(self.rows)]
+        return "\n\n".join([*parts, "\n".join(f"- {line}" for line in said)]) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers, JSON-able."""
+        return {
+            "rows": [
+                {
+                    "stage": row.stage,
+                    "label": row.label,
+                    "summary": asdict(row.summary),
+                    "steps": {name: _tested_json(test) for name, test in row.steps.items()},
+                }
+                for row in self.rows
+            ],
+            "sentences": self.sentences(),
+            "notes": notes(self.rows),
+        }
+
+
+def label_of(stage: str) -> str:
+    """The name of a stage in tables; unknown stages keep theirs."""
+    return LABELS.get(stage, stage)
+
+
+def build_table(folder: Path, names: Sequence[str]) -> Table:
+    """Read the evaluations of a run and compare each with the one before it.
+
+    Raises:
+        StageError: an evaluation is missing, or two of them share no problem.
+    """
+    evaluations = [read_evaluation(folder / "eval" / name) for name in names]
+    pairs = list(itertools.pairwise(evaluations))
+    tested: list[dict[Measure, Tested]] = [{} for _ in names]
+    for measure in measured(evaluations):
+        compared = [_compare(before, after, measure) for before, after in pairs]
+        adjusted = holm([comparison.pvalue for comparison in compared])
+        for k, test in enumerate(zip(compared, adjusted, strict=True), 1):
+            tested[k][measure] = Tested(*test)
+    rows = zip(names, evaluations, tested, strict=True)
+    return Table(tuple(Row(name, done.summary, steps) for name, done, steps in rows))
+
+
+def measured(evaluations: Sequence[Evaluation]) -> list[Measure]:
+    """The measures that every evaluation has."""
+    tuned = all(evaluation.summary.best for evaluation in evaluations)
+    return [measure for measure in MEASURES if measure != "best" or tuned]
+
+
+def _compare(before: Evaluation, after: Evaluation, measure: Measure) -> Comparison:
+    values = paired_values([before, after], measure)
+    return paired_binary(*values) if measure == "greedy" else paired_mean(*values)
+
+
+def paired_values(evaluations: Sequence[Evaluation], measure: Measure) -> np.ndarray:
+    """Values of the problems that all evaluations share, shape [evaluations, problems].
+
+    Raises:
+        StageError: there is no such problem.
+    """
+    by_id = [{item.id: _VALUE[measure](item) for item in e.items} for e in evaluations]
+    shared = [name for name in by_id[0] if all(values.get(name) is not None for values in by_id)]
+    if not shared:
+        stages = " and ".join(e.summary.stage for e in evaluations)
+        raise StageError(f"the evaluations of {stages} share no problem; use one evaluate.seed")
+    return np.array([[values[name] for name in shared] for values in by_id], dtype=np.float64)
+
+
+def _named(row: Row) -> list[tuple[str, Tested]]:
+    return [(_measure_name(name, row.summary), test) for name, test in row.steps.items()]
+
+
+def _measure_name(measure: Measure, summary: Summary) -> str:
+    names = {"greedy": "greedy", "sampled": f"T={summary.temperature:g}", "best": "best T"}
+    return names[measure]
+
+
+def verdicts(steps: Sequence[tuple[str, Sequence[tuple[str, Tested]]]]) -> list[str]:
+    """A sentence for every step that fails at some measure, then one for each that holds."""
+    bad = [
+        _sentence(label, tests, claim)
+        for claim in ("does harm", "does not hold")
+        for label, tests in steps
+    ]
+    held = [
+        f"{label} holds at {_listed(names)}."
+        for label, tests in steps
+        if (names := [measure for measure, test in tests if test.holds])
+    ]
+    return [sentence for sentence in bad if sentence] + held
+
+
+def _sentence(label: str, tests: Sequence[tuple[str, Tested]], claim: str) -> str:
+    """`+ token DPO does not hold at greedy (+2.5 [-4.1, +9.0] points, p=1.00).`, or nothing."""
+    said = [
+        f"{measure} ({points(test.comparison.difference)} points, {p_text(test.adjusted)})"
+        for measure, test in tests
+        if test.claim == claim
+    ]
+    return f"{label} {claim} at {_listed(said)}." if said else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """How the numbers were made, in the words that a reader needs."""
+    first = rows[0].summary
+    counts = {row.summary.problems for row in rows}
+    said = [
+        f"{'/'.join(f'{n:,}' for n in sorted(counts))} held-out problems; {first.samples} samples "
+        f"each at T={first.temperature:g}. Brackets: 95 % intervals, clustered by problem. "
+        "p values: two-sided, adjusted over the steps (Holm); the intervals are not.",
+        "One training seed: the tests speak of these models on new problems, not of new training "
+        "runs.",
+    ]
+    if any(row.summary.best for row in rows):
+        said.append("Best T was chosen on dev problems and measured on these.")
+    left_out = {row.label: row.summary.unscored for row in rows if row.summary.unscored}
+    if left_out:
+        counted = ", ".join(f"{name} {n}" for name, n in left_out.items())
+        said.append(f"Problems left out because completions could not be judged: {counted}.")
+    return said
+
+
+def _accuracies(rows: Sequence[Row]) -> Block:
+    first = rows[0].summary
+    header = ["", "greedy %", f"T={first.temperature:g} %", f"pass@{first.samples} %"]
+    tuned = any(row.summary.best for row in rows)
+    return Block(
+        "Accuracy",
+        (*header, "best T %") if tuned else tuple(header),
+        tuple(_accuracy_row(row, tuned) for row in rows),
+    )
+
+
+def _accuracy_row(row: Row, tuned: bool) -> tuple[str, ...]:
+    s = row.summary
+    cells = [row.label, *(percent(e) for e in (s.greedy, s.sampled, s.pass_at_k))]
+    if tuned:
+        cells.append(f"{percent(s.best.accuracy)} T={s.best.temperature:g}" if s.best else "-")
+    return tuple(cells)
+
+
+def _differences(rows: Sequence[Row]) -> list[Block]:
+    """One block, or none for a single row."""
+    steps = rows[1:]
+    if not steps:
+        return []
+    header = ("", *(name for name, _ in _named(steps[0])))
+    cells = tuple((row.label, *(_difference(test) for _, test in _named(row))) for row in steps)
+    return [Block("Difference to the row before, points", header, cells)]
+
+
+def _difference(test: Tested) -> str:
+    return f"{points(test.comparison.difference)} {p_text(test.adjusted)}"
+
+
+def _behaviour(rows: Sequence[Row]) -> Block:
+    header = ("", "entropy", "KL to before", "tokens", "unfinished %")
+    title = "Behaviour of samples (entropy and KL in nats a token)"
+    return Block(title, header, tuple(_behaviour_row(row) for row in rows))
+
+
+def _behaviour_row(row: Row) -> tuple[str, ...]:
+    s = row.summary
+    kl = number(s.kl, 3) if s.kl else "-"
+    return row.label, number(s.entropy, 3), kl, number(s.length, 1), percent(s.unfinished)
+
+
+def percent(estimate: Estimate) -> str:
+    """`80.3 [77.7, 82.7]`."""
+    return f"{100 * estimate.mean:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def number(estimate: Estimate, digits: int) -> str:
+    """A mean with its interval."""
+    low, high = f"{estimate.low:.{digits}f}", f"{estimate.high:.{digits}f}"
+    return f"{estimate.mean:.{digits}f} [{low}, {high}]"
+
+
+def points(estimate: Estimate) -> str:
+    """A difference in percentage points with its interval, signed."""
+    mean, low, high = (
+        f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
+        for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def p_text(pvalue: float) -> str:
+    """`p=0.012`, `p<0.001`."""
+    return "p<0.001" if pvalue < 0.001 else f"p={pvalue:.3f}" if pvalue < 0.1 else f"p={pvalue:.2f}"
+
+
+def text_of(block: Block) -> str:
+    """Aligned columns under the block's title."""
+    lines = [block.header, *block.rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(block.header))]
+
+    def shown(line: Sequence[str]) -> str:
+        first, *others = line
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        return "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+
+    return "\n".join([block.title, *map(shown, lines)])
+
+
+def markdown_of(block: Block) -> str:
+    """A Markdown table, titled in its first cell."""
+    rule = [":--", *["--:"] * (len(block.header) - 1)]
+    lines = [(block.title, *block.header[1:]), rule, *block.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _tested_json(test: Tested) -> dict[str, Any]:
+    return {**asdict(test.comparison), "adjusted": test.adjusted, "holds": test.holds}

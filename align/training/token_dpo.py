@@ -1,0 +1,205 @@
+"""Token-level DPO: one position a pair, one forward pass a prompt.
+
+A pair is a prompt (ids, exactly as sampled) and two next tokens. The hidden state after the
+prompt's last token decides both, so chosen and rejected need no passes of their own, nothing
+is appended, and the head is applied at the wanted positions only. Pairs of a batch whose prompts
+lie on one path share the row of the longest. The result equals TRL's DPO loss and gradients on the
+same ids; what differs is that here the logits of third tokens have no gradient at all, where the
+subtraction of two log-probabilities leaves rounding noise that Adam would blow up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from align.errors import StageError
+from align.training import losses
+from pts.types import Ids
+
+HEAD_TOLERANCE = 1e-3
+"""Largest difference of a logit from the model's own, relative to the largest logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """One pair to train on. `reference_margin` is None until the reference has been asked."""
+
+    prompt: Ids
+    chosen: int
+    rejected: int
+    weight: float = 1.0
+    reference_margin: float | None = None
+
+
+def collate(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
+    """A batch: padded paths, and for each pair the place of its prompt's last token.
+
+    Returns:
+        input_ids, attention_mask: [R, T], one row a path, padded on the right.
+        row, position, chosen, rejected, weight, reference_margin: [B].
+    """
+    paths, row_of = shared_paths([row.prompt for row in rows])
+    length = max(len(path) for path in paths)
+    filler = [[0] * (length - len(path)) for path in paths]
+    asked = [row.reference_margin for row in rows]
+    return {
+        "input_ids": torch.tensor([[*path, *pad] for path, pad in zip(paths, filler, strict=True)]),
+        "attention_mask": torch.tensor(
+            [[1] * len(path) + pad for path, pad in zip(paths, filler, strict=True)]
+        ),
+        "row": torch.tensor(row_of),
+        "position": torch.tensor([len(row.prompt) - 1 for row in rows]),
+        "chosen": torch.tensor([row.chosen for row in rows]),
+        "rejected": torch.tensor([row.rejected for row in rows]),
+        "weight": torch.tensor([row.weight for row in rows]),
+        "reference_margin": torch.tensor([0.0 if m is None else m for m in asked]),
+    }
+
+
+def shared_paths(prompts: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
+    """The prompts that are no prefix of another, and for each prompt the index of its path.
+
+    In sorted order a prompt stands right before those that extend it.
+    """
+    paths: list[Ids] = []
+    row_of = [0] * len(prompts)
+    for index in sorted(range(len(prompts)), key=lambda i: prompts[i], reverse=True):
+        prompt = prompts[index]
+        if not paths or paths[-1][: len(prompt)] != prompt:
+            paths.append(prompt)
+        row_of[index] = len(paths) - 1
+    return paths, row_of
+
+
+def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The last hidden state after each pair's prompt, shape [B, H]."""
+    states_RTH: Tensor = body(model)(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+    ).last_hidden_state
+    return states_RTH[batch["row"], batch["position"]]
+
+
+def plain(model: Any) -> Any:
+    """The causal language model inside PEFT's wrapper, adapters in place."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def body(model: Any) -> Any:
+    """The model without its head."""
+    return plain(model).base_model
+
+
+def head(model: Any) -> torch.nn.Linear:
+    """The output embedding.
+
+    Raises:
+        StageError: it is not a plain matrix (for instance, it carries an adapter).
+    """
+    layer = plain(model).get_output_embeddings()
+    if type(layer) is not torch.nn.Linear:
+        raise StageError(
+            f"token_dpo: the model's head is a {type(layer).__name__}; only a plain linear head is "
+            "supported: take it out of lora.target_modules"
+        )
+    return layer
+
+
+def margins(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """log π(chosen) - log π(rejected), shape [B], and the hidden states behind it, [B, H]."""
+    layer, hidden_BH = head(model), hidden_states(model, batch)
+    margin_B = losses.token_margin(
+        hidden_BH, layer.weight, layer.bias, batch["chosen"], batch["rejected"]
+    )
+    return margin_B, hidden_BH
+
+
+@torch.no_grad()
+def all_margins(model: Any, rows: Sequence[TokenRow], batch_size: int) -> list[float]:
+    """Margins of all rows under a model, in their order."""
+    model.eval()
+    device = next(model.parameters()).device
+    found: list[float] = []
+    for batch in DataLoader(rows, batch_size=batch_size, collate_fn=collate):  # type: ignore[arg-type]
+        moved = {key: value.to(device) for key, value in batch.items()}
+        found.extend(margins(model, moved)[0].tolist())
+    return found
+
+
+@torch.no_grad()
+def check_head(model: Any, rows: Sequence[TokenRow]) -> None:
+    """Compare the compact head with the model's own logits on some rows.
+
+    Raises:
+        StageError: they differ, as with models that scale or cap their logits after the head.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    batch = {key: value.to(device) for key, value in collate(rows).items()}
+    own_RTV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    own_BV = own_RTV[batch["row"], batch["position"]].float()
+    compact_BV = head(model)(hidden_states(model, batch)).float()
+    gap = float((own_BV - compact_BV).abs().max() / own_BV.abs().max())
+    if not gap <= HEAD_TOLERANCE:
+        raise StageError(
+            f"token_dpo: {type(plain(model)).__name__} changes its logits after the head (by up to "
+            f"{gap:.2g} of the largest); such models are not supported here"
+        )
+
+
+class TokenDPOTrainer(Trainer):
+    """DPO on `TokenRow`s with known reference margins; logs the mass of third tokens."""
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        rows: Sequence[TokenRow],
+        beta: float,
+        anchor: float = 0.0,
+        **more: Any,
+    ) -> None:
+        super().__init__(
+            model=model, args=args, train_dataset=list(rows), data_collator=collate, **more
+        )
+        self.beta = beta
+        self.anchor = anchor
+        self.model_accepts_loss_kwargs = False
+        self._seen: dict[str, list[Tensor]] = defaultdict(list)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Weighted mean of the DPO loss, plus the anchor where there is one."""
+        margin_B, hidden_BH = margins(model, inputs)
+        loss_B = losses.dpo_loss(margin_B, inputs["reference_margin"], self.beta)
+        with torch.set_grad_enabled(self.anchor > 0):
+            logits_BV = head(model)(hidden_BH)
+            if self.anchor > 0:
+                loss_B = loss_B + self.anchor * losses.chosen_nll(logits_BV, inputs["chosen"])
+        self._watch(margin_B.detach(), logits_BV.detach(), inputs)
+        return losses.weighted_mean(loss_B, inputs["weight"])
+
+    def _watch(self, margin_B: Tensor, logits_BV: Tensor, inputs: dict[str, Tensor]) -> None:
+        probs_B3 = losses.pair_probs(logits_BV, inputs["chosen"], inputs["rejected"])
+        gain_B = margin_B - inputs["reference_margin"]
+        for name, value_B in zip(("chosen", "rejected", "others"), probs_B3.T, strict=True):
+            self._seen[f"prob_{name}"].append(value_B)
+        self._seen["margin"].append(margin_B)
+        self._seen["gain"].append(gain_B)
+        self._seen["accuracy"].append((gain_B > 0).float())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means since the last log: probabilities, margin, its gain over the reference,
+        and the share of pairs with a gain."""
+        if "loss" in logs:
+            logs |= {key: float(torch.cat(values).mean()) for key, values in self._seen.items()}
+            self._seen.clear()
+        super().log(logs, start_time)

@@ -1,0 +1,164 @@
+"""The two trainers that come from TRL, fed with token ids: SFT and full-length DPO.
+
+TRL tokenises text itself and changes it on the way (it appends an end-of-text token to
+preference pairs and closes open turns). Here rows are ids from the start, so that what was
+sampled is what is trained, and every row that enters is used: nothing is cut or filtered.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+from transformers import TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+
+from align.context import StageContext
+from align.data.chat import ChatIds
+from align.recipe import FullDPOConfig, TrainingConfig
+from align.training import loop as training
+from align.training.batches import StepSampler
+from pts.types import Ids
+
+# TRL asks a property that transformers has renamed; nobody who runs a recipe can mend that.
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+IGNORED = -100
+"""Label of tokens without a loss (PyTorch's convention)."""
+
+
+class IdSFTTrainer(SFTTrainer):
+    """TRL's SFT trainer on ids, able to train single rows of the head under LoRA."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        policy: Any = self.model
+        _show_bias(policy.get_output_embeddings())
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: the run's report tells what was trained."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return step_sampler([len(ids) for ids in rows["input_ids"]], self.args)
+
+
+def step_sampler(lengths: Sequence[int], args: TrainingArguments) -> StepSampler:
+    """Rows of like length share a micro-batch of their step."""
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    return StepSampler(lengths, rows, args.seed)
+
+
+def _show_bias(head: Any) -> None:
+    """TRL's fused head reads `weight` and `bias`; PEFT's wrapper of token rows shows only one."""
+    if not hasattr(head, "bias"):
+        object.__setattr__(head, "bias", head.token_adapter.base_layer.bias)
+
+
+def sft_trainer(
+    context: StageContext,
+    config: TrainingConfig,
+    policy: Any,
+    tokenizer: Any,
+    rows: Sequence[ChatIds],
+    new_tokens: Sequence[int] = (),
+) -> SFTTrainer:
+    """SFT on the tokens under the mask.
+
+    The loss is the mean over the masked tokens of an optimiser step. Steps are random draws from
+    the data, not sorted by length, so short answers get no more weight than their tokens have.
+    """
+    args = training.arguments(
+        context,
+        config,
+        "sft",
+        policy,
+        SFTConfig,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    data = Dataset.from_dict(
+        {"input_ids": [list(row.ids) for row in rows], "labels": [labels(row) for row in rows]}
+    )
+    return IdSFTTrainer(
+        model=policy,
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=training.adapter(config.lora, policy, new_tokens),
+    )
+
+
+def labels(row: ChatIds) -> list[int]:
+    """The ids, with `IGNORED` where the mask is 0."""
+    return [token if flag else IGNORED for token, flag in zip(row.ids, row.mask, strict=True)]
+
+
+class IdDPOTrainer(DPOTrainer):
+    """TRL's DPO trainer on rows of `prompt_ids`, `chosen_ids` and `rejected_ids`.
+
+    Nothing is appended to the ids and nothing is cut. Reference log-probabilities are computed
+    once from the weights at hand, and kept in memory instead of a cache on disk.
+    """
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: the run's report tells what was trained."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        columns = (rows[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+        lengths = [len(p) + max(len(c), len(r)) for p, c, r in zip(*columns, strict=True)]
+        return step_sampler(lengths, self.args)
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        model: Any = self.ref_model or self.model
+        model.eval()
+        columns: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
+        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator):
+            moved = {key: value.to(self.accelerator.device) for key, value in batch.items()}
+            pair = self.compute_ref_log_probs(model, moved)  # type: ignore[no-untyped-call]
+            for column, logps in zip(columns.values(), pair, strict=True):
+                column.extend(logps.float().tolist())
+        for key, values in columns.items():
+            dataset = dataset.add_column(key, values)
+        return dataset
+
+
+def dpo_trainer(
+    context: StageContext,
+    config: FullDPOConfig,
+    policy: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[Ids, Ids, Ids]],
+    reference: Any = None,
+) -> DPOTrainer:
+    """DPO on (prompt, chosen, rejected) ids; without `reference`, against `policy` as it is now."""
+    training.switch_off_dropout(policy)
+    args = training.arguments(
+        context,
+        config,
+        "full_dpo",
+        policy,
+        DPOConfig,
+        beta=config.beta,
+        loss_type=["sigmoid", "sft"] if config.anchor else ["sigmoid"],
+        loss_weights=[1.0, config.anchor] if config.anchor else None,
+        max_length=None,
+        precompute_ref_log_probs=True,
+    )
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    columns = {name: [list(pair[k]) for pair in pairs] for k, name in enumerate(names)}
+    return IdDPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=tokenizer,
+        peft_config=training.adapter(config.lora, policy),
+    )

@@ -1,0 +1,262 @@
+"""Branches along one completion: where it can be left, what was drawn there, what became of it.
+
+A completion is a row of units: its tokens, or its steps. It is cut into blocks. A unit that the
+policy avoids with probability >= p_gap is a block of its own (only such a unit can move p(success)
+by p_gap); all units between two of them form one block. Leaving a block means to follow it up to
+some position and then to draw a sibling of the path's token from the truncated, renormalised row:
+truncated first, the token removed second. All outcomes of one block are draws from one
+distribution, hence one binomial.
+
+Pure bookkeeping and seeded drawing; who is sampled next is decided in `pts.algorithm.branch`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pts.config import SearchConfig
+from pts.types import Counts, Estimate, Ids, Outcome, PivotalStep, PivotalToken, Row, Verdict
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Step of the additive sequence that spreads the draws of a block evenly."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Path:
+    """A finished completion with its rows. `leave[i]` is 1 - q_i, summed over the siblings.
+
+    `ends` are the places where its units end, ascending up to its length: by default every token
+    is a unit.
+    """
+
+    ids: Ids
+    verdict: Verdict
+    rows: tuple[Row, ...]
+    ends: tuple[int, ...] = ()
+    probs: Floats = field(init=False)
+    leave: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.rows) != len(self.ids):
+            raise ValueError(f"{len(self.ids)} tokens need as many rows, got {len(self.rows)}")
+        ends = self.ends or tuple(range(1, len(self.ids) + 1))
+        if ends[-1:] != (len(self.ids),) or any(a >= b for a, b in pairwise((0, *ends))):
+            raise ValueError(f"units must end in order, up to {len(self.ids)}, got {ends}")
+        object.__setattr__(self, "ends", ends)
+        pairs = list(zip(self.ids, self.rows, strict=True))
+        others = [float(row.probs[row.ids != token].sum()) for token, row in pairs]
+        own = [row.prob(token) for token, row in pairs]
+        total = np.asarray(own) + np.asarray(others)
+        object.__setattr__(self, "probs", np.asarray(own) / total)
+        object.__setattr__(self, "leave", np.asarray(others) / total)
+
+    def cuts(self, start: int, end: int) -> tuple[int, ...]:
+        """Where units end strictly between two places; nothing within one unit."""
+        return self.ends[bisect_right(self.ends, start) : bisect_left(self.ends, end)]
+
+    @property
+    def end(self) -> float:
+        """p(success) of the finished completion, 0 or 1."""
+        return float(self.verdict is Verdict.PASS)
+
+    @property
+    def possible(self) -> bool:
+        """Whether the policy can sample this completion at all."""
+        return bool(np.all(self.probs > 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Positions `start <= i < end`; left with probability `leave`."""
+
+    start: int
+    end: int
+    leave: float
+    candidate: bool
+
+
+def split_blocks(leave: Floats, p_gap: float, ends: Sequence[int] = ()) -> list[Block]:
+    """Cut positions into candidate blocks of one unit (left with >= p_gap) and the blocks between.
+
+    `ends` are those of the units, every position by default.
+    """
+    units = pairwise((0, *(ends or range(1, len(leave) + 1))))
+    candidates = {(a, b) for a, b in units if left_within(leave, a, b) >= p_gap}
+    edges = sorted({0, len(leave)}.union(*candidates))
+    return [
+        Block(start, end, left_within(leave, start, end), (start, end) in candidates)
+        for start, end in pairwise(edges)
+    ]
+
+
+def left_within(leave: Floats, start: int, end: int) -> float:
+    """P(the positions start <= i < end are not all followed)."""
+    if end - start == 1:
+        return float(leave[start])
+    return float(-np.expm1(np.log1p(-leave[start:end]).sum()))
+
+
+def exit_weights(leave: Floats) -> Floats:
+    """P(the block is left at position j | it is left): ∏_{k<j} (1 - leave_k) · leave_j, normed."""
+    reach = np.exp(np.concatenate([[0.0], np.log1p(-leave)[:-1].cumsum()]))
+    weights = reach * leave
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
+
+
+def pick(weights: Floats, u: float) -> tuple[int, float]:
+    """Inverse CDF: the cell that u in [0, 1) falls into, and how far into it (again uniform).
+
+    Cells of weight 0 are never picked.
+    """
+    edges = np.cumsum(weights)
+    x = u * edges[-1]
+    cell = min(int(np.searchsorted(edges, x, side="right")), int(np.flatnonzero(weights)[-1]))
+    inside = (x - (edges[cell] - weights[cell])) / weights[cell]
+    return cell, float(min(max(inside, 0.0), 1.0 - 1e-16))
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A branch: the path is left at `position` for `token`."""
+
+    position: int
+    token: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """Outcomes of one sibling, or of one block."""
+
+    successes: int = 0
+    n: int = 0
+    tokens: int = 0
+
+    def add(self, outcome: Outcome, tokens: int | None = None) -> None:
+        self.successes += outcome.success
+        self.n += 1
+        self.tokens += outcome.length if tokens is None else tokens
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.successes, self.n)
+
+
+class Groups(dict[tuple[int, int], Tally]):
+    """Outcomes by (position, next token), whoever drew them."""
+
+    def add(self, position: int, token: int, outcomes: Iterable[Outcome]) -> None:
+        tally = self.setdefault((position, token), Tally())
+        for outcome in outcomes:
+            tally.add(outcome)
+
+    def table(self, path: Path) -> dict[int, tuple[tuple[int, float, int, int], ...]]:
+        """Siblings by position, likeliest first, for `PathResult.siblings`."""
+        found: dict[int, list[tuple[int, float, int, int]]] = {}
+        for (position, token), tally in self.items():
+            if token != path.ids[position] and tally.n:
+                row = (token, path.rows[position].prob(token), tally.successes, tally.n)
+                found.setdefault(position, []).append(row)
+        return {at: tuple(sorted(found[at], key=lambda r: (-r[1], r[0]))) for at in sorted(found)}
+
+
+class Branches:
+    """The pool of branch outcomes along one path.
+
+    `tallies[k]` holds the draws of block k, each a fair draw of how the block is left: estimates
+    rest on them alone. `hints[k]` holds unforced rollouts that left the path in block k, which
+    were selected with the question and may only guide the search. `groups` holds the outcomes of
+    both by position and first token, for choosing siblings to measure afresh.
+    """
+
+    def __init__(self, path: Path, p_gap: float, rng: np.random.Generator) -> None:
+        self.path = path
+        self.blocks = split_blocks(path.leave, p_gap, path.ends)
+        self.tallies = [Tally() for _ in self.blocks]
+        self.hints = [Tally() for _ in self.blocks]
+        self.groups = Groups()
+        self._offsets = rng.random(len(self.blocks))
+        self._drawn = [0] * len(self.blocks)
+        self._block_of = np.repeat(
+            np.arange(len(self.blocks)), [block.end - block.start for block in self.blocks]
+        )
+
+    def draw(self, k: int, n: int) -> list[Exit]:
+        """The next n ways to leave block k.
+
+        Draw number c uses the uniform `(offset + c · golden ratio) mod 1`, with one random offset
+        a block: every draw has exactly the conditional distribution of an exit, and the draws
+        together follow it more closely than independent ones would.
+        """
+        block = self.blocks[k]
+        weights = exit_weights(self.path.leave[block.start : block.end])
+        exits = []
+        for c in range(self._drawn[k], self._drawn[k] + n):
+            place, u = pick(weights, float((self._offsets[k] + c * GOLDEN) % 1.0))
+            exits.append(Exit(block.start + place, self._sibling(block.start + place, u)))
+        self._drawn[k] += n
+        return exits
+
+    def _sibling(self, position: int, u: float) -> int:
+        row = self.path.rows[position]
+        cell, _ = pick(np.where(row.ids == self.path.ids[position], 0.0, row.probs), u)
+        return int(row.ids[cell])
+
+    def record(self, exit_: Exit, outcomes: Iterable[Outcome]) -> None:
+        """Enter outcomes of a branch that `draw` has drawn."""
+        tally = self.tallies[self._block_of[exit_.position]]
+        for outcome in outcomes:
+            tally.add(outcome)
+            self.groups.add(exit_.position, exit_.token, [outcome])
+
+    def seen(self, k: int) -> Tally:
+        """Draws and hints of block k together: for guidance, never for an estimate."""
+        own, hint = self.tallies[k], self.hints[k]
+        return Tally(own.successes + hint.successes, own.n + hint.n, own.tokens + hint.tokens)
+
+    def record_unforced(self, outcomes: Sequence[Outcome]) -> None:
+        """Enter whole rollouts from the prompt, each as one hint at the place it leaves the path.
+
+        One that repeats the path to its end says nothing of any branch.
+        """
+        for outcome in outcomes:
+            at = leaves_at(self.path.ids, outcome.ids)
+            if at is None:
+                continue
+            self.hints[self._block_of[at]].add(outcome, tokens=outcome.length - at - 1)
+            self.groups.add(at, outcome.ids[at], [outcome])
+
+
+def leaves_at(path: Ids, other: Ids) -> int | None:
+    """The first position at which `other` differs from `path`, None if one continues the other."""
+    for position, (a, b) in enumerate(zip(path, other, strict=False)):
+        if a != b:
+            return position
+    return None
+
+
+Pivot: TypeAlias = PivotalToken | PivotalStep
+
+
+def pivot(
+    path: Path,
+    config: SearchConfig,
+    unit: tuple[int, int],
+    around: tuple[Estimate, Estimate],
+    delta: Estimate,
+    decided: bool,
+) -> Pivot:
+    """The record of the unit `start <= i < end`; `around` is p(success) before and after it."""
+    start, end = unit
+    prob = float(np.prod(path.probs[start:end]))
+    if config.unit == "token":
+        return PivotalToken(start, path.ids[start], prob, *around, delta, decided)
+    return PivotalStep(start, end, path.ids[start:end], prob, *around, delta, decided)

@@ -1,0 +1,183 @@
+"""The search of one question: filter, score, search its paths, screen siblings, confirm pairs.
+
+`search_question` is a generator (see `pts.types.Search`). It yields lists of wishes and is sent
+the measurements in the same order; whoever drives it owns models, verifiers, limits and seeds
+of rollouts. The answer to a `Sample` holds PASS and FAIL outcomes only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from pts.algorithm.bisect import search_bisect
+from pts.algorithm.branch import search_branch
+from pts.algorithm.pairs import Finding, Proposal, confirm, rank_proposals, screen
+from pts.algorithm.paths import Path
+from pts.algorithm.requests import Steps, ask, ask_ends, ask_rows, metered, together
+from pts.config import SearchConfig
+from pts.errors import DataError
+from pts.stats import jeffreys
+from pts.types import (
+    Cost,
+    Ids,
+    Outcome,
+    PathResult,
+    Purpose,
+    QuestionResult,
+    Sample,
+    Score,
+    Search,
+)
+
+
+def search_question(
+    problem_id: str,
+    prompt_ids: Ids,
+    limit: int,
+    config: SearchConfig,
+    seed: int,
+    completions: Sequence[Ids] | None = None,
+    stop_ids: frozenset[int] = frozenset(),
+) -> Search:
+    """Search one question.
+
+    `config.filter_rollouts` rollouts decide whether the question is kept (p_min <= p <= p_max).
+    The first `config.paths` of them, by index and whatever became of them, are the paths (equal
+    ones are searched once); `completions` (a teacher's, say) are paths too, kept or set aside with
+    their question. One with a token that the policy cannot sample ends as "impossible".
+    `limit` is the length limit of a whole completion, `seed` settles every random choice here.
+
+    Raises DataError at once if a completion is empty, longer than `limit`, or unfinished: it must
+    end in one of `stop_ids` or be exactly `limit` tokens long.
+    """
+    given = [tuple(ids) for ids in completions or ()]
+    faults = completion_faults(problem_id, given, limit, stop_ids)
+    if faults:
+        raise DataError("\n".join(faults))
+    return _search(problem_id, prompt_ids, config, seed, given)
+
+
+def _search(
+    problem_id: str, prompt_ids: Ids, config: SearchConfig, seed: int, given: Sequence[Ids]
+) -> Search:
+    spent: dict[Purpose, Cost] = {}
+    (rollouts,) = yield from metered(ask([Sample((), config.filter_rollouts, "filter")]), spent)
+    solved = jeffreys(sum(outcome.success for outcome in rollouts), len(rollouts))
+    paths: list[PathResult] = []
+    status: Literal["searched", "too easy", "too hard"] = "searched"
+    if config.p_min <= solved.mean <= config.p_max:
+        steps = _search_kept(f"{seed}/{problem_id}", rollouts, config, given)
+        paths = yield from metered(steps, spent)
+    else:
+        status = "too hard" if solved.mean < config.p_min else "too easy"
+    return QuestionResult(problem_id, prompt_ids, status, solved, tuple(paths), spent)
+
+
+def _search_kept(
+    name: str, rollouts: Sequence[Outcome], config: SearchConfig, given: Sequence[Ids]
+) -> Steps[list[PathResult]]:
+    """Search the paths of a question that passed the filter."""
+    judged = yield from ask([Sample(ids, 1, "search") for ids in given])
+    found = {outcome.ids: outcome.verdict for outcome in rollouts[: config.paths]}
+    found |= {ids: outcome.verdict for ids, (outcome,) in zip(given, judged, strict=True)}
+    rows = yield from ask_rows([Score(ids) for ids in found])
+    ends: Sequence[tuple[int, ...]] = [()] * len(found)
+    if config.unit == "step":
+        ends = yield from ask_ends(list(found))
+    paths = [
+        Path(ids, verdict, tuple(row), end)
+        for (ids, verdict), row, end in zip(found.items(), rows, ends, strict=True)
+    ]
+    return (yield from search_paths(name, paths, rollouts, config))
+
+
+def search_paths(
+    name: str, paths: Sequence[Path], unforced: Sequence[Outcome], config: SearchConfig
+) -> Steps[list[PathResult]]:
+    """Search scored paths of one question in lockstep, then confirm their best pairs.
+
+    At unit "step" there are no pairs: they are made of single tokens.
+
+    `unforced` are whole rollouts from the prompt that may guide the search; one that is a path
+    itself never leaves it and so tells nothing of its branches. `name` seeds the random choices.
+    """
+    possible = [i for i, path in enumerate(paths) if path.possible]
+    if config.method == "bisect":
+        findings = yield from search_bisect([paths[i] for i in possible], config)
+    else:
+        searches = [
+            search_branch(paths[i], unforced, config, _generator(name, i)) for i in possible
+        ]
+        findings = yield from together(searches)
+    done = [finding.result for finding in findings]
+    if config.unit == "token":
+        proposals = yield from together([screen(finding, config) for finding in findings])
+        done = yield from _confirmed(findings, proposals, config)
+    results = dict(zip(possible, done, strict=True))
+    return [results.get(i) or _impossible(path) for i, path in enumerate(paths)]
+
+
+def _confirmed(
+    findings: Sequence[Finding], proposals: Sequence[Sequence[Proposal]], config: SearchConfig
+) -> Steps[list[PathResult]]:
+    """Confirm the question's best proposals and file each pair with the path that proposed it."""
+    best = rank_proposals([pair for pairs in proposals for pair in pairs], config.max_pairs)
+    tested = yield from confirm(best, config)
+    results = []
+    for finding, own in zip(findings, proposals, strict=True):
+        pairs = tuple(
+            pair
+            for proposal, pair in zip(best, tested, strict=True)
+            if any(proposal is candidate for candidate in own)
+        )
+        siblings = finding.groups.table(finding.path)
+        results.append(replace(finding.result, pairs=pairs, siblings=siblings))
+    return results
+
+
+def _impossible(path: Path) -> PathResult:
+    """A path with a token of probability 0."""
+    return PathResult(
+        ids=path.ids,
+        verdict=path.verdict,
+        probs=tuple(float(q) for q in path.probs),
+        curve_at=(),
+        curve=(),
+        tokens=(),
+        siblings={},
+        stopped="impossible",
+    )
+
+
+def _generator(name: str, index: int) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{name}/{index}".encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))
+
+
+def completion_faults(
+    problem_id: str, given: Sequence[Ids], limit: int, stop_ids: frozenset[int]
+) -> list[str]:
+    """A line for each completion that is empty, longer than `limit` or unfinished."""
+    return [
+        f"completion {i} of problem {problem_id!r}: {fault}"
+        for i, ids in enumerate(given)
+        if (fault := _unfinished(ids, limit, stop_ids))
+    ]
+
+
+def _unfinished(ids: Ids, limit: int, stop_ids: frozenset[int]) -> str:
+    if not ids:
+        return "has no tokens; give at least the stop token"
+    if len(ids) > limit:
+        return f"has {len(ids)} tokens, over the limit of {limit}; raise max_new_tokens or drop it"
+    early = next((at for at, token in enumerate(ids[:-1]) if token in stop_ids), None)
+    if early is not None:
+        return f"goes on after the stop token at position {early}; cut it there"
+    if len(ids) < limit and ids[-1] not in stop_ids:
+        return f"ends in {ids[-1]}, no stop token ({sorted(stop_ids)}); append the one it ended by"
+    return ""

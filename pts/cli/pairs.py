@@ -1,0 +1,117 @@
+"""`pts pairs`: where pairs come from, and the forms they are written in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TextIO, TypeAlias
+
+from pts.data.pairs import pair_line, read_pairs
+from pts.errors import ConfigError, DataError
+from pts.files import replacing
+from pts.report.text import printable
+from pts.runtime.run_folder import RunFolder
+from pts.types import Ids, TokenPair
+
+Form: TypeAlias = Literal["text", "jsonl", "hf"]
+
+CONTEXT = 60
+"""Characters of the text before a pair that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Pairs, the run they come from (None for a file), and how their tokens read."""
+
+    pairs: Sequence[TokenPair]
+    run: RunFolder | None
+    text: Callable[[Ids], str]
+
+
+def read_source(
+    source: str, fdr: float | None, p_gap: float | None, tokenizer: Path | None
+) -> Found:
+    """Pairs of a run folder (selected again), of a pairs.jsonl, or of a file of codelion/pts.
+
+    Raises ConfigError for options that do not go with the source, DataError for what is wrong
+    with it.
+    """
+    path = Path(source)
+    if path.is_dir():
+        from pts.runtime.search import reselect
+
+        run = RunFolder(path)
+        return Found(reselect(run, fdr=fdr, p_gap=p_gap), run, run.text)
+    if fdr is not None or p_gap is not None:
+        raise ConfigError(
+            f"{source}: --fdr and --p-gap select from a run's measurements; give the run's folder"
+        )
+    if not source.startswith("hf:") and not path.is_file():
+        raise DataError(f"{source}: no such run folder or file")
+    loaded = _load_tokenizer(tokenizer) if tokenizer is not None else None
+    text = _plain_ids if loaded is None else lambda ids: str(loaded.decode(list(ids)))
+    return Found(_read_file(source, loaded), None, text)
+
+
+def _read_file(source: str, tokenizer: Any) -> list[TokenPair]:
+    from pts.data.codelion import is_codelion, read_codelion
+
+    if not source.startswith("hf:") and not is_codelion(source):
+        return read_pairs(Path(source))
+    if tokenizer is None:
+        raise ConfigError(
+            f"{source}: holds text of codelion/pts, whose token ids have to be rebuilt; give "
+            "--tokenizer, the folder of the model that is to be trained"
+        )
+    return read_codelion(source, tokenizer)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from pts.engines.tokenizer_folder import load_tokenizer
+
+    return load_tokenizer(folder, None)[0]
+
+
+def _plain_ids(ids: Ids) -> str:
+    return "".join(f"⟨{token}⟩" for token in ids)
+
+
+def write_form(found: Found, form: Form | None, output: Path | None) -> None:
+    """Write pairs to a file, to a folder (`hf`), or to standard output.
+
+    Without a form they are text on standard output and JSONL in a file.
+    """
+    form = form or ("text" if output is None else "jsonl")
+    if form == "hf":
+        from pts.runtime.export import export_dataset
+
+        if output is None:
+            raise ConfigError("--format hf writes a folder; name it with --output")
+        export_dataset(found.pairs, output, found.run)
+        return
+    lines = _text_lines(found) if form == "text" else map(pair_line, found.pairs)
+    if output is None:
+        _write(lines, sys.stdout)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(output) as file:
+        _write(lines, file)
+
+
+def _write(lines: Iterator[str], file: TextIO) -> None:
+    file.writelines(line + "\n" for line in lines)
+
+
+def _text_lines(found: Found) -> Iterator[str]:
+    """Each pair with the end of the text before it, its gap with interval, and its worth."""
+    for pair in found.pairs:
+        before = printable(found.text(pair.prompt_ids)).replace("\n", "\\n")
+        more = "…" if len(before) > CONTEXT else ""
+        chosen, rejected = (repr(found.text((token,))) for token in (pair.chosen, pair.rejected))
+        yield f"{printable(pair.problem_id)} ({pair.criterion}): {more}{before[-CONTEXT:]}"
+        yield (
+            f"    {chosen} over {rejected}, gap {pair.gap.mean:+.2f} "
+            f"[{pair.gap.low:+.2f}, {pair.gap.high:+.2f}], worth {pair.worth:+.2f}"
+        )

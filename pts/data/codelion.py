@@ -1,0 +1,261 @@
+"""Reads what codelion/pts (the public implementation) has published: pivotal tokens, as text.
+
+    pairs = read_codelion("pivotal_tokens.jsonl", tokenizer)
+
+Three kinds of records are read: pivotal tokens (`pivot_context`, `pivot_token`, ...), events of
+its later versions (`event_type` "pivotal_token"), and its DPO export (`prompt`, `chosen`,
+`rejected`, `metadata`). They hold text, so token ids have to be rebuilt, which a warning says.
+
+What such a file does not tell is not made up. Probabilities are taken over with n = 0 and an
+interval that says nothing ([0, 1]; [-1, 1] for the gap), as the files do not tell how many
+rollouts they come from; one that is missing is 0.5 with the method "unknown". π of the two tokens
+is 0 (unknown), hence their worth too; the p-value is 1: no pair was confirmed by fresh rollouts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pts.data.rows import Faults
+from pts.data.tables import Row, open_table, shown
+from pts.errors import DataError
+from pts.types import Estimate, Ids, TokenPair
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A next token: its text, its id if the record names one, its reported p(success)."""
+
+    text: str
+    id: int | None
+    p: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pivot:
+    """A record, whatever its kind."""
+
+    context: str
+    chosen: _Token | None
+    rejected: _Token | None
+    delta: float | None
+    """Reported change of p(success) by the pivotal token, against the prefix before it."""
+    question: str
+    model: str
+
+
+def read_codelion(source: Path | str, tokenizer: Any) -> list[TokenPair]:
+    """Token pairs from a file of codelion/pts, in its order.
+
+    Args:
+        source: JSONL, or any other table that `load_problems` reads (`hf:NAME` among them).
+        tokenizer: the Hugging Face tokenizer of the model that is to be trained.
+
+    A record becomes a pair if it names an alternative token, its context survives encoding and
+    decoding, and both tokens are exactly one token each. A warning counts the others by reason.
+
+    Raises DataError for rows that are no such records, one line a fault.
+    """
+    table = open_table(str(source))
+    faults, dropped, rows = Faults(table), Counter[str](), 0
+    pairs: dict[tuple[Ids, int, int], TokenPair] = {}
+    for number, row in table:
+        rows += 1
+        pivot = _read(row)
+        if not isinstance(pivot, _Pivot):
+            faults.add(number, pivot)
+        elif isinstance(pair := _rebuild(pivot, tokenizer), str):
+            dropped[pair] += 1
+        elif pairs.setdefault((pair.prompt_ids, pair.chosen, pair.rejected), pair) is not pair:
+            dropped["repeats an earlier record"] += 1
+    if not rows:
+        faults.add(None, "holds no records")
+    faults.raise_all()
+    reasons = "".join(f"; {count:,} dropped: {why}" for why, count in dropped.most_common())
+    _log.warning(
+        "%s: token ids were rebuilt from text, which may not be those that were sampled; "
+        "%s of %s records became pairs, none confirmed%s",
+        *(source, f"{len(pairs):,}", f"{rows:,}", reasons),
+    )
+    return list(pairs.values())
+
+
+def _read(row: Row) -> _Pivot | str:
+    """The record of a row, or what is wrong with it."""
+    if isinstance(row, str):
+        return row
+    read = next((reader for key, reader in _READERS.items() if key in row), None)
+    if read is None:
+        return f"no record of codelion/pts; its columns are {', '.join(map(repr, row))}"
+    try:
+        return read(row)
+    except DataError as error:
+        return str(error)
+
+
+def _of_token(row: Mapping[str, Any]) -> _Pivot:
+    pivot = _Token(
+        _text(row, "pivot_token"), _id(row, "pivot_token_id"), _number(row, "prob_after")
+    )
+    return _sided(row, _text(row, "pivot_context"), pivot, row)
+
+
+def _of_event(row: Mapping[str, Any]) -> _Pivot:
+    context = _text(row, "context")
+    if row["event_type"] != "pivotal_token":  # a sentence, or a reading of activations
+        return _Pivot(context, None, None, None, _question(row), _model(row))
+    pivot = _Token(_text(row, "label"), _id(row, "token_id"), _number(row, "prob_after"))
+    return _sided(row, context, pivot, _metadata(row))
+
+
+def _of_pair(row: Mapping[str, Any]) -> _Pivot:
+    about = _metadata(row)
+    chosen = _Token(_text(row, "chosen"), None, _number(about, "prob_chosen"))
+    rejected = _Token(_text(row, "rejected"), None, _number(about, "prob_rejected"))
+    delta = _number(about, "prob_delta")
+    size = None if delta is None else abs(delta)
+    return _Pivot(_text(row, "prompt"), chosen, rejected, size, _question(row), _model(row))
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], _Pivot]] = {
+    "pivot_token": _of_token,
+    "event_type": _of_event,
+    "rejected": _of_pair,
+}
+"""By the column that tells the kind of a record."""
+
+
+def _sided(row: Mapping[str, Any], context: str, pivot: _Token, other: Mapping[str, Any]) -> _Pivot:
+    """A harmful pivotal token is the rejected one; what `other` names `rejected_token` is then
+    the alternative that is set against it."""
+    delta = _number(row, "prob_delta")
+    if delta is None:
+        raise DataError(
+            f"column 'prob_delta': a number is needed, not {shown(row.get('prob_delta'))}"
+        )
+    sides: tuple[_Token | None, _Token | None] = pivot, _alternative(other, "rejected")
+    if delta <= 0:
+        sides = _alternative(other, "chosen") or sides[1], pivot
+    return _Pivot(context, *sides, abs(delta), _question(row), _model(row))
+
+
+def _alternative(row: Mapping[str, Any], side: str) -> _Token | None:
+    text = row.get(f"{side}_token")
+    if not isinstance(text, str):
+        return None
+    return _Token(text, _id(row, f"{side}_token_id"), _number(row, f"{side}_prob"))
+
+
+def _rebuild(pivot: _Pivot, tokenizer: Any) -> TokenPair | str:
+    """The pair in token ids, or why there is none."""
+    if pivot.chosen is None or pivot.rejected is None:
+        return "no alternative token"
+    prompt = _encode(tokenizer, pivot.context)
+    if not prompt or _decode(tokenizer, prompt) != pivot.context:
+        return "the context does not survive encoding"
+    ids = [_token_id(tokenizer, prompt, pivot.context, t) for t in (pivot.chosen, pivot.rejected)]
+    chosen, rejected = ids
+    if chosen is None or rejected is None:
+        return "chosen or rejected is not exactly one token"
+    if chosen == rejected:
+        return "chosen and rejected are the same token"
+    return TokenPair(
+        problem_id=pivot.question,
+        prompt_ids=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_prob=0.0,
+        rejected_prob=0.0,
+        p_chosen=_reported(pivot.chosen.p),
+        p_rejected=_reported(pivot.rejected.p),
+        gap=_gap(pivot),
+        pvalue=1.0,
+        worth=0.0,
+        criterion="path",
+        policy=pivot.model,
+    )
+
+
+def _token_id(tokenizer: Any, prompt: Ids, context: str, token: _Token) -> int | None:
+    """The recorded id if it means this text here; else the one token that encoding gives."""
+    if token.id is not None and _decode(tokenizer, (token.id,)) == token.text:
+        return token.id
+    whole = _encode(tokenizer, context + token.text)
+    if whole[:-1] == prompt:
+        return whole[-1]
+    alone = _encode(tokenizer, token.text)  # the tokenizer merges across the boundary
+    return alone[0] if len(alone) == 1 and _decode(tokenizer, alone) == token.text else None
+
+
+def _encode(tokenizer: Any, text: str) -> Ids:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _decode(tokenizer: Any, ids: Ids) -> str:
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def _reported(p: float | None) -> Estimate:
+    return Estimate(0.5 if p is None else p, 0.0, 1.0, 0, "unknown" if p is None else "reported")
+
+
+def _gap(pivot: _Pivot) -> Estimate:
+    """p(chosen) - p(rejected) where both are told, else the pivotal token's change of p."""
+    assert pivot.chosen is not None
+    assert pivot.rejected is not None
+    if pivot.chosen.p is not None and pivot.rejected.p is not None:
+        return Estimate(pivot.chosen.p - pivot.rejected.p, -1.0, 1.0, 0, "reported")
+    if pivot.delta is not None:
+        return Estimate(pivot.delta, -1.0, 1.0, 0, "reported against the prefix")
+    return Estimate(0.0, -1.0, 1.0, 0, "unknown")
+
+
+def _question(row: Mapping[str, Any]) -> str:
+    """The item of the data set that was asked, or else a digest of the question."""
+    if row.get("dataset_item_id") is not None:
+        return ":".join(str(row[k]) for k in ("dataset_id", "dataset_item_id") if row.get(k))
+    query = str(row.get("query") or _metadata(row).get("original_query"))
+    return f"query-{hashlib.blake2b(query.encode(), digest_size=6).hexdigest()}"
+
+
+def _model(row: Mapping[str, Any]) -> str:
+    return f"codelion/pts:{row.get('model_id') or 'unknown'}"
+
+
+def _metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    about = row.get("metadata")
+    return about if isinstance(about, dict) else {}
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise DataError(f"column {name!r}: text is needed, not {shown(value)}")
+    return value
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _id(row: Mapping[str, Any], name: str) -> int | None:
+    value = _number(row, name)  # a column with nulls is read as floats
+    return int(value) if value is not None and value >= 0 else None
+
+
+def is_codelion(source: Path | str) -> bool:
+    """Whether a table's first row is a record of codelion/pts."""
+    first = next(iter(open_table(str(source))), (0, ""))[1]
+    return isinstance(first, dict) and "prompt_ids" not in first and bool(_READERS.keys() & first)

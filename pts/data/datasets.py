@@ -1,0 +1,149 @@
+"""Tables that Arrow reads: Parquet files and Hugging Face datasets, from disk or from the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pts.data.tables import Row, not_utf8
+from pts.errors import DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BATCH = 256
+"""Rows that are in memory at a time."""
+
+
+class ParquetRows:
+    """Rows of a Parquet file, counted from 1."""
+
+    unit = "row"
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.place, self._path = str(path), path
+        try:
+            self.columns: Sequence[str] = pq.read_schema(path).names
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: not Parquet ({_first_line(error)})") from None
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self._path) as file:
+            yield from _numbered(file.iter_batches(BATCH))
+
+
+class DatasetRows:
+    """Rows of a Hugging Face dataset, counted from 1; the data stay on disk, memory-mapped."""
+
+    unit = "row"
+
+    def __init__(self, place: str, dataset: Dataset) -> None:
+        self.place = place
+        self.columns: Sequence[str] = dataset.column_names
+        self._dataset = dataset.with_format("arrow")
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        yield from _numbered(self._dataset.iter(BATCH))
+
+
+def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Row]]:
+    number = 0
+    for batch in batches:
+        for row in _rows(batch):
+            number += 1
+            yield number, row
+
+
+def _rows(batch: Any) -> Iterator[Row]:
+    """Rows of a record batch or table; row by row where text is broken, to name the right one."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for index in range(batch.num_rows):
+        try:
+            yield batch.slice(index, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            yield not_utf8(error)
+
+
+def disk_rows(folder: Path) -> DatasetRows:
+    """The dataset in a folder: of `save_to_disk`, or files as they lie on the Hub."""
+    from datasets import load_dataset, load_from_disk
+
+    saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    try:
+        loaded = load_from_disk(str(folder)) if saved else load_dataset(str(folder))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: no dataset here ({_first_line(error)}); give a folder of save_to_disk, one "
+            "with the files of a dataset, or a file"
+        ) from None
+    if saved:
+        return _one_split(str(folder), loaded, lambda split: str(folder / split))
+    return _one_split(str(folder), loaded, lambda split: f"the {split} file itself")
+
+
+def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> DatasetRows:
+    """Rows of a dataset, or of the only split. `named` tells how another one is asked for."""
+    if isinstance(loaded, Mapping):
+        splits = list(loaded)
+        if len(splits) != 1:
+            raise DataError(
+                f"{place}: holds the splits {', '.join(map(repr, splits))}; give one of them, "
+                f"e.g. {named(splits[0] if splits else 'train')}"
+            )
+        loaded = loaded[splits[0]]
+    return DatasetRows(place, loaded)
+
+
+def hub_rows(source: str) -> DatasetRows:
+    """`hf:NAME`, `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, downloaded once to the cache.
+
+    Raises DataError when it cannot be had: offline, no such dataset, no such config or split.
+    """
+    from datasets import load_dataset
+
+    name, config, split = _hub_parts(source)
+    try:
+        loaded = load_dataset(name, config, split=split)
+    except (OSError, ValueError) as error:
+        reason = _first_line(error)
+        raise DataError(f"{source}: cannot be read: {reason}; {_remedy(error, name)}") from None
+    start = f"hf:{name}:{f'{config}:' if config else ''}"
+    return _one_split(source, loaded, lambda split: start + split)
+
+
+def _hub_parts(source: str) -> tuple[str, str | None, str | None]:
+    name, *rest = source.removeprefix("hf:").split(":")
+    if not name or len(rest) > 2 or not all(rest):
+        raise DataError(
+            f"{source}: give hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, e.g. "
+            "hf:openai/gsm8k:main:train"
+        )
+    config = rest[0] if len(rest) == 2 else None
+    return name, config, rest[-1] if rest else None
+
+
+def _remedy(error: Exception, name: str) -> str:
+    if isinstance(error, ConnectionError):
+        return (
+            "if this machine has no access to huggingface.co, save the dataset on one that has "
+            f"(load_dataset({name!r}, ...).save_to_disk(FOLDER)) and give the folder"
+        )
+    told = re.search(r"""["'](.+?)["'].*\[(.*)\]""", str(error))  # wrong name, list of right ones
+    known = [word.strip(" '\"") for word in told[2].split(",")] if told else []
+    hint = did_you_mean(told[1], known).removeprefix("; ") if told else ""
+    return hint or "give hf:NAME:CONFIG:SPLIT as the dataset's page names them"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,112 @@
+"""Reads problems from tables: columns mapped to a `Problem`'s fields, every fault told at once.
+
+    problems = load_problems("gsm8k.jsonl", {"prompt": "question", "reference": "answer"})
+
+Sources are JSONL, CSV and Parquet files, folders of saved Hugging Face datasets, and `hf:NAME`
+(`pts.data.tables`). A prompt is text, or a list of messages `{"role": ..., "content": ...}`.
+Other columns become the problem's metadata.
+
+The source is read once to check it and again whenever the problems are iterated. Neither keeps
+rows; the check keeps 8 bytes of each id, by which repeated ones are found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pts.data.rows import FIELDS, SHOWN, Faults, RowReader
+from pts.data.tables import Table, open_table
+from pts.errors import ConfigError, did_you_mean
+from pts.types import Problem
+
+__all__ = ["FIELDS", "SHOWN", "Problems", "load_problems"]
+
+
+class Problems:
+    """The problems of a source that was found to be sound: read anew at every iteration."""
+
+    def __init__(self, table: Table, reader: RowReader, count: int) -> None:
+        self._table, self._reader, self._count = table, reader, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Problem]:
+        """Raises DataError if the source has changed since it was checked, and is wrong now."""
+        faults = Faults(self._table)
+        for number, row in self._table:
+            problem = self._reader.read(number, row, faults)
+            faults.raise_all()
+            if problem is not None:
+                yield problem
+
+
+def load_problems(
+    source: Path | str, columns: Mapping[str, str] | None = None, *, chat: bool = False
+) -> Problems:
+    """Check a source of problems and return them, to be iterated.
+
+    Args:
+        source: a file (.jsonl, .csv, .tsv, .parquet), the folder of a saved dataset, or
+            `hf:NAME`, `hf:NAME:SPLIT`, `hf:NAME:CONFIG:SPLIT`.
+        columns: the columns that hold "id", "prompt" and "reference" where they are called
+            otherwise, and the one that holds "completions" if problems bring some. Without an id
+            column the numbers of the rows (in text files, of the lines) are the ids.
+        chat: ask prompts that are text as one user message.
+
+    References that are numbers become text, whole ones without a decimal point.
+
+    Raises ConfigError for an unknown field in `columns`, DataError for everything that is wrong
+    with the source, one line a fault.
+    """
+    columns = dict(columns or {})
+    unknown = [name for name in columns if name not in FIELDS]
+    if unknown:
+        raise ConfigError(*(f"no field {n!r}{did_you_mean(n, FIELDS)}" for n in unknown))
+    table = open_table(str(source))
+    reader = RowReader(columns, chat)
+    return Problems(table, reader, _check(table, reader))
+
+
+def _check(table: Table, reader: RowReader) -> int:
+    """Read everything once; the number of problems. Raises DataError with all faults."""
+    faults = Faults(table)
+    if table.columns is not None:
+        reader.check_columns(table.columns, faults)
+        faults.raise_all()
+    digests, rows = array("Q"), 0
+    for number, row in table:
+        rows += 1
+        reader.read(number, row, faults)
+        if isinstance(row, dict):
+            digests.append(_digest(reader.id_of(number, row)))
+    if not rows:
+        faults.add(None, "holds no problems")
+    for number, what in _repeated(table, reader, digests):
+        faults.add(number, what)
+    faults.raise_all(rows)
+    return rows
+
+
+def _digest(problem_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(problem_id.encode(), digest_size=8).digest(), "big")
+
+
+def _repeated(table: Table, reader: RowReader, digests: array[int]) -> Iterator[tuple[int, str]]:
+    """Rows whose id an earlier row has; the source is read again only if digests are equal."""
+    import numpy as np
+
+    values = np.frombuffer(digests, np.uint64)
+    values.sort()
+    suspects = {int(value) for value in values[1:][values[1:] == values[:-1]]}
+    first: dict[str, int] = {}
+    for number, row in table if suspects else ():
+        name = reader.id_of(number, row) if isinstance(row, dict) else None
+        if name is None or _digest(name) not in suspects:
+            continue
+        if name in first:
+            yield number, f"id {name!r} was used on {table.unit} {first[name]}"
+        first.setdefault(name, number)

@@ -1,0 +1,215 @@
+"""Tables of rows, read one row at a time: JSONL, CSV, Parquet and Hugging Face datasets.
+
+    table = open_table("gsm8k.csv")
+    for number, row in table: ...       # a row by column names, or the text of a fault
+
+A table can be read again and again, and never holds more than a few rows. `open_table` raises
+DataError for what is wrong with a file as a whole; a faulty row is yielded as its fault.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from pts.errors import DataError, did_you_mean
+
+Row: TypeAlias = dict[str, Any] | str
+"""Values by column, or what is wrong with the row."""
+
+FIELD_CHARACTERS = 2**24
+"""A longer field of a CSV file is taken for a quote that was left open."""
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+class Table(Protocol):
+    """Rows that can be read again and again."""
+
+    place: str
+    """Where the rows come from, for messages."""
+    unit: str
+    """What the numbers of the rows count: "line" or "row"."""
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """Names of the columns; None if each row has its own."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]: ...
+
+
+def open_table(source: str) -> Table:
+    """The table at a path or, for `hf:NAME`, on the Hugging Face Hub.
+
+    Files are known by their endings (`ENDINGS`), folders are those of `Dataset.save_to_disk`.
+    """
+    if source.startswith("hf:"):
+        from pts.data.datasets import hub_rows
+
+        return hub_rows(source)
+    path = Path(source)
+    if path.is_dir():
+        from pts.data.datasets import disk_rows
+
+        return disk_rows(path)
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        hint = did_you_mean(ending, ENDINGS)
+        raise DataError(
+            f"{source}: unknown kind of file {ending!r}{hint or '; known: ' + ', '.join(ENDINGS)}, "
+            "the folder of a saved dataset, hf:NAME"
+        )
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    if ending == ".parquet":
+        from pts.data.datasets import ParquetRows
+
+        return ParquetRows(path)
+    _check_encoding(path)
+    if ending in (".csv", ".tsv"):
+        return CsvRows(path, "\t" if ending == ".tsv" else ",")
+    return JsonRows(path)
+
+
+def _check_encoding(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise DataError(f"{path}: is UTF-16 or UTF-32; save it as UTF-8")
+
+
+class JsonRows:
+    """One JSON object a line; blank lines are passed over."""
+
+    unit = "line"
+    columns = None
+
+    def __init__(self, path: Path) -> None:
+        self.place, self._path = str(path), path
+        with path.open("rb") as file:
+            first = next((line for line in file if line.strip()), b"")
+        if first.removeprefix(codecs.BOM_UTF8).strip() in (b"[", b"[{") or _is_list_of_rows(first):
+            raise DataError(f"{path}: holds a JSON array; write one object a line (JSONL)")
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        with self._path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, self._row(line)
+
+    def _row(self, line: bytes) -> Row:
+        try:
+            row = json.loads(line.removeprefix(codecs.BOM_UTF8))
+        except UnicodeDecodeError as error:
+            return not_utf8(error)
+        except ValueError as error:
+            return f"not JSON ({error})"
+        except RecursionError:
+            return "not JSON that can be read (nested too deeply)"
+        if not isinstance(row, dict):
+            return f"an object is needed, not {shown(row)}"
+        if b"\\u" in line and broken_text(row):
+            return BROKEN_TEXT
+        return row
+
+
+class CsvRows:
+    """Comma- or tab-separated text with a header; numbered by the line on which a row starts.
+
+    Cells stay as they are written ("007" is not 7); empty ones are null.
+    """
+
+    unit = "line"
+
+    def __init__(self, path: Path, delimiter: str) -> None:
+        self.place, self._path, self._delimiter = str(path), path, delimiter
+        csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARACTERS))
+        first = next(self._records(), None)
+        if first is None:
+            raise DataError(f"{path}: is empty; a header with the names of the columns is needed")
+        if isinstance(first[1], str):
+            raise DataError(f"{path}, line {first[0]}: {first[1]}")
+        self.columns: Sequence[str] = first[1]
+        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if twice:
+            raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice")
+
+    def __iter__(self) -> Iterator[tuple[int, Row]]:
+        records = self._records()
+        next(records)
+        for number, cells in records:
+            yield number, cells if isinstance(cells, str) else self._row(cells)
+
+    def _row(self, cells: list[str]) -> Row:
+        if len(cells) != len(self.columns):
+            return (
+                f"{len(cells)} cells under {len(self.columns)} columns; put cells that hold "
+                f"{self._delimiter!r} or line breaks into double quotes"
+            )
+        return {name: cell or None for name, cell in zip(self.columns, cells, strict=True)}
+
+    def _records(self) -> Iterator[tuple[int, list[str] | str]]:
+        """(first line, cells or fault) of every record, the header included."""
+        faults: list[str] = []
+        with self._path.open("rb") as file:
+            reader = csv.reader(_decoded(file, faults), delimiter=self._delimiter, strict=True)
+            while True:
+                number = reader.line_num + 1
+                faults.clear()
+                try:
+                    cells = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield number, f"not CSV ({error}); is a double quote left open?"
+                    continue
+                if faults:
+                    yield number, faults[0]
+                elif cells:
+                    yield number, cells
+
+
+def _decoded(lines: Iterator[bytes] | Any, faults: list[str]) -> Iterator[str]:
+    """Lines as text, a byte order mark dropped; faults are put down and the line kept readable."""
+    for number, line in enumerate(lines):
+        if not number:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            faults.append(not_utf8(error))
+            yield line.decode(errors="replace")
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong with bytes that are no UTF-8."""
+    byte = error.object[error.start]
+    return f"not UTF-8 (byte 0x{byte:02x} at {error.start}); save the file as UTF-8"
+
+
+def _is_list_of_rows(line: bytes) -> bool:
+    """Whether a whole array of objects stands on one line."""
+    return line.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[" and b"{" in line[:200]
+
+
+BROKEN_TEXT = "holds half a surrogate pair (\\ud800 to \\udfff); mend the text"
+
+
+def broken_text(value: object) -> bool:
+    """JSON may spell halves of characters that no file or tokenizer can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def shown(value: object) -> str:
+    """A value in a message: as JSON where it is JSON, and short."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,343 @@
+"""Rollouts and scores from servers: vLLM's OpenAI-compatible API, or llama.cpp's own.
+
+    engine = ServerEngine.connect(
+        ["http://localhost:8000"], "phi-4", "models/phi-4", SamplingConfig(top_p=0.95)
+    )
+    run = pts.search(problems, engine, verifier, output="runs/first")
+
+Token ids go in and come out; text is made here, by the tokenizer folder. Every rollout is one
+request with its own seed, thousands of them in flight (`in_flight`), on several servers of the same
+model at once. Failures are retried until `Patience` ends; a reply that breaks a rule (an id outside
+the vocabulary, too many tokens, an end without a stop token) counts as a failure.
+
+`score` asks, for each position, for the likeliest next tokens of that prefix, and makes the exact
+row of them (`pts.engines.server.logprobs`), more of them until the whole support is shown. One
+request a position, rather than one for the whole path with prompt log-probabilities: it goes
+through the code that samples, it works where a server cannot list for prompts, and prefix caching
+makes it cheap beside the rollouts. What a server cannot list is refused with the flag that mends
+it.
+
+What is promised: nothing is lost and nothing repeated. Not that a run can be replayed bit by bit:
+servers batch as requests come, which moves the last bits of the logits; `reproducible` is False.
+The server's weights cannot be read, so `policy` is a digest of what it says of them (name, root)
+and of `revision`, which is yours to set to something that changes with the weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import queue
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pts.config import SamplingConfig
+from pts.engines.base import Wish
+from pts.engines.server.endpoints import Patience
+from pts.engines.server.http import Client, Refused, Unreadable
+from pts.engines.server.logprobs import OVER_ONE, Listing, processed_row, raw_row, widths
+from pts.engines.server.probe import (
+    DRAWS,
+    PROBE_SEED,
+    PROBE_TEXT,
+    Served,
+    check_draws,
+    check_policy,
+    check_tokenizer,
+    dialect_of,
+    find,
+    lists_processed,
+)
+from pts.engines.server.protocols import ALL, check_completion
+from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
+from pts.errors import EngineError
+from pts.types import Ids, Row
+
+T = TypeVar("T")
+
+
+class ServerEngine(TokenizerSide):
+    """An `Engine` over servers. Made by `connect`; `close` it, or use it in a `with` statement."""
+
+    reproducible = False
+
+    def __init__(
+        self,
+        client: Client,
+        served: Served,
+        tokenizer: Any,
+        sampling: SamplingConfig,
+        *,
+        stop_ids: frozenset[int],
+        vocabulary: int,
+        chat_template: str | None = None,
+        revision: str = "",
+        seeds: bool = True,
+    ) -> None:
+        """Parts as `connect` makes and checks them; `served` as `server_connect.find` gives it."""
+        self.sampling, self.stop_ids, self.served = sampling, stop_ids, served
+        self.tokenizer, self.chat_template = tokenizer, chat_template
+        self.policy = _policy(served, revision)
+        self.vocabulary = vocabulary
+        self.processed = True
+        """Listed probabilities are those of the sampling policy, not the model's own."""
+        self._client, self._dialect = client, dialect_of(served, stop_ids, seeds)
+
+    @classmethod
+    def connect(
+        cls,
+        urls: str | Sequence[str],
+        model: str | None,
+        tokenizer: str | Path,
+        sampling: SamplingConfig,
+        *,
+        chat_template: str | None = None,
+        stop_ids: Iterable[int] | None = None,
+        revision: str = "",
+        seeds: bool = True,
+        in_flight: int = 512,
+        patience: Patience | None = None,
+    ) -> ServerEngine:
+        """Find the model on every server, check what a search relies on, return the engine.
+
+        `model` is the name that is served (None: the only one), `tokenizer` a folder with its
+        tokenizer (and generation_config.json, for the stop ids, unless `stop_ids` are given). With
+        `seeds` a rollout that is asked for again is the same one; without them a time-out, which
+        meets long rollouts, makes these rarer. vLLM on a CPU cannot take seeds everywhere (see
+        docs/writing-an-engine.md). The API key, if one is needed, is read from PTS_API_KEY.
+
+        Raises ConfigError for URLs that are none, MissingExtra without httpx2, EngineError for a
+        server that cannot be used, with the reason and the remedy.
+        """
+        client = Client(
+            [urls] if isinstance(urls, str) else list(urls), in_flight=in_flight, patience=patience
+        )
+        try:
+            loaded, stops, vocabulary = load_tokenizer(Path(tokenizer), stop_ids)
+            served = client.wait(find(client, model))
+            check_policy(served.kind, sampling)
+            if served.slots is not None:
+                client.limit(served.slots)
+            engine = cls(
+                client,
+                served,
+                loaded,
+                sampling,
+                stop_ids=stops,
+                vocabulary=max(vocabulary, served.vocabulary or 0),
+                chat_template=chat_template,
+                revision=revision,
+                seeds=seeds,
+            )
+            client.wait(engine._check())
+        except BaseException:
+            client.close()
+            raise
+        return engine
+
+    def __repr__(self) -> str:
+        return f"ServerEngine({self._client!r}, {self.served.model!r})"
+
+    def __enter__(self) -> ServerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connections. The engine cannot be used afterwards."""
+        self._client.close()
+
+    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+        """The sampling distribution before each token of the completion; one request a row.
+
+        Raises EngineError for an empty prompt, a path longer than the server allows, or a position
+        whose support the server does not list whole.
+        """
+        if not completion:
+            return []
+        if not prompt:
+            raise EngineError("score needs at least one prompt token before the completion")
+        ids = prompt + completion
+        self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        places = range(len(prompt), len(ids))
+
+        async def rows() -> list[Row]:
+            return await _all([self._row(ids[:at], ids[at]) for at in places])
+
+        return self._client.wait(rows())
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        """Answer wishes as they finish, pulling new ones while fewer than `in_flight` are asked.
+
+        Raises EngineError when a rollout cannot be had (see `server_http`), when a wish could
+        outgrow the server's context, and for a queue that has neither a wish nor an end although
+        nothing is in flight. Whatever ends it, nothing stays in flight.
+        """
+        flight = _Flight(self)
+        exhausted = False
+        try:
+            while True:
+                while flight.rollouts < self._client.in_flight and not exhausted:
+                    try:
+                        wish = next(wishes)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    if wish is None:
+                        if not flight.rollouts and not flight.answers:
+                            raise EngineError(
+                                "deadlock: every wish was delivered, yet the queue holds neither "
+                                "a wish nor its end; end it when no search can go on"
+                            )
+                        break
+                    self._check_wish(wish)
+                    flight.start(wish)
+                if flight.rollouts or flight.answers:
+                    yield flight.next_answer()
+                elif exhausted:
+                    return
+        finally:
+            flight.cancel()
+
+    async def rollout(self, prefix: Ids, limit: int, seed: int) -> Ids:
+        """One completion of a prefix, at most `limit` tokens, checked."""
+        body = self._dialect.body(prefix, limit, seed, self.sampling)
+
+        def read(reply: Any) -> Ids:
+            found = self._dialect.read(reply, prefix)
+            check_completion(found, limit, self.vocabulary, self.stop_ids)
+            return found.ids
+
+        return await self._client.post(self._dialect.path, body, read)
+
+    async def _row(self, prefix: Ids, path_token: int = -1) -> Row:
+        """The row after a prefix, from lists of growing width."""
+        for width in widths(self.sampling, ALL):
+            listing = await self._listing(prefix, width)
+            if self.processed:
+                row = processed_row(listing, self.sampling)
+            else:
+                row = raw_row(listing, self.sampling, self.vocabulary, path_token)
+            if row is not None:
+                return row
+        raise EngineError(
+            f"{self!r}: of {width if width != ALL else self.vocabulary} tokens asked for, "
+            f"{len(listing.ids)} were listed, with {listing.mass:.1%} of the mass: not all that "
+            f"can be sampled; {self._dialect.too_wide(width)}"
+        )
+
+    async def _listing(self, prefix: Ids, width: int) -> Listing:
+        body = self._dialect.listing(prefix, width, self.sampling)
+
+        def read(reply: Any) -> Listing:
+            found = self._dialect.read(reply, prefix, width).listed
+            assert found is not None
+            wanted = min(width, self.vocabulary)
+            if len(found.ids) < wanted and not found.whole and found.mass < 1 - OVER_ONE:
+                raise Unreadable(
+                    f"{len(found.ids)} of {wanted} tokens were listed, with {found.mass:.1%} of "
+                    f"the mass; {self._dialect.too_wide(width)}"
+                )
+            return found
+
+        try:
+            return await self._client.post(self._dialect.path, body, read, row=True)
+        except Refused as refused:
+            if refused.status == 400 and "logprobs" in refused.body:
+                raise EngineError(
+                    f"{refused}; the rows of this policy ({self.sampling!r}) need more: "
+                    f"{self._dialect.too_wide(width)}"
+                ) from None
+            raise
+
+    async def _check(self) -> None:
+        """What `connect` tests by requests: tokenizer, kind of list, draws against a row."""
+        probe = tuple(self.tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"])
+        await check_tokenizer(self._client, self.served, probe)
+        prefix = probe[:8] or tuple(sorted(self.stop_ids))[:1]
+        self.processed = await lists_processed(self._client, self._dialect, prefix)
+        row = await self._row(prefix)
+        drawn = await _all([self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS)])
+        check_draws(row, [ids[0] for ids in drawn])
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a prompt and its completion may have together, where the server says so."""
+        return self.served.longest
+
+    def _check_wish(self, wish: Wish) -> None:
+        total = len(wish.prompt) + len(wish.at) + wish.limit
+        self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
+
+    def _check_length(self, length: int, what: str) -> None:
+        longest = self.longest
+        if longest is not None and length > longest:
+            raise EngineError(
+                f"{what} exceeds the server's context of {longest}; lower max_new_tokens, shorten "
+                "the prompt or start the server with a longer context (vLLM: --max-model-len, "
+                "llama.cpp: -c)"
+            )
+
+
+class _Flight:
+    """The rollouts that one `sample` has asked for and not delivered."""
+
+    def __init__(self, engine: ServerEngine) -> None:
+        self.engine = engine
+        self.rollouts = 0
+        self.answers: list[tuple[Wish, list[Ids]]] = []
+        """Wishes for no rollouts, answered at once."""
+        self._done: queue.SimpleQueue[tuple[int, int, Future[Ids]]] = queue.SimpleQueue()
+        self._futures: set[Future[Ids]] = set()
+        self._found: dict[int, tuple[Wish, dict[int, Ids]]] = {}
+        self._started = 0
+
+    def start(self, wish: Wish) -> None:
+        if not wish.seeds:
+            self.answers.append((wish, []))
+            return
+        number, prefix = self._started, wish.prompt + wish.at
+        self._started += 1
+        self._found[number] = (wish, {})
+        for index, seed in enumerate(wish.seeds):
+            future = self.engine._client.submit(self.engine.rollout(prefix, wish.limit, seed))
+            self._futures.add(future)
+            self.rollouts += 1
+            future.add_done_callback(lambda f, i=index: self._done.put((number, i, f)))  # type: ignore[misc]
+
+    def next_answer(self) -> tuple[Wish, list[Ids]]:
+        """Wait until a wish is complete. Raises what a rollout raised."""
+        if self.answers:
+            return self.answers.pop()
+        while True:
+            number, index, future = self._done.get()
+            self._futures.discard(future)
+            wish, found = self._found[number]
+            found[index] = future.result()
+            self.rollouts -= 1
+            if len(found) == len(wish.seeds):
+                del self._found[number]
+                return wish, [found[i] for i in range(len(found))]
+
+    def cancel(self) -> None:
+        for future in self._futures:
+            future.cancel()
+
+
+async def _all(tasks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Results in order; the first failure cancels the others."""
+    running = [asyncio.ensure_future(task) for task in tasks]
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        for one in running:
+            one.cancel()
+
+
+def _policy(served: Served, revision: str) -> str:
+    said = [served.kind, served.model, served.root, served.build, revision]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

@@ -1,0 +1,264 @@
+"""What is said to a server and what is read from it, for the kinds of server that are understood.
+
+vLLM speaks `/v1/completions` with its extensions `return_token_ids` (vLLM 0.10.2 or newer) and
+`return_tokens_as_token_ids`; llama.cpp speaks its own `/completion`. Both take token ids, return
+token ids, and list the likeliest next tokens with their ids. A server that offers
+`/v1/completions` without these (SGLang, hosted services) cannot be used: text would have to be
+encoded again, and its ids need not be those that were sampled.
+
+A request names every setting of the sampling policy, so that no default of the server (vLLM takes
+some from the model's generation_config.json) becomes part of it. Each rollout is a request of its
+own with its own seed: a lost reply costs one rollout, and the second try asks for the same one, so
+that what failed more often (long completions, say) is not thereby sampled less often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pts.config import SamplingConfig
+from pts.engines.server.http import Unreadable
+from pts.engines.server.logprobs import Listing
+from pts.types import Ids
+
+ALL = -1
+"""A width: list every token."""
+RANDOM = 0xFFFFFFFF
+"""llama.cpp's seeds have 32 bits; this one asks for a random seed."""
+EXCLUDED = -9998.0
+"""vLLM writes -9999 for a token that cannot be sampled (JSON has no -inf)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One completion. `listed` describes its first position if that was asked for."""
+
+    ids: Ids
+    stopped: bool
+    """The server says that it ended at a stop token."""
+    listed: Listing | None = None
+
+
+class Dialect(Protocol):
+    """How one kind of server is asked for a completion."""
+
+    name: str
+    path: str
+
+    def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """A request for one completion of at most `limit` tokens."""
+        ...
+
+    def listing(self, prefix: Ids, width: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """A request for one token and the `width` likeliest ones at its place (ALL for all)."""
+        ...
+
+    def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
+        """The completion in a server's JSON. Raises Unreadable."""
+        ...
+
+    def too_wide(self, width: int) -> str:
+        """What a user can do when the server does not list that many tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """vLLM's `/v1/completions`."""
+
+    model: str
+    stop_ids: frozenset[int]
+    seeds: bool = True
+    name = "vLLM"
+    path = "/v1/completions"
+
+    def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "prompt": list(prefix),
+            "max_tokens": limit,
+            "min_tokens": 0,
+            "n": 1,
+            "stream": False,
+            "seed": seed >> 1 if self.seeds else None,  # a signed 64-bit integer there
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k or -1,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "stop_token_ids": sorted(self.stop_ids),
+            "ignore_eos": False,
+            "add_special_tokens": False,
+            "skip_special_tokens": False,
+            "return_token_ids": True,
+        }
+
+    def listing(self, prefix: Ids, width: int, sampling: SamplingConfig) -> dict[str, Any]:
+        wish = {"logprobs": width, "return_tokens_as_token_ids": True, "seed": None}
+        return self.body(prefix, 1, 0, sampling) | wish
+
+    def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
+        choice = take(reply, "choices", 0)
+        ids = token_ids(choice, "token_ids", "it must be vLLM 0.10.2 or newer, or llama.cpp")
+        echoed = choice.get("prompt_token_ids")
+        if echoed is not None and tuple(echoed) != prefix:
+            raise Unreadable("prompt_token_ids are not the prompt that was sent")
+        reason = choice.get("finish_reason")
+        if reason not in ("stop", "length"):
+            raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
+        return Reply(ids, reason == "stop", self._listed(choice, width) if width else None)
+
+    def _listed(self, choice: Any, width: int) -> Listing:
+        found = take(choice, "logprobs", "top_logprobs", 0)
+        if not isinstance(found, dict) or not found:
+            raise Unreadable("logprobs.top_logprobs[0] lists no tokens")
+        names = [str(name).removeprefix("token_id:") for name in found]
+        if not all(name.isdigit() for name in names):
+            raise Unreadable(
+                f"logprobs name tokens by text ({names[0]!r}), not as token_id:N; two tokens may "
+                "share a text, so the server must support return_tokens_as_token_ids"
+            )
+        listed = dict(zip(map(int, names), map(number, found.values()), strict=True))
+        if 0 < width < len(listed):  # the sampled token was added behind the likeliest ones
+            drawn = token_ids(choice, "token_ids", "")[0]
+            del listed[drawn]
+        likely = {i: lp for i, lp in listed.items() if lp > EXCLUDED}
+        whole = width == ALL or len(likely) < len(listed)
+        return Listing.ranked(list(likely), list(likely.values()), whole=whole)
+
+    def too_wide(self, width: int) -> str:
+        wanted = "-1" if width == ALL else f"{width} (or -1 for no limit)"
+        return f"start vLLM with --max-logprobs {wanted}, or set top_k below its limit"
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """llama.cpp's own `/completion`. Its stop tokens are the model's; others are cut at."""
+
+    model: str
+    stop_ids: frozenset[int]
+    vocabulary: int
+    seeds: bool = True
+    name = "llama.cpp"
+    path = "/completion"
+    order = ("temperature", "top_k", "top_p", "min_p")
+
+    def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "prompt": list(prefix),
+            "n_predict": limit,
+            "stream": False,
+            "seed": seed % RANDOM if self.seeds else RANDOM,
+            "samplers": list(self.order),
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "min_keep": 0,
+            "dynatemp_range": 0.0,
+            "mirostat": 0,
+            "ignore_eos": False,
+            "logit_bias": [],
+            "stop": [],
+            "cache_prompt": True,
+            "return_tokens": True,
+        }
+
+    def listing(self, prefix: Ids, width: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """A row. The token that is drawn with it does not matter, but llama.cpp lists nothing when
+        that is a part of a character: another try must draw another one.
+        """
+        wanted = self.vocabulary if width == ALL else width
+        wish = {"n_probs": wanted, "post_sampling_probs": True, "seed": RANDOM}
+        return self.body(prefix, 1, 0, sampling) | wish
+
+    def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
+        ids = token_ids(reply, "tokens", "the server must support return_tokens")
+        if take(reply, "tokens_evaluated") != len(prefix) or reply.get("truncated"):
+            raise Unreadable("the server did not evaluate the whole prompt; give it a longer -c")
+        order = take(reply, "generation_settings", "samplers")
+        if tuple(order) != self.order:
+            raise Unreadable(f"the server sampled by {order}, not by {list(self.order)}")
+        stopped = reply.get("stop_type") == "eos"
+        first = next((n for n, token in enumerate(ids) if token in self.stop_ids), None)
+        if first is not None:
+            ids, stopped = ids[: first + 1], True
+        return Reply(ids, stopped, self._listed(reply, width) if width else None)
+
+    def _listed(self, reply: Any, width: int) -> Listing:
+        found = take(reply, "completion_probabilities", 0, "top_probs")
+        ids = [int(number(take(one, "id"))) for one in found]
+        probs = np.array([number(take(one, "prob")) for one in found])
+        with np.errstate(divide="ignore"):
+            return Listing.ranked(
+                [i for i, p in zip(ids, probs, strict=True) if p > 0],
+                np.log(probs[probs > 0]).tolist(),
+                whole=width == ALL or len(found) < width or bool((probs <= 0).any()),
+            )
+
+    def too_wide(self, width: int) -> str:
+        return f"the server must list {width} tokens (n_probs); set top_k or top_p"
+
+
+def take(value: Any, *path: str | int) -> Any:
+    """The value at a path into JSON; Unreadable names the part that is missing."""
+    seen = ""
+    for part in path:
+        seen += f"[{part}]" if isinstance(part, int) else f".{part}" if seen else part
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            raise Unreadable(f"{seen} is missing from the reply") from None
+    return value
+
+
+def token_ids(value: Any, name: str, remedy: str) -> Ids:
+    """A list of token ids; Unreadable if it is missing or holds anything else."""
+    found = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(found, list) or not all(type(i) is int for i in found):
+        raise Unreadable(f"the reply holds no token ids ({name}); {remedy}")
+    return tuple(found)
+
+
+def number(value: Any) -> float:
+    """A JSON number; Unreadable for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Unreadable(f"a number was expected, found {value!r}")
+    return float(value)
+
+
+def check_completion(
+    reply: Reply, limit: int, vocabulary: int, stop_ids: frozenset[int]
+) -> Sequence[int]:
+    """The ids of a completion that keeps to the rules. Raises Unreadable for any other.
+
+    1 to `limit` ids below `vocabulary`; a stop id only at the end, and there exactly when the
+    server says that it stopped (at the limit it may say either); shorter than `limit` only then.
+    """
+    ids = reply.ids
+    wrong = [i for i in ids if not 0 <= i < vocabulary]
+    if wrong:
+        raise Unreadable(f"token id {wrong[0]} is not in the vocabulary of {vocabulary}")
+    if not 1 <= len(ids) <= limit:
+        raise Unreadable(f"the completion has {len(ids)} tokens, not 1 to {limit}")
+    early = [i for i in ids[:-1] if i in stop_ids]
+    if early:
+        raise Unreadable(f"the completion goes on after the stop token {early[0]}")
+    if reply.stopped and ids[-1] not in stop_ids:
+        raise Unreadable(
+            f"the server stopped at token {ids[-1]}, which is no stop token here; if it should "
+            "be, name it in stop_ids (vLLM: or start it with --generation-config vllm)"
+        )
+    if not reply.stopped and len(ids) < limit:
+        raise Unreadable(
+            f"the completion ended after {len(ids)} of {limit} tokens without a stop token; the "
+            "server has a limit of its own (vLLM: start it with --generation-config vllm)"
+        )
+    return ids

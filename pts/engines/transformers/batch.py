@@ -1,0 +1,342 @@
+"""The continuous batch behind `TransformersEngine.sample`.
+
+`RolloutBatch.add` queues a wish; `advance` lets rollouts into free rows, samples one token in every
+row and returns the wishes that are finished. A rollout enters with the KV of its prefix but the
+last token, which its first step feeds; so a wish whose prefix is a stored path and one sibling
+costs no prefill. Unknown prefixes are run once, together with others of similar length.
+
+Rows in use are always 0..live-1: the last rows move into the places of finished ones, the batch
+shrinks when nothing waits, and attention reads up to the longest live row only. The step itself
+has no loop over rows; Python runs per admitted wish and per finished rollout.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pts.config import SamplingConfig
+from pts.engines.base import Wish
+from pts.engines.transformers.kv_cache import MASK_CELLS, Kv, KvShape, SlotCache, forward
+from pts.engines.transformers.prefix_cache import Path, PathStore
+from pts.engines.transformers.sampling import truncate, uniforms
+from pts.errors import EngineError
+from pts.types import Ids
+
+GRAIN = 64
+"""Capacities are multiples of this, so that few wishes force a reallocation."""
+PREFILL_TOKENS = 8192
+"""Tokens at most in one prefill forward, padding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds a batch: rows, and bytes of KV buffers."""
+
+    rows: int
+    nbytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A wish under way: `waiting` are the indices of rollouts not yet in a row."""
+
+    wish: Wish
+    ids: Ids
+    results: list[Ids]
+    waiting: deque[int]
+    left: int
+    kv: Kv | None = None
+    """The prefix without its last token; None for a prefix of one token, or not looked up yet."""
+
+    @property
+    def known(self) -> int:
+        """Tokens whose KV a rollout enters with."""
+        return len(self.ids) - 1
+
+    @property
+    def reach(self) -> int:
+        """Cache positions that the longest rollout needs."""
+        return len(self.ids) + self.wish.limit
+
+
+def open_job(wish: Wish) -> Job:
+    """A job of a wish. Raises EngineError for an empty prefix or a negative limit."""
+    ids = wish.prompt + wish.at
+    if not ids or wish.limit < 0:
+        raise EngineError(
+            f"wish {wish.key}: {len(ids)} prefix tokens and limit {wish.limit}; "
+            "a rollout continues at least one token and its limit is not negative"
+        )
+    n = len(wish.seeds)
+    active = n if wish.limit else 0
+    return Job(wish, ids, [()] * n, deque(range(active)), active)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Host-side state of the rows, one entry a row."""
+
+    token: np.ndarray[Any, np.dtype[np.int64]]
+    position: np.ndarray[Any, np.dtype[np.int64]]
+    count: np.ndarray[Any, np.dtype[np.int64]]
+    limit: np.ndarray[Any, np.dtype[np.int64]]
+    seed: np.ndarray[Any, np.dtype[np.uint64]]
+    output: np.ndarray[Any, np.dtype[np.int64]]
+    owner: list[tuple[Job, int] | None] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, rows: int, width: int) -> _Rows:
+        token, position, count, limit = (np.zeros(rows, np.int64) for _ in range(4))
+        seed = np.zeros(rows, np.uint64)
+        output = np.zeros((rows, width), np.int64)
+        return cls(token, position, count, limit, seed, output, [None] * rows)
+
+    def move(self, source: list[int], target: list[int]) -> None:
+        for column in (self.token, self.position, self.count, self.limit, self.seed, self.output):
+            column[target] = column[source]
+        for a, b in zip(source, target, strict=True):
+            self.owner[b] = self.owner[a]
+
+    def resized(self, rows: int, width: int, live: int) -> _Rows:
+        other = _Rows.empty(rows, max(width, self.output.shape[1]))
+        for name in ("token", "position", "count", "limit", "seed"):
+            getattr(other, name)[:live] = getattr(self, name)[:live]
+        other.output[:live, : self.output.shape[1]] = self.output[:live]
+        other.owner[:live] = self.owner[:live]
+        return other
+
+
+class RolloutBatch:
+    """Rows of rollouts in flight, and the wishes that wait for a row."""
+
+    def __init__(
+        self,
+        model: Any,
+        shape: KvShape,
+        sampling: SamplingConfig,
+        stop_ids: frozenset[int],
+        paths: PathStore,
+        limits: Limits,
+    ) -> None:
+        self.model, self.shape, self.sampling, self.paths = model, shape, sampling, paths
+        self.limits = limits
+        self.stops = np.array(sorted(stop_ids), np.int64)
+        self.live = 0
+        self.waiting: deque[Job] = deque()
+        self.queued = 0
+        self.finished: list[Job] = []
+        self.cache: SlotCache | None = None
+        self.rows = _Rows.empty(0, 0)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, runs or is to be delivered."""
+        return not (self.live or self.waiting or self.finished)
+
+    @property
+    def hungry(self) -> bool:
+        """There is room for more than what waits already."""
+        return self.live + self.queued < self.limits.rows
+
+    def add(self, wish: Wish) -> None:
+        """Queue a wish; one without rollouts or tokens to draw is finished at once."""
+        job = open_job(wish)
+        (self.waiting if job.left else self.finished).append(job)
+        self.queued += job.left
+
+    @torch.inference_mode()
+    def advance(self) -> list[tuple[Wish, list[Ids]]]:
+        """Admit, sample one token in every row, and return the wishes finished since."""
+        full = False
+        try:
+            self._admit()
+            if self.live:
+                self._step()
+        except torch.OutOfMemoryError:
+            full = True
+        if full:  # not in the handler: the exception's frames hold the cache that is to be freed
+            self._halve()
+        done = [(job.wish, job.results) for job in self.finished]
+        self.finished.clear()
+        return done
+
+    def _step(self) -> None:
+        cache, rows, n = self._cache(), self.rows, self.live
+        device = self.shape.device
+        tokens = torch.from_numpy(rows.token[:n, None]).to(device)
+        positions = torch.from_numpy(rows.position[:n, None]).to(device)
+        logits = forward(self.model, cache, tokens, positions, keep=1)[:, 0]
+        drawn = truncate(logits, self.sampling).draw(uniforms(rows.seed[:n], rows.count[:n]))
+        rows.output[np.arange(n), rows.count[:n]] = drawn
+        rows.token[:n] = drawn
+        rows.count[:n] += 1
+        rows.position[:n] += 1
+        done = np.isin(drawn, self.stops) | (rows.count[:n] >= rows.limit[:n])
+        if done.any():
+            self._leave(np.flatnonzero(done).tolist())
+
+    def _leave(self, done: list[int]) -> None:
+        """Hand over the finished rows and close the gaps with the last rows."""
+        kept = self.live - len(done)
+        gone = set(done)
+        source = [row for row in range(kept, self.live) if row not in gone]
+        target = [row for row in done if row < kept]
+        if source:  # the device's part goes first: where memory runs out, all rows start again
+            length = int(self.rows.position[source].max())
+            device = self.shape.device
+            self._cache().move(
+                torch.tensor(source, device=device), torch.tensor(target, device=device), length
+            )
+        for row in done:
+            job, index = self._owner(row)
+            job.results[index] = tuple(self.rows.output[row, : self.rows.count[row]].tolist())
+            job.left -= 1
+            if not job.left:
+                self.finished.append(job)
+        self.rows.move(source, target)
+        self.live = kept
+
+    def _owner(self, row: int) -> tuple[Job, int]:
+        owner = self.rows.owner[row]
+        assert owner is not None
+        return owner
+
+    def _admit(self) -> None:
+        """Let waiting rollouts into free rows, prefilling unknown prefixes first.
+
+        Rows are refilled in groups: a few free ones wait for more unless the batch is small.
+        """
+        if not self.waiting or self.limits.rows - self.live < self.limits.rows // 16:
+            return
+        chosen: list[tuple[Job, int]] = []
+        free = self.limits.rows - self.live
+        for job in self.waiting:
+            room = self._reserve(job.reach, pending=self.limits.rows - self.live - free)
+            count = min(room, len(job.waiting))
+            if count:
+                chosen.append((job, count))
+            free -= count
+            if not free or count < len(job.waiting):
+                break
+        self._know([job for job, _ in chosen])
+        for job, count in chosen:
+            self._enter(job, count)
+
+    def _reserve(self, reach: int, pending: int) -> int:
+        """Make rows long enough for `reach` positions; return how many are free (0: wait)."""
+        capacity = self.cache.capacity if self.cache else 0
+        if reach <= capacity:
+            return self.cache.rows - self.live - pending if self.cache else 0
+        capacity = -(-reach // GRAIN) * GRAIN
+        rows = max(1, min(self.limits.rows, self._fitting(capacity)))
+        if self.live + pending > rows:
+            return 0
+        self._resize(rows, capacity)
+        return rows - self.live - pending
+
+    def _fitting(self, capacity: int) -> int:
+        return self.limits.nbytes // (self.shape.bytes_per_token * capacity)
+
+    def _resize(self, rows: int, capacity: int) -> None:
+        self.rows = self.rows.resized(rows, capacity, self.live)  # first: `_halve` reads its size
+        if self.live:
+            length = int(self.rows.position[: self.live].max())
+            self._cache().resize(rows, capacity, self.live, length)
+        else:
+            self.cache = None  # before the new one: there is no memory for both
+            self.cache = SlotCache(self.shape, rows, capacity)
+
+    def _cache(self) -> SlotCache:
+        assert self.cache is not None
+        return self.cache
+
+    def _know(self, jobs: list[Job]) -> None:
+        """Find or compute the KV of every job's prefix without its last token."""
+        missing: dict[Ids, list[Job]] = {}
+        for job in jobs:
+            if job.kv is not None or not job.known:
+                continue
+            covered, path = self.paths.find(job.wish.prompt, job.ids[:-1])
+            if path is not None and covered == job.known:
+                job.kv = path.kv
+            else:
+                missing.setdefault(job.ids[:-1], []).append(job)
+        for group in _similar(sorted(missing, key=len)):
+            for ids, kv in zip(group, self._prefill(group), strict=True):
+                for job in missing[ids]:
+                    job.kv = kv
+                self.paths.put(missing[ids][0].wish.prompt, Path(ids, kv))
+
+    def _prefill(self, group: list[Ids]) -> list[Kv]:
+        """KV of several sequences in one forward, padded at their ends."""
+        width = max(len(ids) for ids in group)
+        device = self.shape.device
+        padded = [ids + (0,) * (width - len(ids)) for ids in group]
+        tokens = torch.tensor(padded, device=device)
+        positions = torch.arange(width, device=device).expand(len(group), width)
+        cache = SlotCache(self.shape, len(group), width)
+        step = max(1, MASK_CELLS // (len(group) * width))
+        for a in range(0, width, step):
+            piece = slice(a, a + step)
+            forward(self.model, cache, tokens[:, piece], positions[:, piece], keep=1)
+        return [cache.take(row, len(ids)) for row, ids in enumerate(group)]
+
+    def _enter(self, job: Job, count: int) -> None:
+        """Put `count` waiting rollouts of a job into the rows after the live ones."""
+        rows, start, stop = self.rows, self.live, self.live + count
+        if job.kv is not None:
+            self._cache().put(start, count, job.kv, job.known)
+        taken = [job.waiting.popleft() for _ in range(count)]
+        rows.token[start:stop] = job.ids[-1]
+        rows.position[start:stop] = job.known
+        rows.count[start:stop] = 0
+        rows.limit[start:stop] = job.wish.limit
+        seeds = [job.wish.seeds[i] & 0xFFFFFFFFFFFFFFFF for i in taken]
+        rows.seed[start:stop] = np.array(seeds, np.uint64)
+        rows.owner[start:stop] = [(job, i) for i in taken]
+        self.live = stop
+        self.queued -= count
+        if not job.waiting:
+            self.waiting.popleft()
+            job.kv = None
+
+    def _halve(self) -> None:
+        """After the device ran out of memory: half the rows, and all rollouts start again.
+
+        Nothing is allocated here, and the next wish gets a cache of the size that it needs. A
+        restarted rollout draws the same numbers, since they depend on its seed and step only.
+        """
+        rows = len(self.rows.owner) // 2  # bytes may have bounded them below the limit
+        if rows < 1:
+            raise EngineError(
+                "one rollout does not fit into device memory; lower max_new_tokens or "
+                "use a smaller model or dtype"
+            )
+        for row in range(self.live - 1, -1, -1):
+            job, index = self._owner(row)
+            job.waiting.appendleft(index)
+            self.queued += 1
+            if job not in self.waiting:
+                self.waiting.appendleft(job)
+        self.live = 0
+        self.limits = Limits(rows, self.limits.nbytes)
+        self.cache = None
+        torch.cuda.empty_cache()
+
+
+def _similar(lengths_ascending: list[Ids]) -> list[list[Ids]]:
+    """Groups for joint prefill: at most half padding, bounded in tokens."""
+    groups: list[list[Ids]] = []
+    for ids in lengths_ascending:
+        group = groups[-1] if groups else []
+        fits = (len(group) + 1) * len(ids) <= PREFILL_TOKENS
+        if group and fits and len(ids) <= 2 * len(group[0]) + GRAIN // 4:
+            group.append(ids)
+        else:
+            groups.append([ids])
+    return groups

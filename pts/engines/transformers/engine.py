@@ -1,0 +1,241 @@
+"""Rollouts and scores from a Hugging Face causal language model in this process.
+
+    engine = TransformersEngine.load("recipes/phi-nano/base", SamplingConfig(temperature=0.7))
+    rows = engine.score(prompt, completion)
+    for wish, completions in engine.sample(iter(wishes)): ...
+
+Any decoder-only model with the `transformers` Cache API and plain attention layers works; its own
+forward is used. Sampling is a continuous batch over preallocated KV slots
+(`pts.engines.transformers.batch`). A path that was scored lends its KV to every rollout whose
+prefix lies on it.
+
+Exactness. A rollout's random numbers are a function of its seed and step alone, so its tokens do
+not depend on which rollouts share the batch, except for the last bits of the logits: a matrix
+product may round differently for another number of rows (and of threads), and a draw that falls
+within that rounding of a boundary of the inverse CDF changes. With a fixed batch shape (the same
+wishes in the same order, `max_rows` and thread count) results are bit-identical. `score` runs one
+path at a time, so its bits depend on the path alone.
+
+Models with sliding-window layers are exact while a sequence fits into the window; longer ones are
+refused. The CUDA and MPS paths (among them the halving of the batch when memory runs out) are
+written with care but have not been run on such hardware. Weights must not change while an engine
+lives: `policy` and the stored KV would be stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+
+from pts.config import SamplingConfig
+from pts.engines.base import Wish
+from pts.engines.text import encode_problem, stop_ids_of, token_pieces
+from pts.engines.transformers.batch import Limits, RolloutBatch
+from pts.engines.transformers.kv_cache import (
+    MASK_CELLS,
+    SlotCache,
+    check_forward,
+    exact_length,
+    forward,
+    kv_shape,
+)
+from pts.engines.transformers.loading import load_model_and_tokenizer
+from pts.engines.transformers.prefix_cache import Path, PathStore
+from pts.engines.transformers.sampling import truncate
+from pts.errors import EngineError
+from pts.types import Ids, Problem, Row
+
+CPU_ROWS = 512
+CUDA_ROWS = 2048
+CPU_BYTES = 2**30
+STORE_SHARE = 2
+"""The store of paths may hold half of what the slots may."""
+SCORE_CELLS = 2**25
+"""Logits at most in one scoring forward: T x V is cut into pieces of this size."""
+
+
+class TransformersEngine:
+    """An `Engine` over a loaded model and tokenizer. See the module's text for exactness.
+
+    `stop_ids` default to the model's generation config and the tokenizer's eos. `max_rows` bounds
+    the batch; the KV slots take at most `memory_bytes` (by default 1 GiB, on CUDA 60 % of the free
+    memory), which bounds the rows further, and stored paths half as much again. `policy` defaults
+    to `weights_digest(model)`. The model is put in eval mode and, when `device` is given, moved
+    there. Raises EngineError for a model that slots cannot hold.
+    """
+
+    reproducible = True
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        sampling: SamplingConfig,
+        *,
+        chat_template: str | None = None,
+        stop_ids: Iterable[int] | None = None,
+        max_rows: int | None = None,
+        memory_bytes: int | None = None,
+        device: str | torch.device | None = None,
+        policy: str | None = None,
+    ) -> None:
+        if max_rows is not None and max_rows < 1:
+            raise EngineError(f"max_rows must be at least 1, got {max_rows}")
+        self.model = (model if device is None else model.to(device)).eval()
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.chat_template = chat_template
+        self.stop_ids = frozenset(stop_ids) if stop_ids else stop_ids_of(model, tokenizer)
+        self.policy = policy or weights_digest(model)
+        check_forward(model)
+        self._shape = kv_shape(model)
+        self._bound = exact_length(model.config)
+        self._limits = _limits(self._shape.device, max_rows, memory_bytes)
+        self._paths = PathStore(self._limits.nbytes // STORE_SHARE)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | FilePath,
+        sampling: SamplingConfig,
+        *,
+        adapter: str | FilePath | None = None,
+        gguf_file: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        **options: Any,
+    ) -> TransformersEngine:
+        """Load a model directory (safetensors, no remote code), merge an adapter, build an engine.
+
+        `path` may itself be a LoRA adapter directory, or hold a GGUF named by `gguf_file`. dtype
+        defaults to float32, on CUDA to the one in the config. `options` go to the constructor.
+        """
+        model, tokenizer = load_model_and_tokenizer(
+            FilePath(path), adapter=adapter, gguf_file=gguf_file, dtype=dtype, device=device
+        )
+        return cls(model, tokenizer, sampling, device=device, **options)
+
+    def encode(self, problem: Problem) -> Ids:
+        """See `pts.engines.text.encode_problem`."""
+        return encode_problem(self.tokenizer, problem, self.chat_template)
+
+    def decode(self, ids: Ids) -> str:
+        """Text of completion ids without stop ids and special tokens."""
+        kept = [i for i in ids if i not in self.stop_ids]
+        text: str = self.tokenizer.decode(
+            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def encode_text(self, text: str) -> Ids:
+        """Ids of a completion given as text; names of special tokens in it become those tokens."""
+        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def pieces(self, ids: Ids) -> list[str]:
+        """Text of each token by itself; bytes of a broken character as \\xNN."""
+        return token_pieces(self.tokenizer, ids)
+
+    @torch.inference_mode()
+    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+        """The sampling distribution before each token of the completion, teacher-forced.
+
+        One forward a path (several in a row where T x V logits would be too many), never batched
+        with others. The path's KV is kept for `sample`. Raises EngineError for an empty prompt or
+        a path longer than the model's attention window.
+        """
+        if not completion:
+            return []
+        if not prompt:
+            raise EngineError("score needs at least one prompt token before the completion")
+        ids = prompt + completion
+        self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
+        if not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise EngineError(
+                f"a path holds the token ids {min(ids)} to {max(ids)}; the model's end at "
+                f"{vocabulary - 1}: these are another tokenizer's"
+            )
+        fed, device = ids[:-1], self._shape.device
+        cache = SlotCache(self._shape, 1, len(fed))
+        step = max(1, min(SCORE_CELLS // vocabulary, MASK_CELLS // len(fed)))
+        rows: list[Row] = []
+        for start in range(0, len(fed), step):
+            stop = min(start + step, len(fed))
+            positions = torch.arange(start, stop, device=device)[None]
+            tokens = torch.tensor([fed[start:stop]], device=device)
+            wanted = stop - max(start, len(prompt) - 1)
+            logits = forward(self.model, cache, tokens, positions, keep=max(wanted, 1))
+            if wanted > 0:
+                rows += truncate(logits[0, -wanted:], self.sampling).rows()
+        self._paths.put(prompt, Path(fed, cache.take(0, len(fed))))
+        return rows
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        """Answer wishes as they finish, pulling new ones whenever rows are free.
+
+        After None from the queue the batch goes on with what it has. Once everything asked for was
+        delivered, the queue must hold a wish or be exhausted: another None then is a deadlock
+        (nothing would ever change) and raises EngineError, as do a wish without a prefix and one
+        that could outgrow the model's attention window.
+        """
+        batch = RolloutBatch(
+            self.model, self._shape, self.sampling, self.stop_ids, self._paths, self._limits
+        )
+        exhausted = False
+        while True:
+            while batch.hungry and not exhausted:
+                try:
+                    wish = next(wishes)
+                except StopIteration:
+                    exhausted = True
+                    break
+                if wish is None:
+                    if batch.idle:
+                        raise EngineError(
+                            "deadlock: every wish was delivered, yet the queue holds neither a "
+                            "wish nor its end; end it when no search can go on"
+                        )
+                    break
+                self._check_wish(wish)
+                batch.add(wish)
+            yield from batch.advance()
+            if exhausted and batch.idle:
+                return
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a prompt and its completion may have together, None without a bound."""
+        return self._bound[0] if self._bound else None
+
+    def _check_wish(self, wish: Wish) -> None:
+        total = len(wish.prompt) + len(wish.at) + wish.limit
+        self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
+
+    def _check_length(self, length: int, what: str) -> None:
+        if self._bound is not None and length > self._bound[0]:
+            raise EngineError(
+                f"{what} exceeds {self._bound[1]} = {self._bound[0]}; beyond it this engine's "
+                "attention would not be the model's: lower max_new_tokens or shorten the prompt"
+            )
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 over names, dtypes, shapes and bytes of the state dict, in order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _limits(device: torch.device, max_rows: int | None, nbytes: int | None) -> Limits:
+    """Rows and bytes for the slots of one `sample`."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return Limits(max_rows or CUDA_ROWS, nbytes or free * 6 // 10)
+    return Limits(max_rows or CPU_ROWS, nbytes or CPU_BYTES)

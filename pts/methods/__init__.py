@@ -1,1 +1,0 @@
-"""The searches, as generators that never see a model: start with `pts.methods.question`."""

@@ -1,0 +1,217 @@
+"""What a search will cost, and bring, before it starts: a probe of a few questions, extrapolated.
+
+    plan = plan_search(problems, engine, verifier, SearchConfig(), output="runs/sums")
+    print(f"{plan.tokens.mean:,.0f} tokens in {plan.seconds.mean / 3600:.1f} hours")
+    run = pts.search(problems, engine, verifier, SearchConfig(), output="runs/sums")
+
+The probe is the search itself (`pts.search`) on a few of the problems, drawn at random. It leaves
+a run folder, so that nothing of it is lost: the search of all, with the same arguments, goes on
+from there and ends with the same files as without a plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pts.config import SearchConfig
+from pts.engines.base import Engine, Wish
+from pts.errors import ConfigError, DataError
+from pts.files import write_json
+from pts.planning.advice import advice
+from pts.planning.forecast import Forecast, forecast
+from pts.runtime.progress import duration
+from pts.runtime.results import Record, Tally
+from pts.runtime.search import search
+from pts.runtime.summary import Totals
+from pts.stats import jeffreys
+from pts.types import Estimate, Ids, Problem, Purpose, TokenPair
+from pts.verifiers.base import Verifier
+
+PURPOSES: tuple[Purpose, ...] = ("filter", "search", "confirm")
+
+
+class ProblemSource(Protocol):
+    """Problems that can be counted and iterated again."""
+
+    def __iter__(self) -> Iterator[Problem]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The forecast of a search of `total` questions from `probed` ones, drawn at random."""
+
+    probed: int
+    total: int
+    status: Mapping[str, int]
+    """Probed questions by what became of them."""
+    kept: Estimate
+    """Share of the questions that the filter keeps, with its Jeffreys interval."""
+    rollouts: Mapping[Purpose, Forecast]
+    all_rollouts: Forecast
+    tokens: Forecast
+    """Generated tokens."""
+    pairs: Forecast
+    """Confirmed pairs."""
+    rate: float
+    """Generated tokens a second, scoring and judging included, as measured now or at an earlier
+    probe of the same folder; 0 if nothing was sampled at either."""
+    seconds: Forecast
+    """Wall time at that rate. Its interval is that of the tokens; the rate of a probe is that of
+    small batches, so the search is rather faster."""
+    cut_share: float
+    """Share of the probe's rollouts that the length limit cut."""
+    advice: tuple[str, ...]
+    output: Path
+    """The probe's run folder."""
+
+    def lines(self) -> Iterator[str]:
+        """The plan as text."""
+        status = ", ".join(f"{n} {name}" for name, n in self.status.items())
+        yield f"probed {self.probed} of {self.total:,} questions: {status}"
+        kept = self.kept
+        yield f"kept by the filter: {kept.mean:.0%} [{kept.low:.0%}, {kept.high:.0%}]"
+        yield f"forecast for all {self.total:,} (95 % interval)"
+        for purpose, rollouts in self.rollouts.items():
+            yield f"  {purpose + ' rollouts':<17} {_interval(rollouts)}"
+        yield f"  {'all rollouts':<17} {_interval(self.all_rollouts)}"
+        yield f"  {'tokens':<17} {_interval(self.tokens)}"
+        yield f"  {'time':<17} {self._time()}"
+        yield f"  {'confirmed pairs':<17} {_interval(self.pairs)}"
+        yield from (f"advice: {sentence}" for sentence in self.advice)
+
+    def _time(self) -> str:
+        if not self.rate:
+            return "unknown: all of the probe was on file, nothing was sampled to measure a rate"
+        time = self.seconds
+        low, high = duration(time.low), duration(time.high)
+        return f"{duration(time.mean)} [{low}, {high}] at {self.rate:,.0f} tokens/s"
+
+
+def plan_search(
+    problems: ProblemSource,
+    engine: Engine,
+    verifier: Verifier,
+    config: SearchConfig | None = None,
+    *,
+    output: Path | str,
+    probe: int = 16,
+    seed: int = 0,
+    window: int = 64,
+    progress: bool = True,
+) -> Plan:
+    """Search `probe` of the problems, leave them in `output`, and forecast the search of all.
+
+    Which problems are probed depends on `seed` and their number; a larger probe holds the smaller
+    one and resumes it. The plan is written to plan.json in `output` as well.
+
+    Raises ConfigError for a probe of fewer than 2 questions, DataError when there are fewer, and
+    what `pts.search` raises.
+    """
+    if probe < 2:
+        raise ConfigError(f"probe: at least 2 questions are needed for an interval, got {probe}")
+    if len(problems) < 2:
+        raise DataError(f"at least 2 problems are needed for a forecast, got {len(problems)}")
+    config, folder = config or SearchConfig(), Path(output)
+    chosen = _drawn(problems, probe, seed)
+    metered = _Metered(engine)
+    run = search(
+        chosen, cast(Engine, metered), verifier, config,
+        output=folder, seed=seed, window=window, progress=progress,
+    )  # fmt: skip
+    names = {problem.id for problem in chosen}
+    records = [record for record in run.records if record.result.problem_id in names]
+    measured = _measured(folder / "plan.json", metered.tokens, run.summary.seconds)
+    plan = _plan(records, run.pairs, config, measured, len(problems), folder)
+    values = dataclasses.asdict(plan) | {"output": str(folder), "measured": measured}
+    write_json(folder / "plan.json", values)
+    return plan
+
+
+def _drawn(problems: ProblemSource, count: int, seed: int) -> list[Problem]:
+    """Problems drawn by `seed` without replacement, in their order; more contain fewer."""
+
+    def ticket(index: int) -> bytes:
+        return hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=16).digest()
+
+    drawn = set(heapq.nsmallest(count, range(len(problems)), key=ticket))
+    return [problem for index, problem in enumerate(problems) if index in drawn]
+
+
+class _Metered:
+    """An engine that counts the tokens which it really samples."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self.tokens = engine, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
+        for wish, completions in self._engine.sample(wishes):
+            self.tokens += sum(map(len, completions))
+            yield wish, completions
+
+
+def _measured(file: Path, tokens: int, seconds: float) -> dict[str, float]:
+    """Tokens and seconds of this session and of earlier ones; a session that sampled nothing new
+    tells nothing of the rate."""
+    before = json.loads(file.read_text(encoding="utf-8"))["measured"] if file.is_file() else {}
+    if not tokens and before:
+        return dict(before)
+    return {
+        "tokens": before.get("tokens", 0) + tokens,
+        "seconds": before.get("seconds", 0.0) + seconds,
+    }
+
+
+def _plan(
+    records: Sequence[Record],
+    pairs: Sequence[TokenPair],
+    config: SearchConfig,
+    measured: Mapping[str, float],
+    total: int,
+    folder: Path,
+) -> Plan:
+    found = Counter(pair.problem_id for pair in pairs)
+    rows = [_row(record, found[record.result.problem_id]) for record in records]
+    *rollouts, all_rollouts, tokens, confirmed = forecast(rows, total)
+    totals = Totals()
+    for record in records:
+        totals.add(record)
+    summary = totals.summary(measured["seconds"])
+    rate = measured["tokens"] / measured["seconds"] if measured["seconds"] else 0.0
+    return Plan(
+        probed=len(records),
+        total=total,
+        status=summary.questions,
+        kept=jeffreys(summary.questions.get("searched", 0), len(records)),
+        rollouts=dict(zip(PURPOSES, rollouts, strict=True)),
+        all_rollouts=all_rollouts,
+        tokens=tokens,
+        pairs=confirmed,
+        rate=rate,
+        seconds=tokens.times(1 / rate if rate else 0.0),
+        cut_share=summary.cut_share,
+        advice=tuple(advice(records, summary, config, tokens)),
+        output=folder,
+    )
+
+
+def _row(record: Record, pairs: int) -> list[float]:
+    """Rollouts by purpose, all rollouts, all tokens, confirmed pairs of one question."""
+    spent = [record.spent.get(purpose, Tally()) for purpose in PURPOSES]
+    every = sum(spent, Tally())
+    return [*(float(tally.rollouts) for tally in spent), every.rollouts, every.tokens, pairs]
+
+
+def _interval(total: Forecast) -> str:
+    return f"{total.mean:,.0f} [{total.low:,.0f}, {total.high:,.0f}]"

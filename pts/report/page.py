@@ -1,0 +1,225 @@
+"""One self-contained HTML page about a run: curves, tokens, siblings and pairs of each question.
+
+    write_report("runs/first")          # -> runs/first/report.html
+
+The page holds its data as JSON and draws it with a small script that sets text only, so model text
+cannot become markup; it loads nothing from the network (a content security policy forbids it). It
+reads the run folder alone, no model is needed, and works for runs that are not finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pts.files import replacing
+from pts.report.words import PURPOSES, RunCounts, explanations
+from pts.runtime.results import Tally
+from pts.runtime.run_folder import RunFolder
+from pts.stats import newcombe
+from pts.types import (
+    CandidatePair,
+    Estimate,
+    Ids,
+    PathResult,
+    PivotalStep,
+    PivotalToken,
+    QuestionResult,
+)
+
+QUESTIONS = 2000
+BYTES = 24 << 20
+"""Questions on one page at most, and of their data; the page says so when there are more."""
+
+_Selected = set[tuple[str, Ids, int, int]]
+
+
+def write_report(run_dir: Path | str, output: Path | str | None = None) -> Path:
+    """Write the page of a run (report.html in its folder unless `output` says otherwise).
+
+    Returns the page's path. Raises DataError or JournalError for a folder that holds no run.
+    """
+    folder = RunFolder(run_dir)
+    before, _, after = _template().partition("{{data}}")
+    page = Path(output) if output is not None else folder.path / "report.html"
+    with replacing(page) as file:
+        file.write(before + script_json(report_data(folder)) + after)
+    return page
+
+
+def _template() -> str:
+    """The page without its data: markup, style sheet and scripts in one."""
+    names = ("template.html", "style.css", "answer.js", "script.js")
+    page, style, *scripts = (
+        files("pts.report").joinpath(name).read_text(encoding="utf-8") for name in names
+    )
+    return page.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
+
+
+def script_json(value: object) -> str:
+    """JSON that may stand inside a <script> element, whatever its strings hold."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def report_data(folder: RunFolder) -> dict[str, Any]:
+    """What the page shows, as plain values: totals of the run, and its first questions."""
+    first = {record.result.problem_id for record in islice(folder.records, QUESTIONS)}
+    selected = {
+        (p.problem_id, p.prompt_ids, p.chosen, p.rejected)
+        for p in folder.each_pair
+        if p.problem_id in first
+    }
+    return {"run": _run(folder), "questions": list(_first_questions(folder, selected))}
+
+
+def _first_questions(folder: RunFolder, selected: _Selected) -> Iterator[dict[str, Any]]:
+    """The first questions, at most QUESTIONS of them and BYTES of data, and at least one."""
+    left = BYTES
+    for record in islice(folder.records, QUESTIONS):
+        question = _question(folder, record.result, selected)
+        size = len(script_json(question))
+        if size > left < BYTES:
+            return
+        yield question
+        left -= size
+
+
+def _run(folder: RunFolder) -> dict[str, Any]:
+    status: Counter[str] = Counter()
+    total = Tally()
+    spent: dict[str, Tally] = {}
+    proposed: Counter[str] = Counter()
+    for record in folder.records:
+        status[record.result.status] += 1
+        proposed.update(pair.criterion for path in record.result.paths for pair in path.pairs)
+        for purpose, tally in record.spent.items():
+            spent[purpose] = spent.get(purpose, Tally()) + tally
+            total += tally
+    finished = folder.summary is not None
+    confirmed: Counter[str] = Counter(pair.criterion for pair in folder.each_pair)
+    counts = RunCounts(finished, dict(status), dict(proposed), dict(confirmed))
+    return {
+        "name": folder.path.resolve().name,
+        "finished": finished,
+        "status": dict(status),
+        "spent": {
+            purpose: {"for": text, **dataclasses.asdict(spent[purpose])}
+            for purpose, text in PURPOSES.items()
+            if purpose in spent
+        },
+        "total": dataclasses.asdict(total),
+        "proposed": proposed.total(),
+        "confirmed": confirmed.total(),
+        "gap": folder.config.p_gap,
+        "unit": folder.config.unit,
+        "words": explanations(folder.config, folder.fingerprint["sampling"], counts),
+        "settings": _settings(folder.fingerprint),
+    }
+
+
+def _settings(fingerprint: dict[str, Any]) -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for name, value in fingerprint.items():
+        if isinstance(value, dict):
+            flat += [(f"{name}.{key}", json.dumps(inner)) for key, inner in value.items()]
+        else:
+            flat.append((name, str(value)))
+    return flat
+
+
+def _question(folder: RunFolder, result: QuestionResult, selected: _Selected) -> dict[str, Any]:
+    return {
+        "id": result.problem_id,
+        "status": result.status,
+        "solved": _estimate(result.solved),
+        "prompt": folder.text(result.prompt_ids),
+        "redrawn": result.redrawn,
+        "rollouts": sum(cost.rollouts for cost in result.cost.values()),
+        "tokens": sum(cost.tokens for cost in result.cost.values()),
+        "paths": [_path(folder, result, path, selected) for path in result.paths],
+    }
+
+
+def _path(
+    folder: RunFolder, result: QuestionResult, path: PathResult, selected: _Selected
+) -> dict[str, Any]:
+    return {
+        "verdict": path.verdict.value,
+        "stopped": path.stopped,
+        "tokens": [
+            (folder.piece(token), round(q, 4))
+            for token, q in zip(path.ids, path.probs, strict=True)
+        ],
+        "curve": [
+            (at, *_estimate(estimate))
+            for at, estimate in zip(path.curve_at, path.curve, strict=True)
+        ],
+        "pivots": _pivots(path.tokens),
+        "undecided": _pivots(p for p in path.undecided if isinstance(p, PivotalToken)),
+        "steps": [
+            {
+                "start": step.start,
+                "end": step.end,
+                "prob": round(step.prob, 4),
+                "delta": (*_estimate(step.delta), step.decided, step.delta.method),
+                "reported": step in path.steps,
+            }
+            for step in (*path.steps, *path.undecided)
+            if isinstance(step, PivotalStep)
+        ],
+        "siblings": {
+            str(position): [(folder.piece(t), round(q, 4), s, n) for t, q, s, n in rows]
+            for position, rows in path.siblings.items()
+        },
+        "pairs": [_pair(folder, result, path, pair, selected) for pair in path.pairs],
+    }
+
+
+def _pivots(tokens: Iterable[PivotalToken]) -> dict[str, tuple[float | int | bool | str, ...]]:
+    """By position: mean, low, high, rollouts of Δ; whether it is decided; the interval's name."""
+    return {
+        str(token.position): (*_estimate(token.delta), token.decided, token.delta.method)
+        for token in tokens
+    }
+
+
+def _pair(
+    folder: RunFolder,
+    result: QuestionResult,
+    path: PathResult,
+    pair: CandidatePair,
+    selected: _Selected,
+) -> dict[str, Any]:
+    prompt = result.prompt_ids + path.ids[: pair.position]
+    chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
+    return {
+        "at": pair.position,
+        "criterion": pair.criterion,
+        "chosen": [folder.piece(pair.chosen), pair.chosen_prob, chosen.successes, chosen.n],
+        "rejected": [
+            folder.piece(pair.rejected),
+            pair.rejected_prob,
+            rejected.successes,
+            rejected.n,
+        ],
+        "gap": _estimate(newcombe(chosen.successes, chosen.n, rejected.successes, rejected.n)),
+        "worth": pair.worth,
+        "pvalue": pair.pvalue,
+        "confirmed": (result.problem_id, prompt, pair.chosen, pair.rejected) in selected,
+    }
+
+
+def _estimate(estimate: Estimate) -> tuple[float, float, float, int]:
+    return (
+        round(estimate.mean, 4),
+        round(estimate.low, 4),
+        round(estimate.high, 4),
+        estimate.n,
+    )

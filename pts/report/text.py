@@ -1,0 +1,163 @@
+"""A run as plain text: a line for each question, or one question with its tokens and pairs.
+
+Model text is shown with control characters escaped, so it cannot steer a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+
+from pts.errors import DataError, did_you_mean
+from pts.runtime.run_folder import RunFolder
+from pts.types import (
+    CandidatePair,
+    Estimate,
+    Ids,
+    PathResult,
+    PivotalStep,
+    PivotalToken,
+    QuestionResult,
+)
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def overview(folder: RunFolder) -> Iterator[str]:
+    """A line for each finished question: status, p(success), pivotal units, pairs, its id."""
+    yield f"{'status':<9} {'solved':>6} {'pivotal':>7} {'proposed':>8} {'pairs':>5}  question"
+    kept: dict[str, int] = {}
+    for pair in folder.each_pair:
+        kept[pair.problem_id] = kept.get(pair.problem_id, 0) + 1
+    for record in folder.records:
+        result = record.result
+        pivotal = sum(len(path.tokens) + len(path.steps) for path in result.paths)
+        proposed = sum(len(path.pairs) for path in result.paths)
+        yield (
+            f"{result.status:<9} {result.solved.mean:>6.2f} {pivotal:>7} {proposed:>8} "
+            f"{kept.get(result.problem_id, 0):>5}  {printable(result.problem_id)}"
+        )
+
+
+def question(folder: RunFolder, problem_id: str) -> Iterator[str]:
+    """One question in full. Raises DataError if the run has no result of that id."""
+    ids = []
+    for record in folder.records:
+        if record.result.problem_id == problem_id:
+            return _question(folder, record.result)
+        ids.append(record.result.problem_id)
+    raise DataError(f"{folder.path}: no question {problem_id!r}{did_you_mean(problem_id, ids)}")
+
+
+def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
+    yield printable(result.problem_id)
+    yield f"{result.status}, p(success) {_interval(result.solved)} by filter rollouts"
+    yield "\nPrompt"
+    yield _indent(printable(folder.text(result.prompt_ids)))
+    selected = {
+        (p.prompt_ids, p.chosen, p.rejected)
+        for p in folder.each_pair
+        if p.problem_id == result.problem_id
+    }
+    for number, path in enumerate(result.paths, 1):
+        yield f"\nAnswer {number}: {path.verdict.value}, search stopped: {path.stopped}"
+        yield _indent(_marked(folder, path))
+        yield from _path(folder, result, path, selected)
+
+
+def _path(
+    folder: RunFolder, result: QuestionResult, path: PathResult, selected: Set[tuple[Ids, int, int]]
+) -> Iterator[str]:
+    if path.curve:
+        yield f"\n  p(success) along it  {curve_line(path)}"
+    for pivot in (*path.tokens, *path.steps, *path.undecided):
+        if isinstance(pivot, PivotalStep):
+            yield "\n" + _step(folder, pivot)
+            yield "    left within it: " + _left(path, pivot)
+            continue
+        yield "\n" + _pivot(folder, pivot)
+        for other, prob, passed, n in path.siblings.get(pivot.position, ()):
+            text = _quoted(folder, other)
+            yield f"    sibling {text:<16} π {prob:.2f}  passed {passed}/{n}"
+    for pair in path.pairs:
+        prefix = result.prompt_ids + path.ids[: pair.position]
+        yield "\n" + _pair(folder, pair, (prefix, pair.chosen, pair.rejected) in selected)
+
+
+def _pivot(folder: RunFolder, token: PivotalToken) -> str:
+    return f"  pivotal {_quoted(folder, token.token)} at {token.position}: {_change(token)}"
+
+
+def _step(folder: RunFolder, step: PivotalStep) -> str:
+    text = repr(folder.text(step.ids))
+    return f"  pivotal {text} at {step.start} to {step.end - 1}: {_change(step)}"
+
+
+def _change(pivot: PivotalToken | PivotalStep) -> str:
+    undecided = "" if pivot.decided else " (undecided)"
+    return (
+        f"q {pivot.prob:.2f}, p {_interval(pivot.before)} -> {_interval(pivot.after)}, "
+        f"Δ {pivot.delta.mean:+.2f} [{pivot.delta.low:+.2f}, {pivot.delta.high:+.2f}] "
+        f"by {pivot.delta.method}{undecided}"
+    )
+
+
+def _left(path: PathResult, step: PivotalStep) -> str:
+    """What became of the continuations that left the path within a step."""
+    places = range(step.start, step.end)
+    drawn = [(s, n) for at in places for *_, s, n in path.siblings.get(at, ())]
+    return f"passed {sum(s for s, _ in drawn)}/{sum(n for _, n in drawn)}"
+
+
+def _pair(folder: RunFolder, pair: CandidatePair, selected: bool) -> str:
+    chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
+    return (
+        f"  pair at {pair.position} ({pair.criterion}, "
+        f"{'confirmed' if selected else 'not confirmed'}): "
+        f"{_quoted(folder, pair.chosen)} {chosen.successes}/{chosen.n} over "
+        f"{_quoted(folder, pair.rejected)} {rejected.successes}/{rejected.n}, "
+        f"gap {pair.gap:+.2f}, worth {pair.worth:+.2f}, p-value {pair.pvalue:.2g}"
+    )
+
+
+def curve_line(path: PathResult, width: int = 60) -> str:
+    """The curve as one line of bars, p at the start and the end."""
+    columns = min(width, len(path.ids) + 1)
+    ends = [at * (columns - 1) / max(1, len(path.ids)) for at in path.curve_at]
+    bars = []
+    for column in range(columns):
+        known = max(k for k, end in enumerate(ends) if end <= column)
+        bars.append(BARS[min(7, int(path.curve[known].mean * 8))])
+    return f"{path.curve[0].mean:.2f} {''.join(bars)} {path.curve[-1].mean:.2f}"
+
+
+def _marked(folder: RunFolder, path: PathResult) -> str:
+    """The answer, each reported token or step in brackets with its change of p."""
+    ends = {token.position: (token.position + 1, token.delta.mean) for token in path.tokens}
+    ends |= {step.start: (step.end, step.delta.mean) for step in path.steps}
+    return "".join(_runs(folder, path.ids, ends))
+
+
+def _runs(folder: RunFolder, ids: Ids, ends: dict[int, tuple[int, float]]) -> Iterable[str]:
+    at = 0
+    while at < len(ids):
+        end, delta = ends.get(at, (at + 1, None))
+        text = printable(folder.text(ids[at:end]))
+        yield text if delta is None else f"⟦{text} {delta:+.2f}⟧"
+        at = end
+
+
+def printable(text: str) -> str:
+    """Text with control characters, newlines apart, as escapes."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _quoted(folder: RunFolder, token: int) -> str:
+    return repr(folder.piece(token))
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _indent(text: str) -> str:
+    return "\n".join("  " + line for line in text.split("\n"))

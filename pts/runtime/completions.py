@@ -1,0 +1,177 @@
+"""Problems as they are given: checked before they are searched, completions made token ids of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
+
+import numpy as np
+
+from pts.algorithm.question import completion_faults
+from pts.config import SearchConfig
+from pts.data.tables import BROKEN_TEXT, broken_text
+from pts.engines.base import Engine
+from pts.errors import DataError, PTSError
+from pts.types import Ids, Problem
+
+SHOWN = 20
+"""Faults listed at most in one message."""
+
+TEMPLATE_TOKENS = 1024
+"""Room for what a chat template adds; a prompt is encoded to be measured only if this, its bytes
+and the length limit could outgrow the engine together. (Tokens are rarely shorter than a byte.)"""
+
+_log = logging.getLogger(__name__)
+
+
+class TextEncoder(Protocol):
+    """What an engine adds to take completions as text."""
+
+    def encode_text(self, text: str) -> Ids:
+        """Ids of a completion's text, as the tokenizer cuts it; nothing is put around it."""
+        ...
+
+
+class Completions:
+    """Reads `Problem.completions` for one engine and one search."""
+
+    def __init__(self, engine: Engine, config: SearchConfig) -> None:
+        self._engine, self._config = engine, config
+        self._warned = False
+
+    def of(self, problem: Problem) -> tuple[Ids, ...]:
+        """The problem's completions as ids, finished ones each.
+
+        A text gets the stop token that the policy finds likeliest at its end, unless it ends in
+        one. Raises DataError with a line for everything that is wrong.
+        """
+        found, faults = self._read(problem)
+        if faults:
+            raise DataError("\n".join(faults))
+        prompt = self._engine.encode(problem) if any(map(_is_text, problem.completions)) else ()
+        return tuple(
+            self._stopped(prompt, ids) if _is_text(given) else ids
+            for given, ids in zip(problem.completions, found, strict=True)
+        )
+
+    def check(self, problems: Iterable[Problem]) -> None:
+        """Raise one DataError for all faults of all problems, if there are any."""
+        faults = [
+            fault
+            for problem in problems
+            for fault in self._read(problem)[1] or self._too_long(problem)
+        ]
+        if faults:
+            more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+            raise DataError("\n".join(faults[:SHOWN] + more))
+
+    def _read(self, problem: Problem) -> tuple[list[Ids], list[str]]:
+        """Ids of every completion (texts without their stop token), and what is wrong with them."""
+        if isinstance(problem.completions, str) or not isinstance(problem.completions, Sequence):
+            found = type(problem.completions).__name__
+            return [], [
+                f"problem {problem.id!r}: completions must be a tuple of token ids or texts, "
+                f"found {found}"
+            ]
+        broken = [name for name, text in _texts(problem).items() if broken_text(text)]
+        if broken:
+            return [], [f"problem {problem.id!r}: its {name} {BROKEN_TEXT}" for name in broken]
+        if not problem.completions and not self._config.paths:
+            return [], [
+                f"problem {problem.id!r}: has no completions, and paths = 0 searches none of the "
+                "policy's own; give completions or set paths"
+            ]
+        found_ids, faults = list[Ids](), list[str]()
+        for index, given in enumerate(problem.completions):
+            ids, fault = self._ids(given)
+            found_ids.append(ids)
+            if fault:
+                faults.append(f"completion {index} of problem {problem.id!r}: {fault}")
+        return found_ids, faults or self._unfinished(problem, found_ids)
+
+    def _too_long(self, problem: Problem) -> list[str]:
+        longest, limit = getattr(self._engine, "longest", None), self._engine.sampling
+        if longest is None or not may_outgrow(problem, longest - limit.max_new_tokens):
+            return []
+        length = len(self._engine.encode(problem))
+        if length + limit.max_new_tokens <= longest:
+            return []
+        return [
+            f"problem {problem.id!r}: its prompt has {length} tokens, which with max_new_tokens = "
+            f"{limit.max_new_tokens} exceed the engine's {longest}; shorten or drop it"
+        ]
+
+    def _unfinished(self, problem: Problem, found: Sequence[Ids]) -> list[str]:
+        stops = self._engine.stop_ids
+        whole = [
+            (*ids, min(stops)) if _is_text(given) and ids[-1] not in stops else ids
+            for given, ids in zip(problem.completions, found, strict=True)
+        ]
+        return completion_faults(problem.id, whole, self._engine.sampling.max_new_tokens, stops)
+
+    def _ids(self, given: object) -> tuple[Ids, str]:
+        if isinstance(given, str):
+            return self._encoded(given)
+        if not isinstance(given, Sequence):
+            return (), f"must be token ids or text, found {type(given).__name__}"
+        wrong = [(at, token) for at, token in enumerate(given) if not _is_token(token)]
+        if wrong:
+            at, token = wrong[0]
+            return (), f"holds {token!r} at position {at}; token ids are whole numbers from 0"
+        return tuple(map(int, given)), ""
+
+    def _encoded(self, text: str) -> tuple[Ids, str]:
+        engine = self._engine
+        if not hasattr(engine, "encode_text"):
+            name = type(engine).__name__
+            return (), f"is text, which {name} cannot encode (no encode_text); give token ids"
+        if not self._warned:
+            _log.warning(
+                "completions given as text are cut into tokens anew: these may not be the tokens "
+                "that were once sampled; give token ids where you have them"
+            )
+            self._warned = True
+        try:
+            ids = tuple(cast(TextEncoder, engine).encode_text(text))
+        except PTSError as error:
+            return (), str(error)
+        return ids, "" if ids else "encodes to no tokens; give a text or drop it"
+
+    def _stopped(self, prompt: Ids, ids: Ids) -> Ids:
+        """The ids with a stop token at their end."""
+        stops = sorted(self._engine.stop_ids)
+        if ids[-1] in stops:
+            return ids
+        if len(stops) == 1:
+            return (*ids, stops[0])
+        last = self._engine.score(prompt, (*ids, stops[0]))[-1]
+        return (*ids, max(stops, key=lambda stop: (last.prob(stop), -stop)))
+
+
+def may_outgrow(problem: Problem, room: int | None) -> bool:
+    """Whether a prompt is so long that it has to be encoded to know if it fits into `room`."""
+    said = problem.prompt
+    texts = [said] if isinstance(said, str) else [turn.content for turn in said]
+    return room is not None and sum(len(t.encode()) for t in texts) + TEMPLATE_TOKENS > room
+
+
+def _texts(problem: Problem) -> dict[str, object]:
+    """What becomes bytes on its way to a tokenizer or a file."""
+    prompt = problem.prompt
+    said = prompt if isinstance(prompt, str) else [turn.content for turn in prompt]
+    given = [text for text in problem.completions if isinstance(text, str)]
+    return {
+        "id": problem.id,
+        "prompt": said,
+        "reference": str(problem.reference),
+        "completion": given,
+    }
+
+
+def _is_text(given: object) -> bool:
+    return isinstance(given, str)
+
+
+def _is_token(token: object) -> bool:
+    return isinstance(token, int | np.integer) and not isinstance(token, bool) and int(token) >= 0

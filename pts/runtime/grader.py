@@ -1,0 +1,81 @@
+"""Turns sampled token ids into outcomes: length limit, stop ids, verdicts.
+
+One `Judge` serves one question. It holds the rules that are the same for every search: what fills
+the limit without a stop id is cut, and cut is FAIL whatever the text says; a verifier that raises
+could not run, which is UNSCORED. Verdicts are remembered by completion, so equal completions are
+verified once.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pts.engines.base import Engine
+from pts.errors import EngineError, VerifierError
+from pts.files import place_digest
+from pts.types import Ids, Judgement, Outcome, Problem, Purpose, Verdict
+from pts.verifiers.base import Verifier
+
+_log = logging.getLogger(__name__)
+
+
+class Judge:
+    """Judges the completions of one question."""
+
+    def __init__(self, problem: Problem, engine: Engine, verifier: Verifier) -> None:
+        self.problem = problem
+        self.reason = ""
+        """Why the last UNSCORED completion could not be judged."""
+        self._engine, self._verifier = engine, verifier
+        self._verdicts: dict[str, Verdict] = {}
+
+    def room(self, at: Ids) -> int:
+        """Tokens that may follow the prefix `at`: 0 when it is finished or fills the limit."""
+        if at[-1:] and at[-1] in self._engine.stop_ids:
+            return 0
+        return max(0, self._engine.sampling.max_new_tokens - len(at))
+
+    def as_it_stands(self, at: Ids) -> Outcome:
+        """The outcome of a prefix without room, which costs nothing."""
+        stopped = at[-1] in self._engine.stop_ids
+        verdict = self._verdict(at) if stopped else Verdict.FAIL
+        return Outcome((), verdict, not stopped, 0)
+
+    def rollout(self, at: Ids, ids: Ids, purpose: Purpose) -> Outcome:
+        """The outcome of the continuation `ids` of `at`.
+
+        Raises EngineError when `ids` neither ends with its first stop id nor fills the limit.
+        """
+        limit, stop_ids = self.room(at), self._engine.stop_ids
+        stopped = bool(ids) and ids[-1] in stop_ids
+        whole = stopped or len(ids) == limit
+        if not ids or not whole or len(ids) > limit or stop_ids.intersection(ids[:-1]):
+            raise EngineError(
+                f"{type(self._engine).__name__}.sample gave {len(ids)} tokens under a limit of "
+                f"{limit}; a completion must end with its first stop id or fill the limit"
+            )
+        verdict = self._verdict(at + ids) if stopped else Verdict.FAIL
+        return Outcome(ids if purpose == "filter" else ids[:1], verdict, not stopped, len(ids))
+
+    def _verdict(self, completion: Ids) -> Verdict:
+        digest = place_digest(completion)
+        if digest not in self._verdicts:
+            judgement = self._ask(self._engine.decode(completion))
+            if judgement.verdict is Verdict.UNSCORED:
+                self.reason = judgement.reason or "the verifier gave no reason"
+                return Verdict.UNSCORED
+            self._verdicts[digest] = judgement.verdict
+        return self._verdicts[digest]
+
+    def _ask(self, text: str) -> Judgement:
+        try:
+            judgement = self._verifier(self.problem, text)
+        except Exception as error:
+            _log.debug("verifier failed on question %r", self.problem.id, exc_info=True)
+            return Judgement(Verdict.UNSCORED, reason=f"{type(error).__name__}: {error}")
+        if not isinstance(judgement, Judgement):
+            raise VerifierError(
+                f"the verifier returned {judgement!r} for question {self.problem.id!r}; it must "
+                "return a Judgement (wrap a plain function in CallableVerifier)"
+            )
+        return judgement

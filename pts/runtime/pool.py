@@ -1,0 +1,268 @@
+"""Several worker processes for one run: leases of questions, deaths, takeovers.
+
+Every worker owns an engine and a part of the journal (`pts.runtime.journal.JournalPart`). It is
+leased questions one by one as it has room; what it finishes comes back over its pipe. When a worker
+dies (killed, out of memory, a crash in a library) its questions are leased again with all that is
+on file of them, so that no recorded rollout is drawn again, and another process takes its place.
+
+Which of its questions killed it is not known, so each of them is from then on searched alone in a
+process. One that ends `DEATHS` processes at the same rollout ends the run with its name.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+from typing import Any
+
+from pts.engines.base import Engine
+from pts.errors import EngineError
+from pts.runtime.journal import Journal, Places
+from pts.runtime.processes import END_SECONDS, Launch
+from pts.runtime.results import Record
+from pts.runtime.scheduler import Progress
+from pts.runtime.searcher import Task
+from pts.runtime.worker import Call, Facts, Leased, Search
+from pts.types import Problem
+
+DEATHS = 3
+"""Workers that one question, or the loading of the engine, may cost in a row."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Lease:
+    """A question in a worker's hands, or taken back from a dead one."""
+
+    problem: Problem
+    places: Places
+    deaths: int = 0
+    """In a row at the same rollout, while it was alone in its process."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    process: SpawnProcess
+    pipe: Connection
+    part_start: int = 0
+    """Bytes in its part of the journal when it was last told to search."""
+    leases: dict[str, _Lease] = field(default_factory=dict)
+    ready: bool = False
+    busy: bool = False
+    alone: bool = False
+    """It has a question that may share its process with no other."""
+
+
+class Pool:
+    """The workers of a run, a context. `facts` waits for the first engine to be loaded.
+
+    Raises ConfigError when the engine or the verifier cannot be handed to a process, EngineError
+    when workers die again and again; errors of a worker are raised here.
+    """
+
+    def __init__(self, make_engine: Callable[[], Engine], task: Task, workers: int) -> None:
+        self._launch = Launch(make_engine, task, workers)
+        self._launch.check()
+        self._workers: dict[int, _Worker] = {}
+        self._facts: Facts | None = None
+        self._journal: Journal | None = None
+        self._search: Search | None = None
+        self._stream: Iterator[Problem] | None = None
+        self._lost: deque[_Lease] = deque()
+        self._wasted = 0
+        self._answer: Any = None
+        self._progress = Progress()
+        self.pieces: dict[int, str] = {}
+        """Texts of all tokens in the records so far."""
+
+    @property
+    def facts(self) -> Facts:
+        while self._facts is None:
+            self._start_missing()
+            self._listen()
+        return self._facts
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The value of a method of `Questions` in some worker, while none is searching."""
+        while True:
+            idle = next((w for w in self._workers.values() if w.ready and not w.busy), None)
+            if idle is None:
+                self._start_missing()
+                self._listen()
+                continue
+            idle.busy = True
+            self._send(idle, Call(function, arguments))
+            while idle.busy and idle.number in self._workers:
+                self._listen()
+            if not idle.busy:
+                return self._answer
+
+    def search(
+        self,
+        problems: Iterable[Problem],
+        window: int,
+        journal: Journal | None,
+        on_progress: Callable[[Progress], None],
+    ) -> Iterator[Record]:
+        """Search the problems, `window` at a time in each worker; yield records as they finish."""
+        self._stream, self._journal = iter(problems), journal
+        path, fingerprint = (journal.path, journal.fingerprint) if journal else (None, {})
+        self._search = Search(window, path, fingerprint)
+        while self._employ():
+            yield from self._listen()
+            on_progress(self._progress)
+
+    # Work
+
+    def _employ(self) -> bool:
+        """Give idle workers the order to search, replace dead ones; False when all is done."""
+        if self._stream is not None or self._lost:
+            idle = [w for w in self._workers.values() if w.ready and not w.busy]
+            for worker in idle:
+                worker.busy = True
+                if self._journal is not None:
+                    worker.part_start = self._journal.part_size(worker.number)
+                self._send(worker, self._search)
+            if not idle:
+                self._start_missing()
+            return True
+        return any(worker.busy for worker in self._workers.values())
+
+    def _start_missing(self) -> None:
+        for number in range(self._launch.workers):
+            if number not in self._workers:
+                self._workers[number] = _Worker(number, *self._launch.start(number))
+
+    def _lease(self, worker: _Worker) -> Leased | None:
+        """The next question for a worker; None when it is to finish what it has."""
+        lease = None
+        if self._lost and not worker.leases:
+            lease, worker.alone = self._lost.popleft(), True
+        elif not worker.alone and self._stream is not None:
+            problem = next(self._stream, None)
+            if problem is None:
+                self._stream = None
+            else:
+                places = self._journal.take(problem.id) if self._journal else array("q")
+                lease = _Lease(problem, places)
+        if lease is None:
+            return None
+        worker.leases[lease.problem.id] = lease
+        return Leased(lease.problem, lease.places)
+
+    # Messages
+
+    def _listen(self) -> list[Record]:
+        """Wait until workers say something; hear one message of each; finished questions."""
+        pipes = {worker.pipe: worker for worker in self._workers.values()}
+        return [
+            record
+            for pipe in wait(list(pipes))
+            for record in self._hear(pipes[pipe])  # type: ignore[index]
+        ]
+
+    def _hear(self, worker: _Worker) -> list[Record]:
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._bury(worker)
+            return []
+        if kind == "done":
+            record, pieces = value
+            del worker.leases[record.result.problem_id]
+            self.pieces.update(pieces)
+            self._wasted = 0
+            return [record]
+        if kind == "failed":
+            raise value
+        if kind == "ready":
+            self._facts, worker.ready = value, True
+        elif kind == "next":
+            self._send(worker, self._lease(worker))
+        elif kind == "progress":
+            for name in (f.name for f in fields(Progress)):
+                total = getattr(self._progress, name) + getattr(value, name)
+                setattr(self._progress, name, total)
+        else:  # idle, or an answer
+            worker.busy = worker.alone = False
+            self._answer = value
+        return []
+
+    def _send(self, worker: _Worker, order: object) -> None:
+        try:
+            worker.pipe.send(order)
+        except OSError:
+            _log.debug("worker %d is gone; its pipe will say so", worker.number)
+
+    # Deaths
+
+    def _bury(self, worker: _Worker) -> None:
+        """Take a dead worker's questions back, with what it has recorded of them."""
+        worker.process.join(END_SECONDS)
+        worker.process.kill()  # one that has lost its pipe without ending
+        worker.process.join()
+        worker.pipe.close()
+        del self._workers[worker.number]
+        how = _death(worker.process.exitcode)
+        if not worker.leases:
+            self._wasted += 1
+            if self._wasted >= DEATHS:
+                raise EngineError(
+                    f"{self._wasted} worker processes have died before they searched anything "
+                    f"(the last {how}); run with one worker to see why. A script that gives "
+                    "workers must start its search under if __name__ == '__main__'"
+                )
+        gained = {}
+        if self._journal is not None:
+            gained = self._journal.regain(worker.number, worker.part_start, worker.leases)
+        _log.warning(
+            "worker %d %s; %d questions are taken over", worker.number, how, len(worker.leases)
+        )
+        for lease in worker.leases.values():
+            new = gained.get(lease.problem.id, array("q"))
+            lease.places.extend(new)
+            if len(worker.leases) == 1:
+                lease.deaths = 1 if new else lease.deaths + 1
+            if lease.deaths >= DEATHS:
+                raise EngineError(
+                    f"question {lease.problem.id!r} has ended {DEATHS} worker processes in a row "
+                    f"at the same rollout (the last {how}); drop it from the problems, or give "
+                    "it more memory or a verifier that survives it, and run the same command"
+                )
+            self._lost.append(lease)
+
+    def __enter__(self) -> Pool:
+        self._start_missing()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """End all workers: idle ones in peace, the others, and all after an error, by SIGKILL."""
+        peaceful = [w for w in self._workers.values() if kind is None and w.ready and not w.busy]
+        for worker in peaceful:
+            self._send(worker, None)
+        for worker in peaceful:
+            worker.process.join(END_SECONDS)
+        for worker in self._workers.values():
+            worker.process.kill()
+            worker.pipe.close()
+        for worker in self._workers.values():
+            worker.process.join()
+
+
+def _death(status: int | None) -> str:
+    """How a process ended, as words."""
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"ended with status {status}"

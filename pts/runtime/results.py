@@ -1,0 +1,146 @@
+"""Files of a run: results, pairs and their atomic writes.
+
+A run folder holds
+
+    journal.jsonl   every finished wish, append-only (`pts.runtime.journal`)
+    results.jsonl   one question a line: its `QuestionResult` and what its rollouts cost; appended
+                    as questions finish, sorted at the end
+    pairs.jsonl     one confirmed `TokenPair` a line
+    pieces.json     text of every token id that the results mention: for reports without a model
+    summary.json    totals of the run
+
+With several workers, journal-0.jsonl and so on beside journal.jsonl hold what each of them drew.
+results.jsonl survives SIGKILL at any byte (a torn last line is dropped and its question replayed
+from the journal); the files that are written whole are replaced atomically.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, KeysView, Mapping
+from dataclasses import dataclass
+from operator import eq
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import TypeAdapter
+
+from pts.errors import DataError
+from pts.files import JsonLines, complete_lines, dumps, leading_text, replacing, write_all
+from pts.types import Purpose, QuestionResult, TokenPair
+
+if TYPE_CHECKING:
+    pass
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Rollouts really sampled for one purpose; prefixes judged as they stand cost none.
+
+    `passed`, `cut` and `unscored` count among `rollouts`; UNSCORED draws were drawn again.
+    """
+
+    rollouts: int = 0
+    tokens: int = 0
+    passed: int = 0
+    cut: int = 0
+    unscored: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.rollouts + other.rollouts,
+            self.tokens + other.tokens,
+            self.passed + other.passed,
+            self.cut + other.cut,
+            self.unscored + other.unscored,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of results.jsonl: a question's result and what its rollouts cost."""
+
+    result: QuestionResult
+    spent: Mapping[Purpose, Tally]
+    asked: str = ""
+    """Digest of the problem as it was given (`pts.digests`)."""
+
+
+_ASKED = re.compile(rb',"asked":"([0-9a-f]+)"}\n$')
+_RECORD = TypeAdapter(Record)
+_PAIR = TypeAdapter(TokenPair)
+
+
+def read_records(path: Path) -> JsonLines[Record]:
+    """Results with their costs, lazily. Iterating raises DataError (with the line number)."""
+    return JsonLines(path, _RECORD.validate_json, growing=True)
+
+
+def read_results(path: Path) -> JsonLines[QuestionResult]:
+    """The `QuestionResult`s of a results.jsonl, lazily; see `read_records`."""
+    return JsonLines(path, lambda line: _RECORD.validate_json(line).result, growing=True)
+
+
+def record_line(record: Record) -> str:
+    """A record as one line of JSON, without the newline. ValueError on NaN."""
+    return dumps(_RECORD.dump_python(record, mode="json"))
+
+
+class ResultFile:
+    """results.jsonl, open for a run: appended as questions finish, sorted when all have.
+
+    Only ids and byte offsets are kept in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab", buffering=0)
+        self._offsets = {
+            _problem_id(path, number, line): offset for number, offset, line in complete_lines(path)
+        }
+
+    @property
+    def finished(self) -> KeysView[str]:
+        """Ids of the questions that have a result."""
+        return self._offsets.keys()
+
+    def asked(self, question: str) -> str:
+        """The digest of a finished question's problem, "" where the file does not say."""
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[question])
+            found = _ASKED.search(file.readline())
+        return found[1].decode() if found else ""
+
+    def append(self, record: Record) -> None:
+        """Add a finished question."""
+        offset = self._file.seek(0, io.SEEK_END)
+        write_all(self._file, (record_line(record) + "\n").encode())
+        self._offsets[record.result.problem_id] = offset
+
+    def sort(self, order: Iterable[str]) -> bool:
+        """Put the file into the order of the problems; results of others keep to the end.
+
+        Returns False when it was in that order already. Nothing may be appended afterwards.
+        """
+        wanted = dict.fromkeys(name for name in order if name in self._offsets)
+        wanted |= dict.fromkeys(self._offsets)
+        if all(map(eq, wanted, self._offsets)):
+            return False
+        with self.path.open("rb") as file, replacing(self.path) as out:
+            for name in wanted:
+                file.seek(self._offsets[name])
+                out.write(file.readline().decode())
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _problem_id(path: Path, number: int, line: bytes) -> str:
+    name = leading_text(line, b'{"result":{"problem_id":')
+    if name is None:
+        raise DataError(f"{path}, line {number}: not the result of a question")
+    return name

@@ -1,0 +1,92 @@
+"""Reads a run folder back: its settings, results, pairs and token texts."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pts.config import SearchConfig
+from pts.data.pairs import stream_pairs
+from pts.errors import DataError
+from pts.files import JsonLines
+from pts.runtime.journal import read_fingerprint
+from pts.runtime.results import Record, read_records
+from pts.types import Ids, TokenPair
+
+
+class RunFolder:
+    """A folder that `pts.search` has written, finished or not.
+
+    Raises DataError if the folder holds no run, JournalError if its journal has no header.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        for name in ("journal.jsonl", "results.jsonl"):
+            if not (self.path / name).is_file():
+                raise DataError(
+                    f"{self.path}: no {name}; give the folder that was the --output of a search"
+                )
+        self.fingerprint: dict[str, Any] = read_fingerprint(self.path / "journal.jsonl")
+
+    @property
+    def policy(self) -> str:
+        return str(self.fingerprint["policy"])
+
+    @cached_property
+    def config(self) -> SearchConfig:
+        """The settings of the search."""
+        try:
+            return SearchConfig.model_validate(self.fingerprint["config"])
+        except ValidationError as error:
+            raise DataError(f"{self.path}: settings of another version: {error}") from None
+
+    @property
+    def records(self) -> JsonLines[Record]:
+        """Results with their costs, read anew at each iteration."""
+        return read_records(self.path / "results.jsonl")
+
+    @property
+    def each_pair(self) -> JsonLines[TokenPair] | tuple[TokenPair, ...]:
+        """The selected pairs, read anew at each iteration; none while the run is not finished."""
+        path = self.path / "pairs.jsonl"
+        return stream_pairs(path) if path.is_file() else ()
+
+    @cached_property
+    def pairs(self) -> list[TokenPair]:
+        """The selected pairs, all at once."""
+        return list(self.each_pair)
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """Totals, None while the run is not finished."""
+        return self._json("summary.json")
+
+    @cached_property
+    def _pieces(self) -> dict[str, str]:
+        pieces = self._json("pieces.json") or {}
+        return {token: _whole(text) for token, text in pieces.items()}
+
+    def piece(self, token: int) -> str:
+        """Text of a token; ⟨id⟩ if the run was killed before the texts were written."""
+        return self._pieces.get(str(token), f"⟨{token}⟩")
+
+    def text(self, ids: Ids) -> str:
+        """Texts of tokens in a row. A character of several tokens may come out broken."""
+        return "".join(map(self.piece, ids))
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        if not path.is_file():
+            return None
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return dict(value)
+
+
+def _whole(text: str) -> str:
+    """Text with halves of surrogate pairs replaced, which neither files nor browsers take."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

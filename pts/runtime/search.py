@@ -1,0 +1,149 @@
+"""`search`: pivotal token search over a stream of problems, with its files and its totals.
+
+    run = search(problems, engine, verifier, SearchConfig(p_gap=0.2), output="runs/first")
+    for pair in run.pairs: ...
+
+The loop over questions is `pts.runtime.scheduler`, the search of one question
+`pts.algorithm.question`, the selection of pairs `pts.algorithm.pairs`. This module only joins them
+and knows the run folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Sized
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+
+from pts.algorithm.selection import Selection
+from pts.config import SearchConfig, parse_settings
+from pts.engines.base import Engine
+from pts.errors import ConfigError
+from pts.runtime.executors import Alone, Crew, Crowd
+from pts.runtime.pool import Pool
+from pts.runtime.run_folder import RunFolder
+from pts.runtime.searcher import Task, describe_verifier
+from pts.runtime.session import Session
+from pts.runtime.summary import SearchRun, Summary
+from pts.stats import score_test
+from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
+from pts.verifiers.base import Verifier
+
+__all__ = ["SearchRun", "Summary", "describe_verifier", "reselect", "search"]
+
+
+def search(
+    problems: Iterable[Problem],
+    engine: Engine | Callable[[], Engine],
+    verifier: Verifier,
+    config: SearchConfig | None = None,
+    *,
+    output: Path | str | None = None,
+    seed: int = 0,
+    window: int = 64,
+    workers: int = 1,
+    progress: bool = True,
+) -> SearchRun:
+    """Filter, search and confirm every problem; return results, pairs and totals.
+
+    Besides its own completions, the policy is searched along those that a problem comes with
+    (`Problem.completions`); those given as text are encoded, which a warning says once. Impossible
+    ones are counted in the summary's `paths`.
+
+    `problems` may be a stream: `window` questions are under way at a time. With `output`, every
+    finished wish is journalled there; calling again with the same arguments resumes, draws no
+    recorded rollout again, and ends with the same files as an undisturbed run; a finished run is
+    left as it is. Problems may be added between sessions. Without `output` results are kept in
+    memory.
+
+    With `workers` > 1 that many processes search, each with its own engine, `window` questions
+    and share of the cores; `engine` is then a function without arguments that loads one, and it
+    and the verifier must be picklable (a script must start the search under
+    `if __name__ == "__main__"`). For the number of workers what `Engine.reproducible` promises for
+    batches holds: results do not depend on it, apart from rounding. It may change between sessions.
+
+    Raises JournalError if `output` belongs to another run (policy, stop ids, sampling,
+    configuration, verifier or seed differ), holds another question under the id of one of these, or
+    is in use, DataError for repeated problem ids and for problems and completions that cannot be
+    searched (all at once if `problems` has a length, before anything is sampled), EngineError and
+    VerifierError as `pts.runtime.scheduler.run` does (questions with too many UNSCORED rollouts do
+    not raise: they end with status "unscored").
+    """
+    start = time.monotonic()
+    task = Task(verifier, config or SearchConfig(), seed)
+    with ExitStack() as stack:
+        crew = _crew(engine, task, window, workers, stack)
+        if isinstance(problems, Sized):  # can be iterated again
+            crew.check(problems)
+        session = Session(crew, task)
+        if output is not None:
+            session.open(Path(output), stack)
+        session.drive(problems, progress)
+        return session.end(time.monotonic() - start)
+
+
+def _crew(
+    engine: Engine | Callable[[], Engine], task: Task, window: int, workers: int, stack: ExitStack
+) -> Crew:
+    for name, value in (("workers", workers), ("window", window)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    # isinstance would not see what a wrapper's __getattr__ gives; a class makes engines.
+    if hasattr(engine, "sample") and not isinstance(engine, type):
+        if workers > 1:
+            raise ConfigError(
+                f"with {workers} workers, engine must be a function that loads one in each of "
+                "them, e.g. functools.partial(pts.TransformersEngine.load, path, sampling)"
+            )
+        return Alone(cast(Engine, engine), task, window)
+    if workers == 1:
+        return Alone(engine(), task, window)
+    return Crowd(stack.enter_context(Pool(engine, task, workers)), task, window, workers)
+
+
+def reselect(
+    folder: RunFolder, *, fdr: float | None = None, p_gap: float | None = None
+) -> list[TokenPair]:
+    """Select a run's pairs again from its results, at another error rate or a larger gap.
+
+    Raises ConfigError for a gap below the run's own: pairs that small were never proposed, and
+    those given up early were judged by the larger gap. Raises it for a run of unit "step" too.
+    """
+    changes = {"fdr": fdr, "p_gap": p_gap}
+    own = folder.config
+    if own.unit == "step":
+        raise ConfigError(
+            f"{folder.path}: searched steps, which make no pairs; search with unit=token for pairs"
+        )
+    if p_gap is not None and p_gap < own.p_gap:
+        raise ConfigError(
+            f"p_gap {p_gap:g} is below the run's own {own.p_gap:g}, for which pairs were proposed; "
+            "search again with the smaller gap"
+        )
+    changed = {name: value for name, value in changes.items() if value is not None}
+    config = parse_settings(SearchConfig, {**own.model_dump(), **changed}, "selection")
+    margin = None if p_gap is None else config.p_gap - config.zone
+    selection = Selection(config, folder.policy)
+    for record in folder.records:
+        selection.see(_retested(record.result, margin))
+    return list(selection.pick(_retested(record.result, margin) for record in folder.records))
+
+
+def _retested(result: QuestionResult, margin: float | None) -> QuestionResult:
+    """The result with the p-values of its pairs for another margin."""
+    if margin is None:
+        return result
+    paths = tuple(
+        dataclasses.replace(path, pairs=tuple(_with_margin(pair, margin) for pair in path.pairs))
+        for path in result.paths
+    )
+    return dataclasses.replace(result, paths=paths)
+
+
+def _with_margin(pair: CandidatePair, margin: float) -> CandidatePair:
+    """A pair that was given up early (p-value 1) stays so."""
+    c, r = pair.confirm_chosen, pair.confirm_rejected
+    fresh = score_test(c.successes, c.n, r.successes, r.n, margin) if pair.pvalue < 1 else 1.0
+    return dataclasses.replace(pair, pvalue=fresh)

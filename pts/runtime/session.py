@@ -1,0 +1,185 @@
+"""One call of `search`: where records go, what is finished already, the files of the run.
+
+Questions are searched by a `Crew`. All else (the journal's lock, results, their order, pairs,
+totals) is here, in one process, whoever searches. Nothing here grows with the number of questions
+but their ids and, in the output folder, a few bytes for each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Iterable, Iterator, Sized
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pts.algorithm.selection import Selection
+from pts.data.pairs import write_pairs
+from pts.errors import DataError, JournalError
+from pts.files import asked_digest, write_json
+from pts.runtime.executors import Crew
+from pts.runtime.journal import Journal
+from pts.runtime.progress import Watch
+from pts.runtime.results import Record, ResultFile, read_records
+from pts.runtime.searcher import Task, describe_verifier
+from pts.runtime.summary import Records, SearchRun, Summary, Totals, used_ids
+from pts.types import Problem
+
+_SUMMARY = TypeAdapter(Summary)
+
+
+class Session:
+    """One call of `search`."""
+
+    def __init__(self, crew: Crew, task: Task) -> None:
+        self._crew, self._task = crew, task
+        self._folder: Path | None = None
+        self._file: ResultFile | None = None
+        self._journal: Journal | None = None
+        self._memory: list[Record] = []
+        self._order: dict[str, int] = {}
+        self._asked: dict[str, str] = {}
+        """Digests of the problems under way."""
+        self._added = False
+
+    def open(self, folder: Path, stack: ExitStack) -> None:
+        """Take hold of a run folder: the lock first, then what earlier sessions left."""
+        folder.mkdir(parents=True, exist_ok=True)
+        results, journal = folder / "results.jsonl", folder / "journal.jsonl"
+        if results.exists() and results.stat().st_size and not journal.exists():
+            raise JournalError(
+                f"{folder} holds results without the journal they came from; "
+                "use another output folder"
+            )
+
+        def finished() -> Collection[str]:
+            self._file = ResultFile(results)
+            stack.callback(self._file.close)
+            return self._file.finished
+
+        self._journal = stack.enter_context(Journal(journal, self._fingerprint(), finished))
+        self._folder = folder
+
+    def _fingerprint(self) -> dict[str, Any]:
+        facts = self._crew.facts
+        return {
+            "policy": facts.policy,
+            "stop_ids": list(facts.stop_ids),
+            "sampling": facts.sampling.model_dump(mode="json"),
+            "config": self._task.config.model_dump(mode="json"),
+            "verifier": describe_verifier(self._task.verifier),
+            "seed": self._task.seed,
+        }
+
+    def drive(self, problems: Iterable[Problem], progress: bool) -> None:
+        """Search what is not finished; keep each record as soon as it is there."""
+        left = None
+        if isinstance(problems, Sized):
+            done = self._file.finished if self._file is not None else frozenset[str]()
+            left = sum(p.id not in done for p in problems) if done else len(problems)
+        try:
+            with Watch(left, progress) as watch:
+                asked = self._unfinished(problems)
+                for record in self._crew.search(asked, left, self._journal, watch):
+                    self._keep(record)
+        except KeyboardInterrupt:
+            self._keep_pieces()
+            raise
+        if isinstance(problems, Sized) and len(self._order) != len(problems):
+            raise DataError(
+                f"{len(problems)} problems were announced, {len(self._order)} came: what has a "
+                "length is iterated several times; give a list, or an iterator without a length"
+            )
+
+    def _unfinished(self, problems: Iterable[Problem]) -> Iterator[Problem]:
+        for problem in problems:
+            if problem.id in self._order:
+                raise DataError(f"two problems have the id {problem.id!r}; ids must be unique")
+            self._order[problem.id] = len(self._order)
+            digest = asked_digest(problem)
+            if self._file is None or problem.id not in self._file.finished:
+                self._asked[problem.id] = digest
+                yield problem
+            elif self._file.asked(problem.id) not in ("", digest):
+                raise JournalError(
+                    f"{self._file.path}: question {problem.id!r} has changed since it was searched "
+                    "(prompt, reference, metadata or completions); restore it, give it another id, "
+                    "or use another output folder"
+                )
+
+    def _keep(self, record: Record) -> None:
+        record = dataclasses.replace(record, asked=self._asked.pop(record.result.problem_id))
+        if self._file is None or self._folder is None:
+            self._memory.append(record)
+            return
+        if not self._added:  # what an earlier session wrote of the whole run holds no longer
+            for name in ("summary.json", "pairs.jsonl"):
+                (self._folder / name).unlink(missing_ok=True)
+        self._added = True
+        self._file.append(record)
+
+    def end(self, seconds: float) -> SearchRun:
+        """Put the results in order, select pairs, write the files that are written whole."""
+        stored = self._stored_summary()
+        if stored is not None and self._settled():
+            assert self._file is not None
+            return SearchRun(read_records(self._file.path), stored, self._folder)
+        records = self._sorted()
+        totals = Totals()
+        selection = Selection(self._task.config, self._crew.facts.policy)
+        for record in records:
+            totals.add(record)
+            selection.see(record.result)
+        pairs = totals.confirmed(selection.pick(record.result for record in records))
+        if self._folder is None:
+            selected = list(pairs)
+            return SearchRun(records, totals.summary(seconds), None, selected)
+        self._write_pieces(self._crew.pieces(totals.ids, interrupted=False))
+        write_pairs(self._folder / "pairs.jsonl", pairs)
+        summary = totals.summary(seconds)
+        write_json(self._folder / "summary.json", dataclasses.asdict(summary))
+        return SearchRun(records, summary, self._folder)
+
+    def _settled(self) -> bool:
+        """Whether the files of a finished run stay as they are: for some of its problems (a plan's
+        probe), or for all in the order that they have."""
+        assert self._file is not None
+        return len(self._order) < len(self._file.finished) or not self._file.sort(self._order)
+
+    def _sorted(self) -> Records:
+        """The results in the order of the problems."""
+        if self._file is None:
+            self._memory.sort(key=lambda record: self._order[record.result.problem_id])
+            return self._memory
+        self._file.sort(self._order)
+        return read_records(self._file.path)
+
+    def _stored_summary(self) -> Summary | None:
+        """That of a finished run to which this session has added nothing; it is written last."""
+        if self._folder is None or self._file is None or self._added:
+            return None
+        try:
+            summary = _SUMMARY.validate_json((self._folder / "summary.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        return summary if sum(summary.questions.values()) == len(self._file.finished) else None
+
+    def _keep_pieces(self) -> None:
+        """Write the token texts that are at hand, for a report of an interrupted run."""
+        if self._file is None or self._folder is None:
+            return
+        records = read_records(self._file.path)
+        ids = set(chain.from_iterable(used_ids(record.result) for record in records))
+        path = self._folder / "pieces.json"
+        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = {int(i): text for i, text in old.items()}
+        self._write_pieces(known | self._crew.pieces(ids, interrupted=True))
+
+    def _write_pieces(self, pieces: dict[int, str]) -> None:
+        if self._folder is not None:
+            texts = {str(i): pieces[i] for i in sorted(pieces)}
+            write_json(self._folder / "pieces.json", texts)

@@ -1,0 +1,191 @@
+"""What a worker process does: loads an engine, searches the questions it is leased, one pipe out.
+
+The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, each a pair:
+
+    ("ready", facts)        the engine is loaded
+    ("next", None)          room for a question: the parent replies with a `Leased` or None
+    ("done", (record, pieces))  a question is finished, with texts of tokens not seen before
+    ("progress", Progress)  what was done since the last such message
+    ("idle", None)          everything leased is finished; waits for an order
+    ("answer", value)       of a `Call`
+    ("failed", error)       the worker ends
+
+A worker ends by itself when its parent does, however that dies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+from pts.config import SamplingConfig
+from pts.engines.base import Engine
+from pts.errors import EngineError
+from pts.runtime.journal import JournalPart, Places
+from pts.runtime.scheduler import Progress
+from pts.runtime.searcher import Questions, Task
+from pts.runtime.summary import used_ids
+from pts.types import Problem
+
+PROGRESS_SECONDS = 0.2
+"""Between two messages about progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the parent needs to know of the engine."""
+
+    policy: str
+    sampling: SamplingConfig
+    stop_ids: tuple[int, ...]
+    longest: int | None
+    """Tokens that a prompt and its completion may have together, where the engine says so."""
+
+    @classmethod
+    def of(cls, engine: Engine) -> Facts:
+        stops = tuple(sorted(engine.stop_ids))
+        return cls(engine.policy, engine.sampling, stops, getattr(engine, "longest", None))
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """A question to be searched, and where the journal has lines about it."""
+
+    problem: Problem
+    places: Places
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An order: `function(questions, *arguments)`, a method of `Questions`."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """An order: search what can be leased, `window` questions at a time, and keep a journal."""
+
+    window: int
+    journal: Path | None
+    fingerprint: Mapping[str, Any]
+
+
+def work(pipe: Connection, number: int, make_engine: Callable[[], Engine], task: Task) -> None:
+    """Serve orders until there is None; the whole life of a worker process."""
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    line = _Line(pipe)
+    try:
+        _Worker(line, number, Questions(make_engine(), task)).serve()
+    except Exception as error:
+        line.send(("failed", portable(error)))
+
+
+def _follow_parent() -> None:
+    """SIGKILL this process when its parent has ended, whatever the main thread is at."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Line:
+    """The pipe to the parent. Without a parent nothing is left to do, so the process ends."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def send(self, message: tuple[str, Any]) -> None:
+        data = ForkingPickler.dumps(message)
+        try:
+            self._pipe.send_bytes(data)
+        except OSError:
+            raise SystemExit(1) from None
+
+    def recv(self) -> Any:
+        try:
+            data = self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            raise SystemExit(1) from None
+        return pickle.loads(data)
+
+
+class _Worker:
+    """One engine, its questions and the line to the parent."""
+
+    def __init__(self, pipe: _Line, number: int, questions: Questions) -> None:
+        self._pipe, self._number, self._questions = pipe, number, questions
+        self._journal: JournalPart | None = None
+        self._told: set[int] = set()
+        self._sent = Progress()
+        self._last = 0.0
+
+    def serve(self) -> None:
+        engine = self._questions.engine
+        self._pipe.send(("ready", Facts.of(engine)))
+        while (order := self._pipe.recv()) is not None:
+            if isinstance(order, Call):
+                self._pipe.send(("answer", order.function(self._questions, *order.arguments)))
+            else:
+                self._search(order)
+
+    def _search(self, order: Search) -> None:
+        if order.journal is not None and self._journal is None:
+            self._journal = JournalPart(order.journal, order.fingerprint, self._number)
+        progress = Progress()
+
+        def keep(now: Progress) -> None:
+            nonlocal progress
+            progress = now
+            if time.monotonic() - self._last >= PROGRESS_SECONDS:
+                self._report(now)
+
+        self._sent = Progress()
+        leased = self._leased()
+        for record in self._questions.search(leased, order.window, self._journal, keep):
+            new = used_ids(record.result) - self._told
+            self._told |= new
+            self._pipe.send(("done", (record, self._questions.pieces(new))))
+        self._report(progress)
+        self._pipe.send(("idle", None))
+
+    def _leased(self) -> Iterator[Problem]:
+        while True:
+            self._pipe.send(("next", None))
+            leased: Leased | None = self._pipe.recv()
+            if leased is None:
+                return
+            if self._journal is not None:
+                self._journal.give(leased.problem.id, leased.places)
+            yield leased.problem
+
+    def _report(self, now: Progress) -> None:
+        """Send what has been done since the last report."""
+        old, names = self._sent, [f.name for f in dataclasses.fields(Progress)]
+        gained = {name: getattr(now, name) - getattr(old, name) for name in names}
+        self._pipe.send(("progress", Progress(**gained)))
+        self._sent, self._last = dataclasses.replace(now), time.monotonic()
+
+
+def portable(error: Exception) -> Exception:
+    """The error with its traceback as a note; an EngineError with its text if it cannot travel."""
+    lines = traceback.format_exception(error)
+    try:
+        copy: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a foreign class raises when it is copied
+        copy = EngineError(f"{type(error).__name__}: {error}")
+    copy.add_note("in a worker process:\n" + "".join(lines))
+    return copy

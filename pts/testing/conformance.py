@@ -1,0 +1,221 @@
+"""Is an engine right? `check_engine` runs it through all that a search relies on.
+
+    report = check_engine(lambda sampling: MyEngine(model, sampling), problem)
+    print(report)                                            # or, in a test:
+    assert_engine_conforms(lambda sampling: MyEngine(model, sampling), problem)
+
+Give a factory: then the engine is tried under plain, tempered, top-k, top-p, min-p, combined and
+greedy sampling, and a finding can name the mistake, because the plain distribution tells what
+every truncation should be. An engine that is given itself is checked under its own settings only.
+
+Statistical tests are made twice before they accuse (`pts.testing.statistics`); the report bounds
+its own false alarms. What it cannot see: an engine that blocks for ever (set a time limit for the
+test), weights that are not what `policy` says, and rare faults below its sample size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+
+from pts.config import SamplingConfig
+from pts.engines.base import Engine, Wish
+from pts.errors import ConfigError
+from pts.testing.contract import check_queue, check_text
+from pts.testing.factory import Bench, MakeEngine, Subject
+from pts.testing.probes import Path
+from pts.testing.report import ConformanceReport, Notebook, clipped
+from pts.testing.rollouts import Desk
+from pts.testing.rows import check_places, check_settings, scored
+from pts.testing.sampling import Trial, significant
+from pts.testing.seeds import check_seeds
+from pts.testing.statistics import FALSE_ALARM
+from pts.types import Ids, Problem, Row
+
+EXPLORED = 8
+"""Rollouts a problem among which the path of the checks is chosen."""
+
+
+def check_engine(
+    engine: Engine | MakeEngine,
+    problems: Problem | Sequence[Problem],
+    *,
+    samplings: Mapping[str, SamplingConfig] | None = None,
+    rollouts: int = 400,
+    whole: int = 24,
+    max_new_tokens: int = 64,
+    tolerance: float = 0.0,
+    patience: float = 30.0,
+    seed: int = 0,
+) -> ConformanceReport:
+    """Check an engine against the protocol of `pts.engines.base` and report every breach.
+
+    Args:
+        engine: a function from `SamplingConfig` to an engine, or one engine.
+        problems: one or more problems with uncertain answers; with two or more the mixing of
+            questions is checked too.
+        samplings: settings to try, by name, instead of `SETTINGS`. Settings that the engine
+            refuses with an error of `pts.errors` are reported as not checked.
+        rollouts: draws at each place whose first tokens are counted. 400 find a total variation
+            of about 0.12 and more.
+        whole: whole rollouts a problem; each is scored once.
+        max_new_tokens: length limit of the default settings; large enough that some rollouts stop.
+        tolerance: share of draws that may fall outside score's support. Keep 0 for float32; low
+            precision moves a token at the edge of a nucleus in and out.
+        patience: seconds that the engine may ask an empty queue without delivering.
+        seed: another number draws other rollouts.
+
+    Raises ConfigError for arguments that allow no check.
+    """
+    questions = [problems] if isinstance(problems, Problem) else list(problems)
+    if not questions or rollouts < 50 or whole < 2 or max_new_tokens < 4:
+        raise ConfigError(
+            "check_engine needs a problem, rollouts >= 50, whole >= 2 and max_new_tokens >= 4, "
+            f"got {len(questions)} problems, {rollouts}, {whole} and {max_new_tokens}"
+        )
+    notes = Notebook()
+    bench = Bench(notes, max_new_tokens)
+    subjects = bench.subjects(engine, samplings)
+    check = _Check(
+        notes, questions, bench.plain, rollouts, whole, max_new_tokens, tolerance, patience, seed
+    )
+    for first, subject in enumerate(subjects):
+        check.one(subject, thorough=first == 0)
+    check.what_was_missed()
+    name = type(subjects[0].engine).__name__ if subjects else "engine"
+    return notes.report(name, FALSE_ALARM)
+
+
+def assert_engine_conforms(
+    engine: Engine | MakeEngine,
+    problems: Problem | Sequence[Problem],
+    **options: object,
+) -> None:
+    """`check_engine` for a test: AssertionError with the whole report if anything was found."""
+    report = check_engine(engine, problems, **options)  # type: ignore[arg-type]
+    if not report.ok:
+        raise AssertionError(str(report))
+
+
+class _Check:
+    """One call of `check_engine`."""
+
+    def __init__(
+        self,
+        notes: Notebook,
+        problems: Sequence[Problem],
+        plain: Engine | None,
+        rollouts: int,
+        whole: int,
+        max_new_tokens: int,
+        tolerance: float,
+        patience: float,
+        seed: int,
+    ) -> None:
+        self.notes, self.problems, self.plain = notes, problems, plain
+        self.rollouts, self.whole, self.max_new_tokens = rollouts, whole, max_new_tokens
+        self.tolerance, self.patience = tolerance, patience
+        self._drawn: Iterator[int] = (_seed(seed, n) for n in count())
+
+    def seeds(self, n: int) -> tuple[int, ...]:
+        """n seeds that no earlier rollout had."""
+        return tuple(next(self._drawn) for _ in range(n))
+
+    # Checks of one of them
+
+    def one(self, subject: Subject, thorough: bool) -> None:
+        """All checks; `thorough` adds those that do not depend on the sampling settings."""
+        desk = Desk(subject.engine, self.notes, subject.label, self.patience)
+        limit = min(self.max_new_tokens, subject.engine.sampling.max_new_tokens)
+        paths: list[Path] = []
+        with self.notes.part("rows", subject.label):
+            paths = self._paths(desk, limit)
+            for path in paths:
+                check_places(desk, path.prompt, path.ids, path.rows, path.name)
+        if not paths:
+            return
+        if self.plain is not None and self.plain is not subject.engine:
+            with self.notes.part("settings", subject.label):
+                for path in paths:
+                    plain = self.plain.score(path.prompt, path.ids)
+                    check_settings(desk, path.rows, plain, subject.engine.sampling, path.name)
+        with self.notes.part("frequencies", subject.label):
+            self._trial(desk, paths, limit)
+        if thorough:
+            self._once(desk, paths, limit)
+
+    def _paths(self, desk: Desk, limit: int) -> list[Path]:
+        """One completion a problem, the longest of a few; its rows are checked on the way."""
+        prompts = {p.id: self._prompt(desk, p) for p in self.problems}
+        wishes = [
+            Wish(k, prompt, (), limit, self.seeds(EXPLORED))
+            for k, prompt in enumerate(prompts.values())
+        ]
+        answers = desk.collect(wishes)
+        found = []
+        for wish, name in zip(wishes, prompts, strict=True):
+            completions = [ids for ids in answers.get(wish.key, []) if ids]
+            if completions:
+                longest = max(completions, key=len)
+                rows = scored(desk, wish.prompt, longest, name)
+                if rows is not None:
+                    found.append(Path(name, wish.prompt, longest, rows))
+        return found
+
+    def _prompt(self, desk: Desk, problem: Problem) -> Ids:
+        prompt, again = desk.engine.encode(problem), desk.engine.encode(problem)
+        whole = isinstance(prompt, tuple) and all(type(token) is int for token in prompt)
+        if not prompt or not whole or prompt != again:
+            observed = f"{clipped(prompt, 60)}, then {clipped(again, 60)}"
+            expected = "a tuple of Python ints, not empty, the same at each call"
+            cause = "ids are handed over as the tokenizer made them (a list, an array, a tensor)"
+            where = f"{desk.settings}; problem {problem.id}"
+            self.notes.add("protocol", where, expected, observed, cause)
+        return tuple(int(token) for token in prompt)
+
+    def _trial(self, desk: Desk, paths: Sequence[Path], limit: int) -> None:
+        trial = Trial(
+            desk, paths, self._plain_row, self.seeds, rollouts=self.rollouts, whole=self.whole,
+            limit=limit, tolerance=self.tolerance,
+        )  # fmt: skip
+        first = trial.run()
+        self.notes.tests += len(first)
+        self.notes.checked.update(dict.fromkeys(check for check, _ in first))
+        suspicious = significant(first)
+        second = trial.run() if suspicious else {}
+        for name in sorted(suspicious & significant(second)):
+            result = second[name]
+            observed = f"{result.observed} (p = {first[name].pvalue:.1g}, then {result.pvalue:.1g})"
+            self.notes.add(name[0], result.where, result.expected, observed, result.cause)
+
+    def _plain_row(self, prompt: Ids, completion: Ids) -> Row | None:
+        if self.plain is None:
+            return None
+        return self.plain.score(prompt, completion)[-1]
+
+    def _once(self, desk: Desk, paths: Sequence[Path], limit: int) -> None:
+        with self.notes.part("queue", desk.settings):
+            check_queue(desk, paths[0], self.seeds, limit)
+        with self.notes.part("text", desk.settings):
+            check_text(desk, paths)
+        if desk.engine.reproducible:
+            with self.notes.part("seeds", desk.settings):
+                check_seeds(desk, paths, self.seeds, limit)
+
+    def what_was_missed(self) -> None:
+        """Say which rules were never put to the test."""
+        if self.notes.checked and "stopped" not in self.notes.seen:
+            self.notes.skip(
+                "stop ids: no rollout stopped; raise max_new_tokens or take an easier problem"
+            )
+        if self.notes.checked and "cut" not in self.notes.seen:
+            self.notes.skip("the length limit: no rollout reached it; lower max_new_tokens")
+        if len(self.problems) < 2:
+            self.notes.skip("mixing of questions: give two problems")
+
+
+def _seed(run: int, n: int) -> int:
+    """The n-th 64-bit seed; the upper half of the range occurs, as in a search."""
+    digest = hashlib.blake2b(f"conformance|{run}|{n}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

@@ -1,0 +1,157 @@
+"""Which mistake explains a distribution? Truncations gone wrong, tried one after another.
+
+From the plain row of a position (temperature 1, nothing cut) and the settings, `suspects` makes
+the rows that well-known mistakes would produce; `fitting` and `equal_to` say which of them a
+sample or a row agrees with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pts.config import SamplingConfig
+from pts.testing.statistics import chi_square, distance, tally
+from pts.types import Row
+
+RIGHT = "as configured"
+
+SAME = 2e-3
+"""Rows closer than this in total variation are called equal; float32 logits differ by less."""
+
+Step = Callable[[Row, SamplingConfig], Row]
+
+
+def _normed(row: Row, kept: npt.NDArray[np.bool_]) -> Row:
+    probs = row.probs[kept]
+    return Row(row.ids[kept], probs / probs.sum())
+
+
+def temper(row: Row, sampling: SamplingConfig) -> Row:
+    """p^(1/T), renormalised; at temperature 0 the most likely token alone."""
+    if sampling.temperature == 0:
+        return _normed(row, np.arange(len(row.ids)) == 0)
+    probs = np.power(row.probs / row.probs[0], 1.0 / sampling.temperature)
+    return Row(row.ids, probs / probs.sum())
+
+
+def top_k(row: Row, sampling: SamplingConfig) -> Row:
+    """The k most likely tokens and what ties with the k-th."""
+    if not 0 < sampling.top_k < len(row.ids):
+        return row
+    return _normed(row, row.probs >= row.probs[sampling.top_k - 1])
+
+
+def top_p(row: Row, sampling: SamplingConfig) -> Row:
+    """The smallest head that holds top_p."""
+    before = row.probs.cumsum() - row.probs
+    return _normed(row, before < sampling.top_p) if sampling.top_p < 1 else row
+
+
+def min_p(row: Row, sampling: SamplingConfig) -> Row:
+    """Tokens with at least min_p of the most likely one's probability."""
+    return _normed(row, row.probs >= sampling.min_p * row.probs[0])
+
+
+def shaped(plain: Row, sampling: SamplingConfig, *steps: Step) -> Row:
+    """Apply steps in order; without any, those of `SamplingConfig` in their order."""
+    for step in steps or (temper, top_k, top_p, min_p):
+        plain = step(plain, sampling)
+    return plain
+
+
+def sorted_row(row: Row) -> Row:
+    """Most likely first."""
+    order = np.argsort(-row.probs, kind="stable")
+    return Row(row.ids[order], row.probs[order])
+
+
+def suspects(plain: Row, sampling: SamplingConfig) -> Mapping[str, Row]:
+    """Rows by the mistake that would make them; the right one first. Equal rows appear once."""
+    plain = sorted_row(plain)
+    found: dict[str, Row] = {}
+    for name, row in _suspects(plain, sampling):
+        if all(distance(row, other) > SAME for other in found.values()):
+            found[name] = row
+    return found
+
+
+def _suspects(plain: Row, sampling: SamplingConfig) -> Iterator[tuple[str, Row]]:
+    def changed(**changes: object) -> Row:
+        return shaped(plain, sampling.model_copy(update=changes))
+
+    yield RIGHT, shaped(plain, sampling)
+    if sampling.temperature not in (0, 1):
+        yield "the temperature is ignored", changed(temperature=1.0)
+        before = shaped(plain, sampling, top_k, top_p, min_p, temper)
+        yield "tokens are cut before the temperature is applied (top-p, min-p)", before
+        twice = changed(temperature=sampling.temperature**2)
+        yield "the temperature is applied twice", twice
+        inverse = changed(temperature=1 / sampling.temperature)
+        yield "logits are multiplied by the temperature, not divided", inverse
+    if sampling.top_k:
+        yield "top_k keeps one token too many", changed(top_k=sampling.top_k + 1)
+        if sampling.top_k > 1:
+            yield "top_k keeps one token too few", changed(top_k=sampling.top_k - 1)
+        yield "top_k is ignored", changed(top_k=0)
+    if sampling.top_p < 1:
+        yield "top_p is ignored", changed(top_p=1.0)
+        yield "top_p leaves out the token that reaches it", _open_nucleus(plain, sampling)
+    if sampling.min_p:
+        yield "min_p is ignored", changed(min_p=0.0)
+        yield "min_p is an absolute probability", _absolute(plain, sampling)
+    yield "top-p comes before top-k", shaped(plain, sampling, temper, top_p, top_k, min_p)
+    yield "min-p comes before top-p", shaped(plain, sampling, temper, min_p, top_k, top_p)
+    yield "temperature and truncation are ignored", plain
+    for token in plain.ids[:4]:
+        rest = _normed(plain, plain.ids != token)
+        if len(rest.ids):
+            why = f"token {token} is removed and the rest truncated after that (a ban, a minimum "
+            yield why + "length); truncate first, remove second", shaped(rest, sampling)
+
+
+def _open_nucleus(plain: Row, sampling: SamplingConfig) -> Row:
+    row = top_k(temper(plain, sampling), sampling)
+    kept = row.probs.cumsum() <= sampling.top_p
+    kept[0] = True
+    return min_p(_normed(row, kept), sampling)
+
+
+def _absolute(plain: Row, sampling: SamplingConfig) -> Row:
+    row = shaped(plain, sampling, temper, top_k, top_p)
+    kept = row.probs >= sampling.min_p
+    kept[0] = True
+    return _normed(row, kept)
+
+
+def fitting(tokens: Sequence[int], rows: Mapping[str, Row]) -> str | None:
+    """The name of the row that sampled tokens fit best; None when they fit none (p < 0.01)."""
+    best, level = None, 0.01
+    for name, row in rows.items():
+        counts, outside = tally(row, tokens)
+        p = 0.0 if outside else chi_square(counts, row.probs)
+        if p > level:
+            best, level = name, p
+    return best
+
+
+def equal_to(row: Row, rows: Mapping[str, Row]) -> str | None:
+    """The name of the row that is the same; None when there is none."""
+    return next((name for name, other in rows.items() if distance(row, other) <= SAME), None)
+
+
+def as_told(row: Row, plain: Row, sampling: SamplingConfig) -> bool:
+    """Is `row` the plain row under the settings? Rounding at an edge and ties are forgiven."""
+    plain = sorted_row(plain)
+    edges = (-1e-4, 0.0, 1e-4)
+    for shift in edges:
+        changes = {
+            "top_p": min(1.0, sampling.top_p + shift) if sampling.top_p < 1 else 1.0,
+            "min_p": max(0.0, sampling.min_p * (1 + 100 * shift)),
+        }
+        if distance(row, shaped(plain, sampling.model_copy(update=changes))) <= SAME:
+            return True
+    cut = _normed(plain, np.arange(len(plain.ids)) < (sampling.top_k or len(plain.ids)))
+    return distance(row, shaped(cut, sampling)) <= SAME

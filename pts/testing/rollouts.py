@@ -1,0 +1,201 @@
+"""Ask an engine for rollouts and check what comes back: shape, completeness, the live queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pts.engines.base import Engine, Wish
+from pts.testing.report import Notebook, clipped
+from pts.types import Ids
+
+FREE_POLLS = 100
+"""An engine may ask this often while it works; after that the queue slows it down."""
+POLL_SECONDS = 0.001
+
+Answers = dict[int, list[Ids]]
+"""Well-formed completions of each answered wish, by the wish's key."""
+
+
+class DeadlockError(Exception):
+    """The engine keeps asking an empty queue instead of delivering what it owes."""
+
+
+@dataclass
+class LiveQueue:
+    """Releases wishes in waves, the next one when the engine has delivered something.
+
+    Between waves it yields None, as a search does whose questions all wait for answers. After
+    `patience` seconds of asking without a delivery it raises DeadlockError.
+    """
+
+    waves: Sequence[Sequence[Wish]]
+    patience: float
+    owed: set[int] = field(default_factory=set)
+    pulled: int = 0
+    ended: bool = False
+
+    def __iter__(self) -> Iterator[Wish | None]:
+        for wave in self.waves:
+            for wish in wave:
+                self.owed.add(wish.key)
+                self.pulled += 1
+                yield wish
+            if wave is not self.waves[-1]:
+                yield from self._wait()
+        self.ended = True
+
+    def _wait(self) -> Iterator[None]:
+        """None until something is delivered of what is owed."""
+        owed, polls, start = len(self.owed), 0, time.monotonic()
+        while self.owed and len(self.owed) == owed:
+            polls += 1
+            if polls > FREE_POLLS:
+                time.sleep(POLL_SECONDS)
+                if time.monotonic() - start > self.patience:
+                    raise DeadlockError
+            yield None
+
+
+@dataclass
+class Desk:
+    """One engine under check, with the notes about it and where they belong."""
+
+    engine: Engine
+    notes: Notebook
+    settings: str
+    patience: float
+
+    def where(self, wish: Wish) -> str:
+        """The settings and the wish, for a finding."""
+        return (
+            f"{self.settings}; prompt of {len(wish.prompt)} tokens, prefix of {len(wish.at)}, "
+            f"limit {wish.limit}, {len(wish.seeds)} seeds"
+        )
+
+    def collect(self, *waves: Sequence[Wish]) -> Answers:
+        """Well-formed answers to wishes given in waves; everything else becomes a finding."""
+        queue = LiveQueue([wave for wave in waves if wave], self.patience)
+        wishes = {wish.key: wish for wave in waves for wish in wave}
+        found: Answers = {}
+        try:
+            self._receive(queue, wishes, found)
+        except DeadlockError:
+            self.notes.add(
+                "queue",
+                f"{self.settings}; a live queue that holds nothing for the moment",
+                "after None the engine delivers something, then asks again",
+                f"it pulled {queue.pulled} wishes and kept asking for {self.patience:g} s without "
+                f"a delivery ({len(queue.owed)} wishes owed)",
+                "sample reads the whole queue before it starts (list(wishes)), or a loop skips "
+                "None without working on what it has",
+            )
+            return found
+        missing = [wishes[key] for key in wishes if key not in found and key in queue.owed]
+        if missing or not queue.ended:
+            which = clipped([wish.key for wish in wishes.values() if wish.key not in found])
+            self.notes.add(
+                "answers",
+                self.where((missing or list(wishes.values()))[0]),
+                f"every one of {len(wishes)} wishes is answered before sample ends",
+                f"sample ended without answers to {which}, having pulled {queue.pulled}",
+                "wishes still in the batch are dropped when the queue is exhausted, or sample "
+                "stops at the first None",
+            )
+        return found
+
+    def _receive(self, queue: LiveQueue, wishes: dict[int, Wish], found: Answers) -> None:
+        twice = 0
+        answers = self.engine.sample(iter(queue))
+        for wish, completions in answers:
+            own = wishes.get(wish.key)
+            if own is None or own != wish:
+                self.notes.add(
+                    "answers",
+                    self.where(wish),
+                    "an answer names a wish of this call, unchanged",
+                    f"an answer to a wish with key {wish.key} that was not given so",
+                    "wishes of an earlier call that was closed early are still in the engine, or "
+                    "the wish was rebuilt instead of handed back",
+                )
+            elif wish.key not in queue.owed:
+                self._answered_twice(wish)
+                twice += 1
+                if twice > len(wishes):
+                    break
+            else:
+                queue.owed.discard(wish.key)
+                found[wish.key] = self._checked(own, completions)
+
+    def _answered_twice(self, wish: Wish) -> None:
+        self.notes.add(
+            "answers",
+            self.where(wish),
+            "each wish is answered exactly once",
+            f"another answer to wish {wish.key}",
+            "finished wishes are not taken out of the batch, or partial answers are delivered",
+        )
+
+    def _checked(self, wish: Wish, completions: list[Ids]) -> list[Ids]:
+        if len(completions) != len(wish.seeds):
+            self.notes.add(
+                "answers",
+                self.where(wish),
+                f"{len(wish.seeds)} completions, one a seed",
+                f"{len(completions)} completions",
+                "rollouts are lost, merged when they are equal, or n is set elsewhere",
+            )
+        return [ids for ids in completions if self._well_formed(wish, ids)]
+
+    def _well_formed(self, wish: Wish, ids: Ids) -> bool:
+        fault = _fault(wish, ids, self.engine.stop_ids)
+        if fault is not None:
+            self.notes.add(fault[0], self.where(wish), *fault[1:])
+            return False
+        if ids:
+            self.notes.seen.add("stopped" if ids[-1] in self.engine.stop_ids else "cut")
+        return True
+
+
+def _fault(wish: Wish, ids: Ids, stops: frozenset[int]) -> tuple[str, str, str, str] | None:
+    """(check, expected, observed, cause) of a completion that breaks the protocol."""
+    if not isinstance(ids, tuple) or not all(type(token) is int for token in ids):
+        kinds = sorted({type(token).__name__ for token in ids})
+        return (
+            "ids",
+            "a completion is a tuple of Python ints",
+            f"a {type(ids).__name__} of {', '.join(kinds) or 'nothing'}: {clipped(ids)}",
+            "ids come from an array or a tensor; give tuple(ids.tolist())",
+        )
+    stopped = [k for k, token in enumerate(ids) if token in stops]
+    if stopped and stopped[0] < len(ids) - 1:
+        return (
+            "stop",
+            "nothing follows the first stop id",
+            f"{len(ids) - 1 - stopped[0]} tokens after stop id {ids[stopped[0]]} at token "
+            f"{stopped[0]}: {clipped(ids)}",
+            "a finished rollout stays in the batch (padding, or tokens after the stop), or the "
+            "engine stops at another id than its stop_ids say",
+        )
+    if len(ids) > wish.limit:
+        return "limit", f"at most {wish.limit} tokens", f"{len(ids)} tokens", _too_long(wish, ids)
+    if len(ids) < wish.limit and not stopped:
+        return (
+            "stop",
+            f"a completion fills its limit of {wish.limit} or ends with a stop id of "
+            f"{sorted(stops)}, which is part of it",
+            f"{len(ids)} tokens without a stop id, ending in {clipped(ids[-3:])}",
+            "the stop id is stripped from the returned ids, stop_ids lacks the id that the "
+            "engine stops at, or its limit is smaller than the wish's",
+        )
+    return None
+
+
+def _too_long(wish: Wish, ids: Ids) -> str:
+    if len(ids) == wish.limit + 1:
+        return "off by one: limit counts all new tokens, the stop id included"
+    return (
+        "the wish's limit is not used: a rollout from a prefix may add only what is left of the "
+        "whole completion, not max_new_tokens again"
+    )

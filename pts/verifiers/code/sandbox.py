@@ -1,0 +1,228 @@
+"""Starts and ends the sandbox in which `CodeVerifier` runs code.
+
+`isolation="bwrap"` is bubblewrap, with namespaces of its own for users, processes, network, mounts
+and IPC: the code sees the standard library, four devices and an empty `/tmp` of limited size,
+nothing else. `isolation="landlock"` needs no namespaces, for containers that forbid them: the
+kernel's Landlock leaves the same files, to read, and no place to write. Both come on top of the
+filter of system calls, the limits and the clean environment of `pts.verifiers.code.worker`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pts.errors import VerifierError
+
+Isolation = Literal["bwrap", "landlock"]
+START_SECONDS = 60.0
+"""Allowed for the sandbox to start."""
+GRACE_SECONDS = 5.0
+"""Beyond the wall time of a job, before the whole sandbox is killed from outside."""
+TMP_BYTES = 64 << 20
+"""Size of the code's /tmp."""
+REPLY_BYTES = 1 << 16
+"""Longest reply that is read."""
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+_PACKAGE = Path(__file__).parent
+_FILES = ("candidate", "harness", "lockdown", "tests", "wire", "worker")
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from pts.verifiers.code.worker import main"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one run: CPU seconds (whole), wall seconds, bytes of address space of a process."""
+
+    cpu: int
+    wall: float
+    memory: int
+
+
+class Sandbox:
+    """A server of jobs in isolation; it is started on demand and after anything irregular.
+
+    Raises VerifierError when it cannot be started, with what the system said.
+    """
+
+    def __init__(self, isolation: Isolation, limits: Limits) -> None:
+        self._isolation, self._limits = isolation, limits
+        self._lock = threading.Lock()
+        self._server: _Server | None = _Server(isolation, limits)
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """The reply to a job; None when it never came and the sandbox was killed."""
+        with self._lock:
+            for _ in range(2):  # an idle server may have been killed since; a job is never rerun
+                if self._server is None:
+                    self._server = _Server(self._isolation, self._limits)
+                if self._server.take(job):
+                    break
+                self.stop()
+            else:
+                raise VerifierError("the sandbox of the code verifier dies before it takes a job")
+            reply = self._server.reply(self._limits.wall + GRACE_SECONDS)
+            if reply is None or reply.get("last", True):
+                self.stop()
+            return reply
+
+    def stop(self) -> None:
+        """End every process of the sandbox."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+class _Server:
+    """One process tree, from its start to its end."""
+
+    def __init__(self, isolation: Isolation, limits: Limits) -> None:
+        numbers = [str(limits.cpu), str(limits.wall), str(limits.memory)]
+        if isolation == "bwrap":
+            command, root = _bubblewrap(), "/judge"
+        else:
+            command, root = [], str(_PACKAGE.parents[2])
+            numbers += [path for path in (*_read_only(), *_DEVICES) if os.path.exists(path)]
+        self._folder = tempfile.mkdtemp(prefix="pts-code-")
+        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        code = f"{_START}; main(*sys.argv[1:])"
+        try:
+            self._process = subprocess.Popen(
+                [*command, python, "-S", "-s", "-P", "-B", "-c", code, root, *numbers],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=self._folder,
+                env=environment("/tmp" if isolation == "bwrap" else self._folder),
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise VerifierError(f"{(command or [python])[0]}: {error.strerror}") from error
+        self.stop = weakref.finalize(self, _stop, self._process, self._folder)
+        if self._line(START_SECONDS) != b"ready\n":
+            assert self._process.stdin is not None
+            assert self._process.stderr is not None
+            self._process.stdin.close()
+            self._process.kill()
+            said = self._process.stderr.read(4096).decode(errors="replace").strip()
+            self.stop()
+            raise VerifierError(said.splitlines()[-1] if said else "it ended without a word")
+
+    def take(self, job: dict[str, Any]) -> bool:
+        """Hand over a job; False when the server is no more."""
+        assert self._process.stdin is not None
+        frame = json.dumps(job).encode()
+        data = memoryview(b"J" + b"%08x" % len(frame) + frame)
+        try:
+            while data:
+                data = data[self._process.stdin.write(data) or 0 :]
+        except OSError:
+            return False
+        return self._process.poll() is None
+
+    def reply(self, seconds: float) -> dict[str, Any] | None:
+        line = self._line(seconds)
+        if line is None or not line.endswith(b"\n"):
+            return None
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            return None
+        return reply if isinstance(reply, dict) else None
+
+    def _line(self, seconds: float) -> bytes | None:
+        """One line (shorter at the end of the stream), or None when time is up."""
+        assert self._process.stdout is not None
+        data, deadline = b"", time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not data.endswith(b"\n") and len(data) <= REPLY_BYTES:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    return None
+                chunk = os.read(self._process.stdout.fileno(), REPLY_BYTES)
+                if not chunk:
+                    break
+                data += chunk
+        return data
+
+
+def environment(folder: str) -> dict[str, str]:
+    """All environment variables of the sandbox. Hashes of text are the same in every run."""
+    fixed = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LANG": "C.UTF-8", "TZ": "UTC"}
+    return {**fixed, "HOME": folder, "TMPDIR": folder, "PATH": "/usr/bin:/bin"}
+
+
+def _bubblewrap() -> list[str]:
+    """The command line that builds the sandbox around what follows it."""
+    found = shutil.which("bwrap")
+    if found is None:
+        raise VerifierError("bwrap is not installed")
+    words = [found, "--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534"]
+    words += ["--cap-drop", "ALL", "--new-session", "--hostname", "sandbox"]
+    for path in _read_only():
+        words += ["--ro-bind-try", path, path]
+    for path in ("/lib", "/lib64"):
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        else:
+            words += ["--ro-bind-try", path, path]
+    for path in _packages():
+        words += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
+    for device in _DEVICES:
+        words += ["--dev-bind", device, device]
+    for name in _FILES:
+        file = f"{name}.py"
+        words += ["--ro-bind", str(_PACKAGE / file), f"/judge/pts/verifiers/code/{file}"]
+    words += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    return [*words, "--remount-ro", "/", "--"]
+
+
+def _read_only() -> list[str]:
+    """The interpreter, its standard library and the system's shared libraries."""
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    paths = ["/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"]
+    paths += [os.path.join(sys.base_prefix, "lib"), os.path.dirname(os.__file__), python]
+    paths += [sysconfig.get_config_var("DESTSHARED") or python]
+    return list(dict.fromkeys(paths))
+
+
+def _packages() -> Iterator[str]:
+    """Folders of installed packages inside of what is shown; they are covered up."""
+    library = os.path.dirname(os.__file__)
+    version = f"/usr/local/lib/python{sys.version_info.major}.{sys.version_info.minor}"
+    for folder in (library, "/usr/lib/python3", version):
+        for name in ("site-packages", "dist-packages"):
+            path = os.path.join(folder, name)
+            shown = any(path.startswith(f"{p}/") for p in _read_only())
+            if shown and os.path.isdir(path):
+                yield path
+
+
+def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
+    """End the server by closing its input; its processes die with it."""
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    shutil.rmtree(folder, ignore_errors=True)

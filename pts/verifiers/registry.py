@@ -1,0 +1,76 @@
+"""Verifiers by name, as recipes and command lines give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pts.errors import ConfigError, did_you_mean
+from pts.verifiers.base import Verifier
+from pts.verifiers.choice import ChoiceVerifier
+from pts.verifiers.exact import ExactVerifier, as_integer
+
+NAMES = ("exact", "math", "choice", "code")
+CODE_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "timeout": float,
+    "memory": int,
+    "isolation": str,
+    "prefix": str,
+    "entry_point": str,
+}
+"""Options of `code` and how each is read; `CodeVerifier` says what they mean."""
+
+
+def as_written(answer: str) -> str:
+    """Whole numbers in canonical spelling, other answers as they are."""
+    try:
+        return as_integer(answer)
+    except ValueError:
+        return answer.strip()
+
+
+def make_verifier(spec: str) -> Verifier:
+    """The verifier of `exact:REGEX`, `math`, `choice`, `choice:LETTERS`, `code` or `code:OPTIONS`.
+
+    OPTIONS are `timeout=5,memory=512` and the like. Raises ConfigError for another name or a bad
+    argument, MissingExtra for `math` without its library.
+    """
+    name, _, argument = spec.partition(":")
+    if name == "exact" and argument:
+        return ExactVerifier(argument, as_written)
+    if name == "math" and not argument:
+        from pts.verifiers.math.verifier import MathVerifier
+
+        return MathVerifier()
+    if name == "choice":
+        return ChoiceVerifier(argument or "ABCD")
+    if name == "code":
+        from pts.verifiers.code.verifier import CodeVerifier
+
+        return CodeVerifier(**_options(argument))
+    forms = "exact:REGEX (one group, the answer), math, choice, choice:LETTERS or code:OPTIONS"
+    raise ConfigError(f"no verifier {spec!r}{did_you_mean(name, NAMES)}; give {forms}")
+
+
+def _options(argument: str) -> dict[str, Any]:
+    """The options of `code`. Raises ConfigError with every fault."""
+    values: dict[str, Any] = {}
+    faults = []
+    for part in filter(None, (part.strip() for part in argument.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if key not in CODE_OPTIONS:
+            hint = did_you_mean(key, CODE_OPTIONS) or f"; it has {', '.join(CODE_OPTIONS)}"
+            faults.append(f"code: no option {key!r}{hint}")
+        elif not equals or not value:
+            faults.append(f"code: option {key!r} needs a value, e.g. code:timeout=5,memory=512")
+        elif key in values:
+            faults.append(f"code: option {key!r} is given twice")
+        else:
+            try:
+                values[key] = CODE_OPTIONS[key](value)
+            except ValueError:
+                kind = "a whole number" if key == "memory" else "a number"
+                faults.append(f"code: {key} must be {kind}, got {value!r}")
+    if faults:
+        raise ConfigError(*faults)
+    return values

@@ -19,13 +19,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Background:
+class BackgroundWorker:
     """Runs calls in order, in one worker process or, with `parallel=False`, right away."""
 
     def __init__(self, parallel: bool) -> None:
         self._pool = _pool() if parallel else None
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> BackgroundWorker:
         return self
 
     def __exit__(

@@ -21,7 +21,7 @@ app = typer.Typer(
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe's name (phi-nano) or .yaml file.")]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Argument(help="key.path=value, e.g. seed=1 pts.questions=64."),
+    typer.Argument(help="key.path=value, e.g. seed=1 pts.num_problems=64."),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]

@@ -46,7 +46,7 @@ class StageResult:
 
     model: Path | None
     """Folder of the new policy; None for a stage that trains nothing."""
-    numbers: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
     """Counts and figures for the manifest and the report, JSON-able."""
     outputs: tuple[Path, ...] = ()
     """Files and folders whose digests the manifest keeps."""

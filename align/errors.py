@@ -3,7 +3,7 @@
     PTSError
     ├── ConfigError   (also ValueError)
     │   └── RecipeError    a recipe, or an override of one, is wrong
-    ├── StageError    (also RuntimeError)   a stage cannot go on: its input or its audit failed
+    ├── StageError    (also RuntimeError)   a stage cannot go on: its input or its validation failed
     └── ManifestError (also RuntimeError)   a run folder belongs to another recipe, or was changed
 
 Each message names the place, the value that was found and what to do about it.
@@ -19,7 +19,7 @@ class RecipeError(ConfigError):
 
 
 class StageError(PTSError, RuntimeError):
-    """A stage cannot go on: its input or its audit before training failed."""
+    """A stage cannot go on: its input or its validation before training failed."""
 
 
 class ManifestError(PTSError, RuntimeError):

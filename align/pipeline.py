@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from align.background import Background, cores, share_cores
+from align.background import BackgroundWorker, cores, share_cores
 from align.check import check_recipe
 from align.context import StageContext, StageResult
 from align.evaluation.tables import build_table
@@ -55,7 +55,7 @@ def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -
     """
     check_recipe(recipe)
     with Manifest.open(folder, recipe) as manifest, background(recipe) as worker:
-        chain = Chain(recipe, manifest, worker, console, progress)
+        chain = PipelineRun(recipe, manifest, worker, console, progress)
         policies = [("base", prepare_base(recipe.model))]
         chain.evaluate(*policies[0], before=None)
         for name in recipe.stages:
@@ -86,8 +86,8 @@ def evaluate_again(
     policies = [("base", prepare_base(recipe.model))]
     made = [name for name in recipe.stages if name in stages and stages[name]["model"]]
     policies += [(name, folder / stages[name]["model"]) for name in made]
-    with Manifest.open(output, recipe) as manifest, Background(parallel=False) as worker:
-        chain = Chain(recipe, manifest, worker, console, progress)
+    with Manifest.open(output, recipe) as manifest, BackgroundWorker(parallel=False) as worker:
+        chain = PipelineRun(recipe, manifest, worker, console, progress)
         for i, (name, policy) in enumerate(policies):
             chain.evaluate(name, policy, before=policies[i - 1] if i else None)
         chain.table(name for name, _ in policies)
@@ -99,22 +99,22 @@ def run_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(read_manifest(folder)["recipe"], f"{folder}/manifest.json", overrides)
 
 
-def background(recipe: Recipe) -> Background:
+def background(recipe: Recipe) -> BackgroundWorker:
     """A second process for the evaluations where there are cores to share."""
     parallel = device_of(recipe.model) == "cpu" and cores() > 1
     if parallel:
         share_cores()
-    return Background(parallel)
+    return BackgroundWorker(parallel)
 
 
-class Chain:
+class PipelineRun:
     """One run in progress: knows the manifest and prints what happens."""
 
     def __init__(
         self,
         recipe: Recipe,
         manifest: Manifest,
-        worker: Background,
+        worker: BackgroundWorker,
         console: Console,
         progress: bool,
     ) -> None:
@@ -214,7 +214,7 @@ class Chain:
     def _record(self, name: str, inputs: dict[str, Any], timed: Timed) -> StageResult:
         result, seconds = timed
         self.manifest.add(name, inputs, result, seconds)
-        shown = ", ".join(f"{k} {_short(v)}" for k, v in result.numbers.items() if _plain(v))
+        shown = ", ".join(f"{k} {_short(v)}" for k, v in result.metrics.items() if _plain(v))
         self.console.print(
             f"[dim]{name}: {seconds:.0f} s; {shown}[/dim]", highlight=False, soft_wrap=True
         )

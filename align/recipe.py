@@ -1,6 +1,6 @@
 """The recipe: one YAML file for the whole chain, checked in full before anything is loaded.
 
-    recipe = load_recipe("phi-nano", ["seed=1", "pts.questions=64"])
+    recipe = load_recipe("phi-nano", ["seed=1", "pts.num_problems=64"])
 
 Every key is told once: its type, range and default in the class, one sentence below it. The
 reference page of the docs is generated from here.
@@ -67,7 +67,7 @@ class TrainingConfig(Settings):
 class SFTConfig(TrainingConfig):
     """Stage 1: supervised fine-tuning on chats, loss on the assistant's tokens only."""
 
-    rows: int = Field(4800, ge=1)
+    num_examples: int = Field(4800, ge=1)
     """Chats to train on."""
     max_length: int = Field(1024, ge=8)
     """Longer chats are dropped, counted and shown, never cut."""
@@ -76,8 +76,8 @@ class SFTConfig(TrainingConfig):
 class PTSConfig(Settings):
     """Stage 2a: pivotal token search on the stage before."""
 
-    questions: int = Field(256, ge=1)
-    """Questions offered to the filter."""
+    num_problems: int = Field(256, ge=1)
+    """Problems offered to the filter."""
     pairs_from: Literal["search", "random", "coin"] = "search"
     """`search` is the method; the others are control arms at random positions with
     1 - q >= p_gap: `random` measures which sibling is better, `coin` does not."""
@@ -103,13 +103,13 @@ class TokenDPOConfig(TrainingConfig):
 
     beta: float = Field(1.0, gt=0)
     """Strength of the pull towards the reference."""
-    anchor: float = Field(0.0, ge=0)
+    nll_weight: float = Field(0.0, ge=0)
     """Weight of the negative log-likelihood of the chosen token, against displacement to third
     tokens."""
-    weight_by: Literal["none", "worth"] = "none"
-    """`worth` weights pairs by pi(rejected) * gap, normalised to mean 1."""
+    weight_by: Literal["none", "expected_gain"] = "none"
+    """`expected_gain` weights pairs by pi(rejected) * gap, normalised to mean 1."""
     max_pairs: int = Field(0, ge=0)
-    """Keep the pairs of highest worth; 0 keeps all."""
+    """Keep the pairs of highest expected gain; 0 keeps all."""
     reference: str = "start"
     """`start`: the policy that this stage starts from; else the folder of a model."""
     strict: bool = True
@@ -119,8 +119,8 @@ class TokenDPOConfig(TrainingConfig):
 class FullDPOConfig(TrainingConfig):
     """Stage 3: DPO on full-length pairs, sampled from the stage before and judged."""
 
-    questions: int = Field(400, ge=1)
-    """Questions to sample."""
+    num_problems: int = Field(400, ge=1)
+    """Problems to sample."""
     samples: int = Field(6, ge=2)
     """Completions a question."""
     pairs_per_question: int = Field(1, ge=1)
@@ -129,7 +129,7 @@ class FullDPOConfig(TrainingConfig):
     """Pairs at most in all; 0 keeps all."""
     beta: float = Field(0.3, gt=0)
     """Strength of the pull towards the reference."""
-    anchor: float = Field(0.0, ge=0)
+    nll_weight: float = Field(0.0, ge=0)
     """Weight of the negative log-likelihood of the chosen completions, a mean over the batch's
     tokens, against displacement (Pang et al. 2024)."""
     style_weight: float = Field(0.0, ge=0)
@@ -141,10 +141,10 @@ class FullDPOConfig(TrainingConfig):
 
 
 class RejectionSFTConfig(SFTConfig):
-    """Control arm: SFT on the policy's own right answers; `rows` is not read."""
+    """Control arm: SFT on the policy's own right answers; `num_examples` is not read."""
 
-    questions: int = Field(400, ge=1)
-    """Questions to sample."""
+    num_problems: int = Field(400, ge=1)
+    """Problems to sample."""
     samples: int = Field(6, ge=1)
     """Completions a question; the right ones become rows."""
 
@@ -258,10 +258,10 @@ class Recipe(Settings):
             raise ValueError(f"stages: each may stand once, got {list(self.stages)}")
         if ("pts" in self.stages) != ("token_dpo" in self.stages):
             raise ValueError("stages: 'pts' makes the pairs that 'token_dpo' trains on; name both")
-        if self.pts.pairs_from == "coin" and self.token_dpo.weight_by == "worth":
+        if self.pts.pairs_from == "coin" and self.token_dpo.weight_by == "expected_gain":
             raise ValueError(
-                "token_dpo.weight_by: got 'worth', which pts.pairs_from: coin does not measure; "
-                "set it to 'none'"
+                "token_dpo.weight_by: got 'expected_gain', which pts.pairs_from: coin does not "
+                "measure; set it to 'none'"
             )
         if "pts" in self.stages and self.stages.index("token_dpo") < self.stages.index("pts"):
             raise ValueError("stages: 'pts' must come before 'token_dpo'")

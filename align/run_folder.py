@@ -120,7 +120,7 @@ class Manifest:
         model = record["model"]
         return StageResult(
             model=self.folder / model if model else None,
-            numbers=record["numbers"],
+            metrics=record["metrics"],
             outputs=tuple(self.folder / output for output in record["outputs"]),
         )
 
@@ -132,7 +132,7 @@ class Manifest:
             "inputs": json.loads(json.dumps(inputs)),
             "seconds": round(seconds, 2),
             "model": _relative(result.model, self.folder),
-            "numbers": result.numbers,
+            "metrics": result.metrics,
             "outputs": {
                 str(_relative(path, self.folder)): tree_digest(path) for path in result.outputs
             },
@@ -182,7 +182,7 @@ def _lacking(name: str, record: Any) -> list[str]:
     """What the readers of a finished stage's record need and do not find."""
     if not isinstance(record, dict):
         return ["keys"]
-    kinds: dict[str, Any] = {"seconds": int | float, "numbers": dict}
+    kinds: dict[str, Any] = {"seconds": int | float, "metrics": dict}
     if not name.startswith("eval/"):  # evaluations make no model
         kinds["model"] = str | None
     return [

@@ -26,10 +26,10 @@ from typing import Any
 
 from align.models.smollm2 import convert, gguf_file
 from pts.config import SamplingConfig, SearchConfig
-from pts.engines.base import Engine, Wish
+from pts.engines.base import Engine, SampleRequest
 from pts.runtime.search import search
 from pts.testing import check_engine
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 NANO = ROOT / "recipes" / "phi-nano" / "base"
@@ -62,9 +62,9 @@ while True:
 """
 
 
-def even_words(problem: Problem, text: str) -> Judgement:
+def even_words(problem: Problem, text: str) -> Grade:
     """Uncertain for every model: PASS if the number of words is even."""
-    return Judgement(Verdict.PASS if len(text.split()) % 2 == 0 else Verdict.FAIL)
+    return Grade(Verdict.PASS if len(text.split()) % 2 == 0 else Verdict.FAIL)
 
 
 @contextmanager
@@ -114,9 +114,12 @@ def checked(name: str, make: Any, rollouts: int) -> bool:
 
 def _speed(engine: Engine, rollouts: int = 128) -> str:
     prompt = engine.encode(PROBLEMS[0])
-    wishes = [Wish(k, prompt, (), 24, tuple(range(8 * k, 8 * k + 8))) for k in range(rollouts // 8)]
+    requests = [
+        SampleRequest(k, prompt, (), 24, tuple(range(8 * k, 8 * k + 8)))
+        for k in range(rollouts // 8)
+    ]
     start = time.monotonic()
-    tokens = sum(len(ids) for _, drawn in engine.sample(iter(wishes)) for ids in drawn)
+    tokens = sum(len(ids) for _, drawn in engine.sample(iter(requests)) for ids in drawn)
     seconds = time.monotonic() - start
     return f"{tokens} tokens of {rollouts} rollouts in {seconds:.1f} s, {tokens / seconds:.0f}/s"
 

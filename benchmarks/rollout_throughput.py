@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.transformers.engine import TransformersEngine
 from pts.types import Ids
 
@@ -52,8 +52,8 @@ PAGED_ROWS = 64
 one masked product of all queries with all keys)."""
 OUT = Path(__file__).parent / "results" / "rollout_throughput.json"
 
-Contender = Callable[[list[Wish]], int]
-"""Draws every wish's rollouts and returns the number of sampled tokens."""
+Contender = Callable[[list[SampleRequest]], int]
+"""Draws every request's rollouts and returns the number of sampled tokens."""
 
 
 class NoText:
@@ -72,17 +72,17 @@ def build_model() -> Phi3ForCausalLM:
     return Phi3ForCausalLM(config).eval()
 
 
-def build_wishes(questions: int, prefixes: int, n: int) -> list[Wish]:
-    """`prefixes` wishes on each question's path, at random depths."""
+def build_requests(questions: int, prefixes: int, n: int) -> list[SampleRequest]:
+    """`prefixes` requests on each question's path, at random depths."""
     rng = np.random.default_rng(0)
-    wishes: list[Wish] = []
+    requests: list[SampleRequest] = []
     for _ in range(questions):
         tokens = rng.integers(max(STOPS) + 1, VOCABULARY, PROMPT + PREFIX).tolist()
         prompt, path = tuple(tokens[:PROMPT]), tuple(tokens[PROMPT:])
         for depth in rng.integers(0, PREFIX + 1, prefixes).tolist():
             seeds = tuple(int(s) for s in rng.integers(0, 2**63, n))
-            wishes.append(Wish(len(wishes), prompt, path[:depth], NEW, seeds))
-    return wishes
+            requests.append(SampleRequest(len(requests), prompt, path[:depth], NEW, seeds))
+    return requests
 
 
 def until_stop(ids: list[int]) -> int:
@@ -93,16 +93,16 @@ def until_stop(ids: list[int]) -> int:
 def by_engine(model: Any, max_rows: int) -> Contender:
     sampling = SamplingConfig(temperature=TEMPERATURE, max_new_tokens=NEW)
 
-    def draw(wishes: list[Wish]) -> int:
+    def draw(requests: list[SampleRequest]) -> int:
         engine = TransformersEngine(
-            model, NoText(), sampling, stop_ids=STOPS, max_rows=max_rows, policy="random"
+            model, NoText(), sampling, stop_ids=STOPS, max_rows=max_rows, policy_digest="random"
         )
         longest: dict[Ids, Ids] = {}
-        for wish in wishes:
-            longest[wish.prompt] = max(longest.get(wish.prompt, ()), wish.at, key=len)
+        for request in requests:
+            longest[request.prompt] = max(longest.get(request.prompt, ()), request.prefix, key=len)
         for prompt, path in longest.items():
             engine.score(prompt, path)
-        return sum(len(ids) for _, outputs in engine.sample(iter(wishes)) for ids in outputs)
+        return sum(len(ids) for _, outputs in engine.sample(iter(requests)) for ids in outputs)
 
     return draw
 
@@ -110,10 +110,10 @@ def by_engine(model: Any, max_rows: int) -> Contender:
 def by_generate(model: Any, rows: int) -> Contender:
     """`generate` over left-padded prefixes, `rows` sequences at a time."""
 
-    def draw(wishes: list[Wish]) -> int:
-        n, total = len(wishes[0].seeds), 0
-        for start in range(0, len(wishes), max(1, rows // n)):
-            batch = [w.prompt + w.at for w in wishes[start : start + max(1, rows // n)]]
+    def draw(requests: list[SampleRequest]) -> int:
+        n, total = len(requests[0].seeds), 0
+        for start in range(0, len(requests), max(1, rows // n)):
+            batch = [w.prompt + w.prefix for w in requests[start : start + max(1, rows // n)]]
             width = max(map(len, batch))
             ids = torch.tensor([(0,) * (width - len(b)) + b for b in batch])
             mask = torch.tensor([[0] * (width - len(b)) + [1] * len(b) for b in batch])
@@ -130,14 +130,15 @@ def by_generate(model: Any, rows: int) -> Contender:
 def by_generate_batch(model: Any, rows: int) -> Contender:
     """The continuous batching of `transformers`, with blocks small enough to share prefixes."""
 
-    def draw(wishes: list[Wish]) -> int:
+    def draw(requests: list[SampleRequest]) -> int:
         page = 32
         blocks = rows * -(-(PROMPT + PREFIX + NEW + page) // page)
         out = model.generate_batch(
-            [list(w.prompt + w.at) for w in wishes],
+            [list(w.prompt + w.prefix) for w in requests],
             GenerationConfig(
                 do_sample=True, temperature=TEMPERATURE, top_k=0, max_new_tokens=NEW,
-                num_return_sequences=len(wishes[0].seeds), eos_token_id=list(STOPS), pad_token_id=0,
+                num_return_sequences=len(requests[0].seeds),
+                eos_token_id=list(STOPS), pad_token_id=0,
             ),
             ContinuousBatchingConfig(
                 page_size=page, num_blocks=blocks, max_batch_tokens=2 * rows,
@@ -160,7 +161,7 @@ def matmul_rate(seconds: float = 0.5) -> float:
     return count * 2 * 1024**3 / (time.process_time() - start)
 
 
-def linear_flops(model: Any, wishes: list[Wish], sampled: int) -> float:
+def linear_flops(model: Any, requests: list[SampleRequest], sampled: int) -> float:
     """Multiply-adds of the linear layers for the tokens that the engine feeds, times two.
 
     Every sampled token is one step with a head; every path is scored once, with a head.
@@ -170,19 +171,21 @@ def linear_flops(model: Any, wishes: list[Wish], sampled: int) -> float:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and "lm_head" not in name
     )
-    scored = len({w.prompt for w in wishes}) * (PROMPT + PREFIX)
+    scored = len({w.prompt for w in requests}) * (PROMPT + PREFIX)
     return 2.0 * (body + model.lm_head.weight.numel()) * (sampled + scored)
 
 
-def measure(contenders: dict[str, Contender], wishes: list[Wish], turns: int) -> dict[str, Any]:
+def measure(
+    contenders: dict[str, Contender], requests: list[SampleRequest], turns: int
+) -> dict[str, Any]:
     """Medians over `turns`, the contenders taking turns."""
     seen: dict[str, list[tuple[int, float, float]]] = {name: [] for name in contenders}
     for draw in contenders.values():
-        draw(wishes[: max(1, len(wishes) // 32)])
+        draw(requests[: max(1, len(requests) // 32)])
     for _ in range(turns):
         for name, draw in contenders.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            tokens = draw(wishes)
+            tokens = draw(requests)
             seen[name].append((tokens, time.perf_counter() - wall, time.process_time() - cpu))
     return {
         name: {
@@ -197,7 +200,7 @@ def measure(contenders: dict[str, Contender], wishes: list[Wish], turns: int) ->
 def run(threads: int, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(threads)
     model = build_model()
-    wishes = build_wishes(arguments.questions, arguments.prefixes, arguments.n)
+    requests = build_requests(arguments.questions, arguments.prefixes, arguments.n)
     rows = arguments.rows
     contenders = {
         "engine": by_engine(model, rows),
@@ -205,10 +208,10 @@ def run(threads: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "generate_batch": by_generate_batch(model, min(rows, PAGED_ROWS)),
     }
     before = matmul_rate()
-    figures = measure(contenders, wishes, arguments.turns)
+    figures = measure(contenders, requests, arguments.turns)
     peak = (before + matmul_rate()) / 2
     mine = figures["engine"]
-    flops = linear_flops(model, wishes, mine["tokens"]) / mine["tokens"]
+    flops = linear_flops(model, requests, mine["tokens"]) / mine["tokens"]
     for name, other in figures.items():
         for unit in ("tokens_per_second", "tokens_per_cpu_second"):
             other[f"engine_ratio_of_{unit}"] = mine[unit] / other[unit]
@@ -225,8 +228,8 @@ def run(threads: int, arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--questions", type=int, default=16)
-    parser.add_argument("--prefixes", type=int, default=6, help="wishes a question")
-    parser.add_argument("--n", type=int, default=8, help="rollouts a wish")
+    parser.add_argument("--prefixes", type=int, default=6, help="requests a question")
+    parser.add_argument("--n", type=int, default=8, help="rollouts a request")
     parser.add_argument("--rows", type=int, default=512, help="batch (generate_batch: 64)")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])

@@ -1,16 +1,16 @@
-"""Searches on a real policy against brute force: what each report and each pair is worth.
+"""Searches on a real policy against brute force: what each report and each pair is expected gain.
 
     python benchmarks/search_real.py --recipe phi-nano --policy runs/phi-nano-seed0/sft/model
     python benchmarks/search_real.py --recipe smollm2-135m --questions 12 --reported-only
 
-Every method searches the same completions of the same dev questions (the filter's rollouts have
-the same seeds). The truth is the share of successes among --truth fresh rollouts after and before
-each token that could be pivotal (1 - q >= p_gap), and after both tokens of each confirmed pair; no
+Every method searches the same completions of the same dev questions (the filter's rollouts have the
+same seeds). The truth is the share of successes among --truth fresh rollouts after and before each
+token that could be pivotal (1 - q >= p_gap), and after both tokens of each confirmed pair; no
 search sees them. With --reported-only the tokens that no method reports are left out, and "to be
 found" counts the pivotal ones among those that any method reports. A report is false if the true
-change is below p_gap - zone, a pivotal token is to be found if it is p_gap + zone or more; what
-lies between counts neither way. A token with 1 - q < p_gap cannot be pivotal, so a report of it is
-false without rollouts.
+change is below p_gap - indifference margin, a pivotal token is to be found if it is p_gap +
+indifference margin or more; what lies between counts neither way. A token with 1 - q < p_gap cannot
+be pivotal, so a report of it is false without rollouts.
 
 Costs hold everything: filter, search, screening, confirmation. CPU seconds are those of this
 process, one thread; they are missing (null) for a search that was interrupted. Runs lie under
@@ -33,11 +33,11 @@ import pts
 from align.models.load import load_policy, prepare_base
 from align.recipe import load_recipe
 from align.tasks.registry import build_task
-from pts.algorithm.requests import Steps, ask
+from pts.algorithm.requests import SearchRoutine, request
 from pts.runtime.journal import Journal
-from pts.runtime.progress import Watch
+from pts.runtime.progress import ProgressReporter
 from pts.runtime.scheduler import run
-from pts.types import Ids, PathResult, Problem, Sample, TokenPair
+from pts.types import CompletionResult, Ids, Problem, RolloutQuery, TokenPair
 
 ROOT = Path(__file__).parent.parent
 METHODS = {
@@ -53,7 +53,7 @@ class Searched:
     """What one method found and spent. By problem: the length of its prompt, its path."""
 
     prompts: dict[str, int]
-    paths: dict[str, PathResult]
+    paths: dict[str, CompletionResult]
     pairs: list[TokenPair]
     rollouts: int
     tokens: int
@@ -69,13 +69,14 @@ def main() -> None:
     policy = options.policy or prepare_base(recipe.model)
     engine = pts.TransformersEngine(*load_policy(policy, recipe.model), recipe.sampling)
     problems = task.problems("dev", options.questions, SEED)
-    folder = options.output / f"{options.name}-{engine.policy[:12]}"
+    folder = options.output / f"{options.name}-{engine.policy_digest[:12]}"
     found = {name: search(name, problems, engine, task.verifier, folder) for name in METHODS}
     tested = positions(found.values(), options.reported_only)
     truth = measure(found.values(), tested, problems, engine, task.verifier, options.truth, folder)
     rows = {name: score(searched, tested, truth) for name, searched in found.items()}
     about = {
-        "recipe": options.recipe, "policy": engine.policy, "questions": options.questions,
+        "recipe": options.recipe, "policy_digest": engine.policy_digest,
+        "questions": options.questions,
         "truth_rollouts": options.truth, "reported_only": options.reported_only,
         "sampling": recipe.sampling.model_dump(mode="json"),
         "paths": len(next(iter(found.values())).paths),
@@ -157,9 +158,12 @@ def measure(
         for pair in searched.pairs:
             at = completion_prefix(searched, pair)
             wanted[pair.problem_id] |= {(*at, pair.chosen): None, (*at, pair.rejected): None}
-    fingerprint = {"policy": engine.policy, "n": n, "seed": TRUTH_SEED}
+    fingerprint = {"policy_digest": engine.policy_digest, "n": n, "seed": TRUTH_SEED}
     asked = [problem for problem in problems if wanted[problem.id]]
-    with Journal(folder / "truth.jsonl", fingerprint) as journal, Watch(len(asked), True) as watch:
+    with (
+        Journal(folder / "truth.jsonl", fingerprint) as journal,
+        ProgressReporter(len(asked), True) as watch,
+    ):
         finished = run(
             ((problem, rates(list(wanted[problem.id]), n)) for problem in asked),
             engine, verifier, seed=TRUTH_SEED, window=4, journal=journal, on_progress=watch,
@@ -169,16 +173,16 @@ def measure(
         }
 
 
-def rates(prefixes: Sequence[Ids], n: int) -> Steps[dict[Ids, float]]:
+def rates(prefixes: Sequence[Ids], n: int) -> SearchRoutine[dict[Ids, float]]:
     """Share of successes after each prefix."""
-    answers = yield from ask([Sample(at, n, "confirm") for at in prefixes])
+    answers = yield from request([RolloutQuery(at, n, "confirm") for at in prefixes])
     return {
-        at: sum(outcome.success for outcome in outcomes) / n
-        for at, outcomes in zip(prefixes, answers, strict=True)
+        at: sum(rollout.success for rollout in rollouts) / n
+        for at, rollouts in zip(prefixes, answers, strict=True)
     }
 
 
-def candidates(path: PathResult) -> set[int]:
+def candidates(path: CompletionResult) -> set[int]:
     """Positions whose token can be pivotal."""
     gap = pts.SearchConfig().p_gap
     return {at for at, prob in enumerate(path.probs) if 1 - prob >= gap}
@@ -192,7 +196,7 @@ def completion_prefix(searched: Searched, pair: TokenPair) -> Ids:
 def score(searched: Searched, tested: dict[str, list[int]], truth: Truth) -> dict[str, Any]:
     """Precision, recall and costs of one method."""
     config = pts.SearchConfig()
-    low, high = config.p_gap - config.zone, config.p_gap + config.zone
+    low, high = config.p_gap - config.indifference_margin, config.p_gap + config.indifference_margin
     reported = false = must = hit = 0
     for name, path in searched.paths.items():
         change = {

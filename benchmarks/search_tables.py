@@ -1,13 +1,13 @@
 """Scores of `search_tabular.py`: figures with their intervals, tables, targets met and missed.
 
-With zone = 0.05 around p_gap = 0.2 a report is false where the true |Δ| is below 0.15, a token must
-be found from 0.25 upwards, and what lies between counts neither way. "Before": the tokens that the
-search reports. "After": the pairs that survive their fresh rollouts at a false discovery rate of
-0.05 over all paths of the shape, true if the siblings really differ by 0.15; a token counts as
-found if a confirmed pair stands at its place (a path has four pairs at most). Coverage is that of
-the intervals of Δ when the search stops: of all tokens with 1 - q >= p_gap that it estimated
-(`branch`: all of them, those that got no rollout included), of the reported ones, and of those
-whose true |Δ| lies within 0.02 of the gap.
+With indifference margin = 0.05 around p_gap = 0.2 a report is false where the true |Δ| is below
+0.15, a token must be found from 0.25 upwards, and what lies between counts neither way. "Before":
+the tokens that the search reports. "After": the pairs that survive their fresh rollouts at a false
+discovery rate of 0.05 over all paths of the shape, true if the siblings really differ by 0.15; a
+token counts as found if a confirmed pair stands at its place (a path has four pairs at most).
+Coverage is that of the intervals of Δ when the search stops: of all tokens with 1 - q >= p_gap that
+it estimated (`branch`: all of them, those that got no rollout included), of the reported ones, and
+of those whose true |Δ| lies within 0.02 of the gap.
 
 Tokens and rollouts include the filter, screening and confirmation. Intervals are 95 %, clustered by
 path: the standard error of a ratio of sums by the delta method, turned into the sample size of a

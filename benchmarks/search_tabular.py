@@ -27,14 +27,23 @@ from search_tables import P_GAP, ZONE, report, tables
 
 from pts.algorithm.bisect import search_bisect
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import Finding, confirm, rank_proposals, screen
-from pts.algorithm.paths import Path
-from pts.algorithm.requests import Steps, ask, ask_rows, metered
+from pts.algorithm.pairs import PathAnalysis, confirm, rank_proposals, screen
+from pts.algorithm.paths import ScoredCompletion
+from pts.algorithm.requests import SearchRoutine, request, request_logprobs, with_cost
 from pts.config import SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.testing import run_search
 from pts.testing.shapes import SHAPES, Instance
-from pts.types import CandidatePair, Cost, Estimate, Ids, Outcome, Problem, Sample, Score
+from pts.types import (
+    CandidatePair,
+    Cost,
+    Estimate,
+    Ids,
+    LogprobQuery,
+    Problem,
+    Rollout,
+    RolloutQuery,
+)
 
 ROOT = FilePath(__file__).parent.parent
 SEARCHES = {
@@ -58,8 +67,11 @@ KNOWN = {**SEARCHES, **TRIALS}
 
 
 def searched(
-    path: Path, rollouts: Sequence[Outcome], config: SearchConfig, rng: np.random.Generator
-) -> Steps[Finding]:
+    path: ScoredCompletion,
+    rollouts: Sequence[Rollout],
+    config: SearchConfig,
+    rng: np.random.Generator,
+) -> SearchRoutine[PathAnalysis]:
     if config.method == "branch":
         return (yield from search_branch(path, rollouts, config, rng))
     (finding,) = yield from search_bisect([path], config)
@@ -68,29 +80,29 @@ def searched(
 
 def parts(
     given: Ids | None, config: SearchConfig, rng: np.random.Generator
-) -> Steps[tuple[Finding, list[CandidatePair], dict[str, Cost]] | None]:
+) -> SearchRoutine[tuple[PathAnalysis, list[CandidatePair], dict[str, Cost]] | None]:
     """One path of one question, its costs kept apart; None if the filter sets it aside."""
     meter: dict[str, dict[Any, Cost]] = {k: {} for k in ("filter", "search", "screen", "confirm")}
-    wish = Sample((), config.filter_rollouts, "filter")
-    (rollouts,) = yield from metered(ask([wish]), meter["filter"])
+    request = RolloutQuery((), config.filter_rollouts, "filter")
+    (rollouts,) = yield from with_cost(request([request]), meter["filter"])
     passed = sum(o.success for o in rollouts) / len(rollouts)
     if not config.p_min <= passed <= config.p_max:
         return None
     ids, verdict = rollouts[0].ids, rollouts[0].verdict
     if given is not None:
-        ((judged,),) = yield from ask([Sample(given, 1, "search")])
+        ((judged,),) = yield from request([RolloutQuery(given, 1, "search")])
         ids, verdict = given, judged.verdict
-    (rows,) = yield from ask_rows([Score(ids)])
-    path = Path(ids, verdict, tuple(rows))
-    finding = yield from metered(searched(path, rollouts, config, rng), meter["search"])
-    proposals = yield from metered(screen(finding, config), meter["screen"])
+    (rows,) = yield from request_logprobs([LogprobQuery(ids)])
+    path = ScoredCompletion(ids, verdict, tuple(rows))
+    finding = yield from with_cost(searched(path, rollouts, config, rng), meter["search"])
+    proposals = yield from with_cost(screen(finding, config), meter["screen"])
     best = rank_proposals(proposals, config.max_pairs)
-    pairs = yield from metered(confirm(best, config), meter["confirm"])
+    pairs = yield from with_cost(confirm(best, config), meter["confirm"])
     return finding, pairs, {name: sum(spent.values(), Cost()) for name, spent in meter.items()}
 
 
-def kept() -> Steps[bool]:
-    (rollouts,) = yield from ask([Sample((), 16, "filter")])
+def kept() -> SearchRoutine[bool]:
+    (rollouts,) = yield from request([RolloutQuery((), 16, "filter")])
     return 0.2 <= sum(o.success for o in rollouts) / 16 <= 0.8
 
 

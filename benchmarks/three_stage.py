@@ -126,7 +126,7 @@ class Chain:
     def _random(self) -> list[str]:
         return [
             "pts.pairs_from=random", f"pts.token_budget={self._tokens('pts')}",
-            "pts.questions=20000",
+            "pts.num_problems=20000",
         ]  # fmt: skip
 
     def _coin(self) -> list[str]:
@@ -134,31 +134,31 @@ class Chain:
         seen = self._steps("token_dpo") * settings["batch_size"]
         return [
             "pts.pairs_from=coin", f"pts.token_budget={self._tokens('pts')}",
-            f"pts.questions={seen}",
+            f"pts.num_problems={seen}",
         ]  # fmt: skip
 
     def _full_only(self) -> list[str]:
         steps = self._steps("token_dpo") + self._steps("full_dpo")
-        return [f"full_dpo.questions={self._questions()}", f"full_dpo.max_steps={steps}"]
+        return [f"full_dpo.num_problems={self._questions()}", f"full_dpo.max_steps={steps}"]
 
     def _rejection(self) -> list[str]:
         steps = self._steps("token_dpo") + self._steps("full_dpo")
         return [
-            f"rejection_sft.questions={self._questions()}", f"rejection_sft.max_steps={steps}"
+            f"rejection_sft.num_problems={self._questions()}", f"rejection_sft.max_steps={steps}"
         ]  # fmt: skip
 
     def _questions(self) -> int:
         """Questions whose answers cost what the search and the full-length pairs cost."""
         spent = self._tokens("pts") + self._tokens("full_dpo")
-        numbers = self.manifest(self.main)["stages"]["full_dpo"]["numbers"]
-        return round(spent / (numbers["tokens_sampled"] / numbers["questions"]))
+        metrics = self.manifest(self.main)["stages"]["full_dpo"]["metrics"]
+        return round(spent / (metrics["tokens_sampled"] / metrics["questions"]))
 
     def _tokens(self, stage: str) -> int:
-        tokens: int = self.manifest(self.main)["stages"][stage]["numbers"]["tokens_sampled"]
+        tokens: int = self.manifest(self.main)["stages"][stage]["metrics"]["tokens_sampled"]
         return tokens
 
     def _steps(self, stage: str) -> int:
-        steps: int = self.manifest(self.main)["stages"][stage]["numbers"]["steps"]
+        steps: int = self.manifest(self.main)["stages"][stage]["metrics"]["steps"]
         return steps
 
     @staticmethod
@@ -273,8 +273,8 @@ def cost(chains: Iterable[Chain]) -> dict[str, Any]:
         found[f"{name}-seed{chain.seed}"] = {
             stage: {
                 "seconds": record["seconds"],
-                **{k: record["numbers"][k] for k in ("tokens_sampled", "steps", "pairs", "rows")
-                   if k in record["numbers"]},
+                **{k: record["metrics"][k] for k in ("tokens_sampled", "steps", "pairs", "rows")
+                   if k in record["metrics"]},
             }
             for stage, record in stages.items()
         }  # fmt: skip

@@ -26,7 +26,7 @@ HEAD = """# Recipe reference
 
 Written by `python docs/build.py` from the classes in `align/recipe.py` and `pts/config.py`; a test
 keeps it up to date. Any key can be overridden on the command line:
-`align run phi-nano pts.questions=64`.
+`align run phi-nano pts.num_problems=64`.
 """
 SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 

@@ -27,7 +27,12 @@ SECTIONS = {
     "Settings": ("pts.config",),
     "Engines": ("pts.engines",),
     "Verifiers": ("pts.verifiers",),
-    "Problems, pairs and files": ("pts.algorithm.selection", "pts.data", "pts.runtime", "pts.report"),
+    "Problems, pairs and files": (
+        "pts.algorithm.selection",
+        "pts.data",
+        "pts.runtime",
+        "pts.report",
+    ),
     "Records": ("pts.types",),
     "Errors": ("pts.errors",),
 }

@@ -36,7 +36,7 @@ opacity:.3}.missed{fill:#b45309;font-weight:bold}.false{fill:#dc2626}.falseline{
 class Searched:
     """One planted completion: what a search said of it, and the truth."""
 
-    result: pts.PathResult
+    result: pts.CompletionResult
     truth: Sequence[float]
     rollouts: int
 
@@ -52,7 +52,7 @@ class Searched:
 
     @property
     def pivotal(self) -> list[int]:
-        """Positions where the true change exceeds p_gap by the zone."""
+        """Positions where the true change exceeds p_gap by the indifference margin."""
         return [i for i, d in enumerate(self.changes) if abs(d) >= GAP + ZONE]
 
 
@@ -62,7 +62,14 @@ def search(instance: Instance, settings: Mapping[str, Any]) -> Searched:
     engine = pts.TabularEngine([instance.machine], instance.sampling)
     problem = engine.problems()[0]
     config = pts.SearchConfig(
-        p_gap=GAP, zone=ZONE, p_min=0, p_max=1, paths=0, criteria=("path",), max_pairs=1, **settings
+        p_gap=GAP,
+        indifference_margin=ZONE,
+        p_min=0,
+        p_max=1,
+        paths=0,
+        criteria=("path",),
+        max_pairs=1,
+        **settings,
     )
     prompt, limit = engine.encode(problem), instance.sampling.max_new_tokens
     steps = pts.search_question(

@@ -62,7 +62,7 @@ def rejected(n: int) -> Floats:
 
 
 def power(p1: float, p2: float, n: int, rejects: Floats) -> float:
-    """P(the first half shows p_gap - zone, and the test then rejects), exactly."""
+    """P(the first half shows p_gap - indifference margin, and the test then rejects), exactly."""
     first, rest = n // 2, n - n // 2
     half1, half2 = binomial(first, p1), binomial(first, p2)
     late1, late2 = binomial(rest, p1), binomial(rest, p2)
@@ -80,7 +80,7 @@ def budgets() -> Iterator[Sequence[str]]:
     yield ["p_gap", "max_rollouts", "rollouts a path", "for want of budget", "pairs"]
     for gap, budget in ((0.1, 1200), (0.2, 1200), (0.3, 1200), (0.2, 100)):
         engine, settings = _engine(), {"p_gap": gap, "max_rollouts": budget}
-        config = pts.SearchConfig(zone=ZONE, confirm_rollouts=24, z=2.24, **settings)
+        config = pts.SearchConfig(indifference_margin=ZONE, confirm_rollouts=24, z=2.24, **settings)
         run = pts.search(engine.problems(), engine, TabularVerifier(), config, progress=False)
         paths, told = sum(run.summary.paths.values()), run.summary
         pairs = f"{len(run.pairs)} of {sum(told.proposed.values())}"

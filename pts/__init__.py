@@ -8,7 +8,7 @@
     verifier = pts.ExactVerifier(r"The answer is (-?\\d+)\\.")
     run = pts.search(problems, engine, verifier, pts.SearchConfig(p_gap=0.2), output="runs/sums")
     for pair in run.pairs:
-        rejected, chosen = engine.pieces((pair.rejected, pair.chosen))
+        rejected, chosen = engine.token_texts((pair.rejected, pair.chosen))
         print(f"{pair.problem_id}: {chosen!r} over {rejected!r}, p differs by {pair.gap.mean:.2f}")
     pts.write_report("runs/sums")
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pts.data.codelion import read_codelion
     from pts.data.pairs import pairs_dataset, read_pairs, write_pairs
     from pts.data.problems import Problems, load_problems
-    from pts.engines.base import Engine, Wish
-    from pts.engines.server.endpoints import Patience
+    from pts.engines.base import Engine, SampleRequest
+    from pts.engines.server.endpoints import RetryPolicy
     from pts.engines.server.engine import ServerEngine
     from pts.engines.tabular import TabularEngine
     from pts.engines.transformers.engine import TransformersEngine
@@ -46,26 +46,26 @@ if TYPE_CHECKING:
     from pts.report.page import write_report
     from pts.runtime.export import export_dataset
     from pts.runtime.results import read_results
-    from pts.runtime.search import SearchRun, Summary, search
+    from pts.runtime.search import RunSummary, SearchRun, search
     from pts.types import (
-        Boundaries,
         CandidatePair,
+        CompletionResult,
         Cost,
         Counts,
         Estimate,
+        Grade,
         Ids,
-        Judgement,
+        LogprobQuery,
         Message,
-        Outcome,
-        PathResult,
         PivotalStep,
         PivotalToken,
         Problem,
         QuestionResult,
-        Row,
-        Sample,
-        Score,
+        Rollout,
+        RolloutQuery,
         Search,
+        StepQuery,
+        TokenDistribution,
         TokenPair,
         Verdict,
     )
@@ -78,11 +78,11 @@ if TYPE_CHECKING:
     from pts.verifiers.registry import make_verifier
 
 _HOMES = {
-    "pts.runtime.search": ("SearchRun", "Summary", "search"),
+    "pts.runtime.search": ("SearchRun", "RunSummary", "search"),
     "pts.config": ("SamplingConfig", "SearchConfig"),
-    "pts.engines.base": ("Engine", "Wish"),
+    "pts.engines.base": ("Engine", "SampleRequest"),
     "pts.engines.server.engine": ("ServerEngine",),
-    "pts.engines.server.endpoints": ("Patience",),
+    "pts.engines.server.endpoints": ("RetryPolicy",),
     "pts.engines.tabular": ("TabularEngine",),
     "pts.engines.transformers.engine": ("TransformersEngine",),
     "pts.engines.vllm": ("VLLMEngine",),
@@ -100,9 +100,17 @@ _HOMES = {
     "pts.runtime.export": ("export_dataset",),
     "pts.data.problems": ("Problems", "load_problems"),
     "pts.types": (
-        *("Boundaries", "CandidatePair", "Cost", "Counts", "Estimate", "Ids", "Judgement"),
-        *("Message", "Outcome", "PathResult", "PivotalStep", "PivotalToken", "Problem"),
-        *("QuestionResult", "Row", "Sample", "Score", "Search", "TokenPair", "Verdict"),
+        *("StepQuery", "CandidatePair", "Cost", "Counts", "Estimate", "Ids", "Grade"),
+        *("Message", "Rollout", "CompletionResult", "PivotalStep", "PivotalToken", "Problem"),
+        *(
+            "QuestionResult",
+            "TokenDistribution",
+            "RolloutQuery",
+            "LogprobQuery",
+            "Search",
+            "TokenPair",
+            "Verdict",
+        ),
     ),
     "pts.verifiers.base": ("Verifier",),
     "pts.verifiers.callable": ("CallableVerifier",),
@@ -115,11 +123,11 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Boundaries",
     "CallableVerifier",
     "CandidatePair",
     "ChoiceVerifier",
     "CodeVerifier",
+    "CompletionResult",
     "ConfigError",
     "Cost",
     "Counts",
@@ -128,39 +136,39 @@ __all__ = [
     "EngineError",
     "Estimate",
     "ExactVerifier",
+    "Grade",
     "Ids",
     "JournalError",
-    "Judgement",
+    "LogprobQuery",
     "MathVerifier",
     "Message",
     "MissingExtra",
-    "Outcome",
     "PTSError",
-    "PathResult",
-    "Patience",
     "PivotalStep",
     "PivotalToken",
     "Plan",
     "Problem",
     "Problems",
     "QuestionResult",
-    "Row",
-    "Sample",
+    "RetryPolicy",
+    "Rollout",
+    "RolloutQuery",
+    "RunSummary",
+    "SampleRequest",
     "SamplingConfig",
-    "Score",
     "Search",
     "SearchConfig",
     "SearchRun",
     "ServerEngine",
-    "Summary",
+    "StepQuery",
     "TabularEngine",
+    "TokenDistribution",
     "TokenPair",
     "TransformersEngine",
     "VLLMEngine",
     "Verdict",
     "Verifier",
     "VerifierError",
-    "Wish",
     "export_dataset",
     "load_problems",
     "make_verifier",

@@ -113,8 +113,9 @@ class SearchConfig(Settings):
     p_gap, whichever of them the path took. At unit `step` there is `path` alone."""
     p_gap: float = Field(0.2, gt=0, lt=1)
     """Smallest change of p(success) that counts as pivotal (Phi-4's Figure 3 boxes 0.2)."""
-    zone: float = Field(0.05, ge=0, lt=0.5)
-    """Half-width of the indifference zone around p_gap: inside it no decision is bought."""
+    indifference_margin: float = Field(0.05, ge=0, lt=0.5)
+    """Half-width of the indifference margin around p_gap: inside it no decision is
+    bought."""
     p_min: float = Field(0.2, ge=0, le=1)
     """Questions solved less often than this are set aside as too hard."""
     p_max: float = Field(0.8, ge=0, le=1)
@@ -145,7 +146,7 @@ class SearchConfig(Settings):
     fdr: float = Field(0.05, gt=0, lt=1)
     """Benjamini-Hochberg level over the run's pairs, `path` and `fork` apart."""
     max_pairs: int = Field(4, ge=1)
-    """Pairs proposed (and confirmed) at most in one question, by estimated worth."""
+    """Pairs proposed (and confirmed) at most in one question, by estimated expected gain."""
     unscored_limit: float = Field(0.02, ge=0, lt=1)
     """A question with a larger share of UNSCORED rollouts is set aside."""
 
@@ -160,8 +161,11 @@ class SearchConfig(Settings):
     def _ordered(self) -> SearchConfig:
         if self.p_min >= self.p_max:
             raise ValueError(f"p_min must lie below p_max, got {self.p_min} and {self.p_max}")
-        if self.zone >= self.p_gap:
-            raise ValueError(f"zone must be smaller than p_gap, got {self.zone} and {self.p_gap}")
+        if self.indifference_margin >= self.p_gap:
+            raise ValueError(
+                f"indifference_margin must be smaller than p_gap, got "
+                f"{self.indifference_margin} and {self.p_gap}"
+            )
         if not self.criteria:
             raise ValueError("criteria must name 'path', 'fork' or both")
         if self.unit == "step" and "fork" in self.criteria:

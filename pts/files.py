@@ -86,9 +86,9 @@ class JsonLines(Generic[_T]):
         return sum(1 for _ in self._lines())
 
 
-def place_digest(at: Ids) -> str:
+def prefix_digest(prefix: Ids) -> str:
     """24 hex digits that stand for a completion prefix in the journal and in seeds."""
-    return hashlib.blake2b(np.asarray(at, dtype="<i8").tobytes(), digest_size=12).hexdigest()
+    return hashlib.blake2b(np.asarray(prefix, dtype="<i8").tobytes(), digest_size=12).hexdigest()
 
 
 def dumps(value: object) -> str:

@@ -25,7 +25,7 @@ from pts.types import Estimate
 Z95 = 1.959963984540054
 """Half-width of a two-sided 95 % normal interval, in standard errors."""
 
-Decision: TypeAlias = Literal["yes", "no", "zone", "open"]
+Decision: TypeAlias = Literal["yes", "no", "indifferent", "open"]
 
 
 @lru_cache(maxsize=65536)
@@ -127,18 +127,22 @@ def reaches(value: float, p_gap: float) -> bool:
     return abs(value) >= p_gap - 1e-9
 
 
-def decide(delta: Estimate, p_gap: float, zone: float) -> Decision:
-    """Is |delta| >= p_gap? Errors in [p_gap - zone, p_gap + zone) are accepted, others are not.
+def decide(delta: Estimate, p_gap: float, indifference_margin: float) -> Decision:
+    """Is |delta| >= p_gap? Errors in [p_gap - indifference margin, p_gap + indifference margin) are
+    accepted, others are not.
 
-    "yes": the estimate reaches p_gap and its interval lies above p_gap - zone (or mirrored below
-    zero). "no": the estimate falls short and its interval inside ±(p_gap + zone). "zone":
-    the interval lies inside the indifference zone, so that more rollouts would buy nothing.
+    "yes": the estimate reaches p_gap and its interval lies above p_gap - indifference margin (or
+    mirrored below zero). "no": the estimate falls short and its interval inside ±(p_gap +
+    indifference margin). "indifferent": the interval lies inside the indifference
+    indifference margin, so that more rollouts would buy nothing.
     """
     low, high = (delta.low, delta.high) if delta.mean >= 0 else (-delta.high, -delta.low)
-    above = low >= p_gap - zone
-    below = not reaches(high, p_gap + zone) and not reaches(min(low, 0.0), p_gap + zone)
+    above = low >= p_gap - indifference_margin
+    below = not reaches(high, p_gap + indifference_margin) and not reaches(
+        min(low, 0.0), p_gap + indifference_margin
+    )
     if above and below:
-        return "zone"
+        return "indifferent"
     if above and reaches(delta.mean, p_gap):
         return "yes"
     return "no" if below and not reaches(delta.mean, p_gap) else "open"

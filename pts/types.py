@@ -56,7 +56,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Grade:
     """A verifier's answer: the verdict, what it read as the final answer, and why.
 
     `reason` is for people; a run tells it when UNSCORED verdicts make it set a question aside.
@@ -68,7 +68,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TokenDistribution:
     """The complete distribution that is sampled from at one position.
 
     `ids` (int64, shape [S]) and `probs` (float64, shape [S], sums to 1) list the support after
@@ -85,17 +85,18 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Rollout:
     """One judged rollout.
 
-    `ids` are the sampled tokens after the wish's prefix: all of them for purpose "filter", the
-    first one for the other purposes (longer memory would serve no decision). `length` counts
-    all sampled tokens. `cut` marks a rollout stopped by the length limit: a failure by definition.
+    `ids` are the sampled tokens after the query's prefix: all of them for purpose "filter", the
+    first one for the other purposes (longer memory would serve no decision). `length` counts all
+    sampled tokens. `truncated` marks a rollout stopped by the length limit: a failure by
+    definition.
     """
 
     ids: Ids
     verdict: Verdict
-    cut: bool
+    truncated: bool
     length: int
 
     @property
@@ -105,36 +106,36 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """A search's wish for `n` judged rollouts that continue the completion prefix `at`."""
+class RolloutQuery:
+    """Asks for `n` judged rollouts that continue a completion's `prefix`."""
 
-    at: Ids
+    prefix: Ids
     n: int
     purpose: Purpose
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """A search's wish for the sampling distribution at every position of the completion `at`."""
+class LogprobQuery:
+    """Asks for the sampling distribution at every position of a completion."""
 
-    at: Ids
+    completion: Ids
 
 
 @dataclass(frozen=True, slots=True)
-class Boundaries:
-    """A search's wish for the places where the steps (lines, sentences) of a completion end.
+class StepQuery:
+    """Asks where the steps (lines, sentences) of a completion end.
 
-    A place is a number of tokens; they ascend, and the last one is the length of `at`.
+    A place is a number of tokens; they ascend, and the last one is the length of the completion.
     """
 
-    at: Ids
+    completion: Ids
 
 
-Measurement: TypeAlias = list[Outcome] | list[Row] | list[int]
-"""The answer to a `Sample` (n outcomes), to a `Score` (one row per token of `at`) or to
-`Boundaries` (one place per step)."""
+Measurement: TypeAlias = list[Rollout] | list[TokenDistribution] | list[int]
+"""The answer to a `RolloutQuery` (n rollouts), to a `LogprobQuery` (one distribution per token) or
+to a `StepQuery` (one place per step)."""
 
-Wishes: TypeAlias = list[Sample | Score | Boundaries]
+Requests: TypeAlias = list[RolloutQuery | LogprobQuery | StepQuery]
 """One yield of a search. It is answered whole and in order: half-finished answers would favour
 short completions."""
 
@@ -167,7 +168,8 @@ class PivotalToken:
     after: Estimate
     delta: Estimate
     decided: bool
-    """Whether the interval of `delta` settles it: above p_gap - zone on the side of its mean."""
+    """Whether the interval of `delta` settles it: above p_gap - indifference margin on the side of
+    its mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,8 @@ class Counts:
 class CandidatePair:
     """Two siblings at one position, measured by the search and again by fresh rollouts.
 
-    `pvalue` tests H0: p(chosen) - p(rejected) <= p_gap - zone, on the confirmation counts only.
+    `pvalue` tests H0: p(chosen) - p(rejected) <= p_gap - indifference margin, on the confirmation
+    counts only.
     """
 
     position: int
@@ -221,7 +224,7 @@ class CandidatePair:
         return c.successes / c.n - r.successes / r.n
 
     @property
-    def worth(self) -> float:
+    def expected_gain(self) -> float:
         """First-order gain in p(prefix) if the rejected token's mass moved to the chosen one."""
         return self.rejected_prob * self.gap
 
@@ -238,13 +241,14 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class PathResult:
+class CompletionResult:
     """What a search found along one completion.
 
     `tokens` (or `steps`) are the report: for `branch` those decided to be pivotal, for `bisect`, as
     published, all whose estimate reaches p_gap. `undecided` are those whose estimate reaches p_gap
-    when `branch` stopped, inside the indifference zone or for want of budget: no claim is made of
-    them. `siblings` counts all rollouts that took a sibling, the filter's included: guidance.
+    when `branch` stopped, inside the indifference margin or for want of budget: no
+    claim is made of them. `siblings` counts all rollouts that took a sibling, the filter's
+    included: guidance.
 
     `curve` holds p(success) after `curve_at[k]` tokens (ascending, 0 = before the first token).
     `siblings` maps a position to `(token, π, successes, n)` of the branches drawn there. A path
@@ -259,7 +263,7 @@ class PathResult:
     curve: tuple[Estimate, ...]
     tokens: tuple[PivotalToken, ...]
     siblings: Mapping[int, tuple[tuple[int, float, int, int], ...]]
-    stopped: Literal["decided", "zone", "budget", "no candidates", "impossible"]
+    stopped: Literal["decided", "indifferent", "budget", "no candidates", "impossible"]
     pairs: tuple[CandidatePair, ...] = ()
     steps: tuple[PivotalStep, ...] = ()
     """At unit "step" these are reported, and neither `tokens` nor `pairs`."""
@@ -276,14 +280,14 @@ class QuestionResult:
     solved: Estimate
     """p(success) from the filter rollouts. They select the question, so this estimate is biased
     towards the kept range; it is never used as evidence."""
-    paths: tuple[PathResult, ...]
+    paths: tuple[CompletionResult, ...]
     cost: Mapping[Purpose, Cost]
     redrawn: int = 0
     """UNSCORED rollouts that were drawn again."""
 
 
-Search: TypeAlias = Generator[Wishes, list[Measurement], QuestionResult]
-"""A search of one question, sans I/O: yields wishes, is sent measurements, returns its result."""
+Search: TypeAlias = Generator[Requests, list[Measurement], QuestionResult]
+"""A search of one question, sans I/O: yields queries, is sent measurements, returns its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +307,7 @@ class TokenPair:
     p_rejected: Estimate
     gap: Estimate
     pvalue: float
-    worth: float
+    expected_gain: float
     criterion: Literal["path", "fork"]
-    policy: str
+    policy_digest: str
     """Digest of the policy that the rollouts came from."""

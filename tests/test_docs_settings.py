@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from pts.algorithm.branch import LEAST
+from pts.algorithm.branch import MIN_BRANCHES
 from pts.algorithm.pairs import SCREENING_MOST, SCREENING_SHARE
 from pts.config import SearchConfig
 from tests.test_docs import ROOT
@@ -39,7 +39,8 @@ def test_kept_by_hand(build: ModuleType) -> None:
 
 
 def test_power_by_hand(build: ModuleType) -> None:
-    # Two a side, all tables rejected: what is left is the first rollout's 1 - 0 >= p_gap - zone.
+    # Two a side, all tables rejected: what is left is the first rollout's 1 - 0 >= p_gap -
+    # indifference margin.
     everything = build.np.ones((3, 3))
     assert build.power(0.9, 0.2, 2, everything) == pytest.approx(0.9 * 0.8)
     only = build.np.zeros((3, 3))
@@ -62,11 +63,15 @@ def test_arithmetic_of_the_worked_example() -> None:
 def test_branches_to_a_decision() -> None:
     config, q, d = SearchConfig(), 0.6, 0.2
     at_gap, above = (
-        (config.z * (1 - q)) ** 2 * d * (1 - d) / (delta - config.p_gap + config.zone) ** 2
+        (config.z * (1 - q)) ** 2
+        * d
+        * (1 - d)
+        / (delta - config.p_gap + config.indifference_margin) ** 2
         for delta in (0.2, 0.3)
     )
     assert f"these are {at_gap:.0f} at Δ = 0.2 and {above:.0f} at Δ = 0.3" in said()
-    assert f"`z = {config.z}`, `p_gap = {config.p_gap}` and `zone = {config.zone}`" in said()
-    assert f"fewer than {LEAST} branches" in said()
+    margin = f"`indifference_margin = {config.indifference_margin}`"
+    assert f"`z = {config.z}`, `p_gap = {config.p_gap}` and {margin}" in said()
+    assert f"fewer than {MIN_BRANCHES} branches" in said()
     assert math.isclose(SCREENING_SHARE, 0.25)
     assert f"A quarter of `max_rollouts`, {SCREENING_MOST} at most" in said()

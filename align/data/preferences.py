@@ -31,7 +31,7 @@ class Answer:
 
     ids: Ids
     right: bool
-    cut: bool
+    truncated: bool
     text: str
 
 
@@ -61,7 +61,7 @@ class Scores:
 class PreferencePair:
     """A right and a wrong completion of one prompt, as ids exactly as sampled.
 
-    A completion ends with its stop id, or was cut by the length limit (`rejected_cut`; a cut
+    A completion ends with its stop id, or was cut by the length limit (`rejected_truncated`; a cut
     completion is never right).
     """
 
@@ -69,10 +69,10 @@ class PreferencePair:
     prompt_ids: Ids
     chosen_ids: Ids
     rejected_ids: Ids
-    rejected_cut: bool
+    rejected_truncated: bool
     chosen_scores: Scores
     rejected_scores: Scores
-    policy: str
+    policy_digest: str
     """Digest of the policy that both were sampled from."""
 
 
@@ -114,7 +114,7 @@ def _statements(text: str) -> list[str]:
 
 def build_pairs(
     sampled: Iterable[Sampled],
-    policy: str,
+    policy_digest: str,
     *,
     per_question: int,
     limit: int,
@@ -133,7 +133,9 @@ def build_pairs(
         rng = random.Random(f"{seed}|{question.problem_id}")
         right = _order(question, True, style_weight, rng)[:per_question]
         wrong = _order(question, False, 0.0, rng)[:per_question]
-        found.append([_pair(question, c, r, policy) for c, r in zip(right, wrong, strict=False)])
+        found.append(
+            [_pair(question, c, r, policy_digest) for c, r in zip(right, wrong, strict=False)]
+        )
     pairs = [pair for group in found for pair in group]
     if not limit or len(pairs) <= limit:
         return pairs
@@ -147,20 +149,24 @@ def _order(question: Sampled, right: bool, style_weight: float, rng: random.Rand
     keyed = []
     for answer in distinct.values():
         noise = -math.log(-math.log(rng.random() or 0.5))
-        keyed.append((not answer.cut, style_weight * scores(answer.text).mean + noise, answer))
+        keyed.append(
+            (not answer.truncated, style_weight * scores(answer.text).mean + noise, answer)
+        )
     return [answer for *_, answer in sorted(keyed, key=lambda item: item[:2], reverse=True)]
 
 
-def _pair(question: Sampled, chosen: Answer, rejected: Answer, policy: str) -> PreferencePair:
+def _pair(
+    question: Sampled, chosen: Answer, rejected: Answer, policy_digest: str
+) -> PreferencePair:
     return PreferencePair(
         problem_id=question.problem_id,
         prompt_ids=question.prompt_ids,
         chosen_ids=chosen.ids,
         rejected_ids=rejected.ids,
-        rejected_cut=rejected.cut,
+        rejected_truncated=rejected.truncated,
         chosen_scores=scores(chosen.text),
         rejected_scores=scores(rejected.text),
-        policy=policy,
+        policy_digest=policy_digest,
     )
 
 

@@ -1,7 +1,7 @@
 """Measure one policy on one set of problems: the numbers of a table row, and items to pair later.
 
-    load = lambda sampling: TransformersEngine.load(folder, sampling)
-    evaluation = evaluate(load, problems, verifier, Plan(sampling, samples=8), Path("eval/sft"))
+    load = lambda sampling: TransformersEngine.load(folder, sampling) evaluation = evaluate(load,
+    problems, verifier, EvalSettings(sampling, samples=8), Path("eval/sft"))
     write_evaluation(evaluation, Path("eval/sft"))
 
 Rollouts go through `pts.runtime.scheduler`: journalled in the folder, resumable, every prompt with
@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from align.errors import StageError
-from align.evaluation.records import BestTemperature, Evaluation, FamilyScores, Item, Summary
+from align.evaluation.records import BestTemperature, EvalSummary, Evaluation, FamilyScores, Item
 from align.evaluation.statistics import (
     mean_interval,
     pass_at_k,
@@ -29,13 +29,13 @@ from align.evaluation.statistics import (
     ratio_interval,
     wilson,
 )
-from pts.algorithm.requests import Steps, ask
+from pts.algorithm.requests import SearchRoutine, request
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.runtime.journal import Journal
-from pts.runtime.progress import Watch
-from pts.runtime.scheduler import SetAside, run
-from pts.types import Estimate, Ids, Outcome, Problem, Row, Sample
+from pts.runtime.progress import ProgressReporter
+from pts.runtime.scheduler import SkippedQuestion, run
+from pts.types import Estimate, Ids, Problem, Rollout, RolloutQuery, TokenDistribution
 from pts.verifiers.base import Verifier
 
 Load = Callable[[SamplingConfig], Engine]
@@ -53,7 +53,7 @@ TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvalSettings:
     """What to measure."""
 
     sampling: SamplingConfig
@@ -70,7 +70,7 @@ def evaluate(
     load: Load,
     problems: Sequence[Problem],
     verifier: Verifier,
-    plan: Plan,
+    settings: EvalSettings,
     folder: Path,
     *,
     stage: str = "policy",
@@ -81,31 +81,31 @@ def evaluate(
 
     Args:
         before: loads the stage before, for the KL; it must share the policy's tokenizer.
-        dev: problems on which the best temperature is chosen; needed with `plan.temperatures`.
+        dev: problems on which the best temperature is chosen; needed with `settings.temperatures`.
 
     Raises:
         StageError: fewer than two problems could be judged, or a grid without dev problems.
         JournalError: the folder holds the journal of another evaluation.
     """
-    if plan.temperatures and not dev:
+    if settings.temperatures and not dev:
         raise StageError(f"{folder}: a temperature grid needs dev problems, got none")
-    rollouts = _Rollouts(load, verifier, plan, folder)
+    rollouts = _Rollouts(load, verifier, settings, folder)
     items, sampled = _measure(rollouts, problems)
     if len(items) < 2:
         raise StageError(
             f"{folder}: {len(items)} of {len(problems)} problems could be judged; check the "
             "verifier and the problems' references"
         )
-    entropy, kl = _teacher_forced(plan, load, before, sampled)
+    entropy, kl = _teacher_forced(settings, load, before, sampled)
     best = None
-    if plan.temperatures:
+    if settings.temperatures:
         best, rates = _best_temperature(rollouts, problems, dev, items)
         items = [replace(item, best=rates.get(item.id)) for item in items]
-    summary = Summary(
+    summary = EvalSummary(
         stage=stage,
         unscored=len(problems) - len(items),
-        samples=plan.samples,
-        temperature=plan.sampling.temperature,
+        samples=settings.samples,
+        temperature=settings.sampling.temperature,
         entropy=entropy,
         kl=kl,
         best=best,
@@ -120,50 +120,50 @@ class _Rollouts:
 
     load: Load
     verifier: Verifier
-    plan: Plan
+    settings: EvalSettings
     folder: Path
 
     def draw(
         self, name: str, problems: Sequence[Problem], engine: Engine, n: int
-    ) -> dict[str, list[Outcome]]:
-        """`n` outcomes of each problem that could be judged, by id."""
+    ) -> dict[str, list[Rollout]]:
+        """`n` rollouts of each problem that could be judged, by id."""
         fingerprint = {
-            "policy": engine.policy,
+            "policy_digest": engine.policy_digest,
             "sampling": engine.sampling.model_dump(mode="json"),
-            "seed": self.plan.seed,
+            "seed": self.settings.seed,
         }
         path = self.folder / f"{name}.journal.jsonl"
         with (
             Journal(path, fingerprint) as journal,
-            Watch(len(problems), self.plan.progress) as watch,
+            ProgressReporter(len(problems), self.settings.progress) as watch,
         ):
             finished = run(
                 ((problem, completions(n)) for problem in problems),
                 engine,
                 self.verifier,
-                seed=self.plan.seed,
+                seed=self.settings.seed,
                 window=WINDOW,
                 journal=journal,
-                set_aside=_unscored,
+                on_skip=_unscored,
                 on_progress=watch,
             )
             drawn = {done.problem.id: done.result for done in finished}
         return {p.id: drawn[p.id] for p in problems if drawn[p.id]}
 
     def engine(self, temperature: float) -> Engine:
-        return self.load(self.plan.sampling.model_copy(update={"temperature": temperature}))
+        return self.load(self.settings.sampling.model_copy(update={"temperature": temperature}))
 
 
-def completions(n: int) -> Steps[list[Outcome]]:
+def completions(n: int) -> SearchRoutine[list[Rollout]]:
     """The simplest of all searches: n completions of a question.
 
-    The purpose "filter" is the one whose outcomes keep all their ids.
+    The purpose "filter" is the one whose rollouts keep all their ids.
     """
-    [outcomes] = yield from ask([Sample((), n, "filter")])
-    return outcomes
+    [rollouts] = yield from request([RolloutQuery((), n, "filter")])
+    return rollouts
 
 
-def _unscored(about: SetAside) -> list[Outcome]:
+def _unscored(about: SkippedQuestion) -> list[Rollout]:
     return []
 
 
@@ -171,17 +171,17 @@ def _measure(
     rollouts: _Rollouts, problems: Sequence[Problem]
 ) -> tuple[list[Item], list[_Completion]]:
     """Items of the problems that could be judged, and one sampled completion of each."""
-    plan, engine = rollouts.plan, rollouts.engine(0.0)
+    settings, engine = rollouts.settings, rollouts.engine(0.0)
     greedy = rollouts.draw("greedy", problems, engine, 1)
-    texts = {name: engine.decode(outcomes[0].ids) for name, outcomes in greedy.items()}
-    engine = rollouts.load(plan.sampling)
-    sampled = rollouts.draw("sampled", problems, engine, plan.samples)
+    texts = {name: engine.decode(rollouts[0].ids) for name, rollouts in greedy.items()}
+    engine = rollouts.load(settings.sampling)
+    sampled = rollouts.draw("sampled", problems, engine, settings.samples)
     judged = [p for p in problems if p.id in greedy and p.id in sampled]
     items = [_item(p, greedy[p.id][0], texts[p.id], sampled[p.id]) for p in judged]
     return items, [(engine.encode(p), sampled[p.id][0].ids) for p in judged]
 
 
-def _item(problem: Problem, greedy: Outcome, text: str, sampled: Sequence[Outcome]) -> Item:
+def _item(problem: Problem, greedy: Rollout, text: str, sampled: Sequence[Rollout]) -> Item:
     return Item(
         id=problem.id,
         family=str(problem.metadata.get("family", "all")),
@@ -189,12 +189,12 @@ def _item(problem: Problem, greedy: Outcome, text: str, sampled: Sequence[Outcom
         reference=problem.reference,
         greedy=greedy.success,
         greedy_length=greedy.length,
-        greedy_cut=greedy.cut,
+        greedy_truncated=greedy.truncated,
         greedy_text=text,
         samples=len(sampled),
-        passed=sum(outcome.success for outcome in sampled),
-        cut=sum(outcome.cut for outcome in sampled),
-        length=sum(outcome.length for outcome in sampled) / len(sampled),
+        passed=sum(rollout.success for rollout in sampled),
+        truncated=sum(rollout.truncated for rollout in sampled),
+        length=sum(rollout.length for rollout in sampled) / len(sampled),
     )
 
 
@@ -215,7 +215,7 @@ def _means(items: Sequence[Item]) -> dict[str, Any]:
         **_accuracies(items),
         "pass_at_k": rate_interval(solved),
         "length": mean_interval([item.length for item in items]),
-        "unfinished": rate_interval([item.cut / item.samples for item in items]),
+        "unfinished": rate_interval([item.truncated / item.samples for item in items]),
         "families": {
             name: FamilyScores(**_accuracies([i for i in items if i.family == name]))
             for name in families
@@ -236,15 +236,15 @@ def _best_temperature(
     """Choose on dev (the lowest among equals); measure on `problems`: rates by problem id."""
     tried = tuple(
         (temperature, _on_dev(rollouts, dev, temperature))
-        for temperature in sorted({0.0, *rollouts.plan.temperatures})
+        for temperature in sorted({0.0, *rollouts.settings.temperatures})
     )
     best = max(tried, key=lambda pair: pair[1].mean)[0]
     if best == 0:
         rates = {item.id: float(item.greedy) for item in items}
-    elif best == rollouts.plan.sampling.temperature:
+    elif best == rollouts.settings.sampling.temperature:
         rates = {item.id: item.passed / item.samples for item in items}
     else:
-        rates = _rates(rollouts, f"at-{best:g}", problems, best, rollouts.plan.samples)
+        rates = _rates(rollouts, f"at-{best:g}", problems, best, rollouts.settings.samples)
     return BestTemperature(best, rate_interval(list(rates.values())), tried), rates
 
 
@@ -264,12 +264,17 @@ def _rates(
 
 
 def _teacher_forced(
-    plan: Plan, load: Load, before: Load | None, sampled: Sequence[_Completion]
+    settings: EvalSettings, load: Load, before: Load | None, sampled: Sequence[_Completion]
 ) -> tuple[Estimate, Estimate | None]:
     """Entropy and KL a token, on completions spread evenly over the problems."""
-    softmax = {"temperature": plan.sampling.temperature or 1.0, "top_k": 0, "top_p": 1, "min_p": 0}
-    plain = plan.sampling.model_copy(update=softmax)
-    chosen = sampled[:: max(1, len(sampled) // plan.scored)][: plan.scored]
+    softmax = {
+        "temperature": settings.sampling.temperature or 1.0,
+        "top_k": 0,
+        "top_p": 1,
+        "min_p": 0,
+    }
+    plain = settings.sampling.model_copy(update=softmax)
+    chosen = sampled[:: max(1, len(sampled) // settings.scored)][: settings.scored]
     policy, earlier = load(plain), before(plain) if before else None
     totals = np.array([_divergence(policy, earlier, *pair) for pair in chosen])
     lengths = [len(ids) for _, ids in chosen]
@@ -289,7 +294,7 @@ def _divergence(
     return entropy, sum(kl_divergence(row, other) for row, other in pairs)
 
 
-def kl_divergence(row: Row, other: Row) -> float:
+def kl_divergence(row: TokenDistribution, other: TokenDistribution) -> float:
     """KL(row || other) in nats, over one vocabulary."""
     dense = np.full(int(max(row.ids.max(), other.ids.max())) + 1, TINY)
     dense[other.ids] = other.probs

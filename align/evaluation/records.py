@@ -30,11 +30,11 @@ class Item:
     reference: str
     greedy: bool
     greedy_length: int
-    greedy_cut: bool
+    greedy_truncated: bool
     greedy_text: str
     samples: int
     passed: int
-    cut: int
+    truncated: int
     length: float
     """Mean over the samples."""
     best: float | None = None
@@ -60,7 +60,7 @@ class FamilyScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class EvalSummary:
     """One row of the table. Every mean is over problems, every interval clusters by problem."""
 
     stage: str
@@ -91,11 +91,11 @@ class Summary:
 class Evaluation:
     """A summary and the items that it was made of."""
 
-    summary: Summary
+    summary: EvalSummary
     items: tuple[Item, ...]
 
 
-_SUMMARY = TypeAdapter(Summary)
+_SUMMARY = TypeAdapter(EvalSummary)
 _ITEM = TypeAdapter(Item)
 
 

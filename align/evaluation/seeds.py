@@ -25,8 +25,8 @@ from align.evaluation.records import read_evaluation
 from align.evaluation.statistics import SeedComparison, combine_seeds, holm
 from align.evaluation.tables import (
     ALPHA,
-    Block,
     Measure,
+    TextTable,
     label_of,
     markdown_of,
     measured,
@@ -65,7 +65,7 @@ class SeedTable:
 
     rows: tuple[SeedRow, ...]
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[TextTable]:
         """Means with ranges, then differences."""
         names = tuple(self.rows[0].means)
         seeds = len(next(iter(self.rows[0].means.values())))
@@ -79,7 +79,7 @@ class SeedTable:
         )
         title = f"Accuracy %, mean of {seeds} seeds (range)"
         difference = "Difference to the row before, points; p by item; p for new seeds"
-        return [Block(title, ("", *names), means), Block(difference, ("", *names), steps)]
+        return [TextTable(title, ("", *names), means), TextTable(difference, ("", *names), steps)]
 
     def to_text(self) -> str:
         """For a terminal."""

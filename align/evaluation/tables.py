@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from align.errors import StageError
-from align.evaluation.records import Evaluation, Item, Summary, read_evaluation
+from align.evaluation.records import EvalSummary, Evaluation, Item, read_evaluation
 from align.evaluation.statistics import (
     Comparison,
     holm,
@@ -52,7 +52,7 @@ _VALUE: Mapping[Measure, Callable[[Item], float | None]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class AdjustedComparison:
     """A paired difference and its p value after Holm over the steps."""
 
     comparison: Comparison
@@ -71,12 +71,12 @@ class Tested:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StageRow:
     """A stage, and its differences to the row before (none for the first row)."""
 
     stage: str
-    summary: Summary
-    steps: Mapping[Measure, Tested]
+    summary: EvalSummary
+    steps: Mapping[Measure, AdjustedComparison]
 
     @property
     def label(self) -> str:
@@ -84,7 +84,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class TextTable:
     """A small table of texts; the first column names the stage."""
 
     title: str
@@ -96,9 +96,9 @@ class Block:
 class Table:
     """The rows of a run, and what can be said of its steps."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[StageRow, ...]
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[TextTable]:
         """Accuracies, paired differences, behaviour."""
         return [_accuracies(self.rows), *_differences(self.rows), _behaviour(self.rows)]
 
@@ -147,14 +147,14 @@ def build_table(folder: Path, names: Sequence[str]) -> Table:
     """
     evaluations = [read_evaluation(folder / "eval" / name) for name in names]
     pairs = list(itertools.pairwise(evaluations))
-    tested: list[dict[Measure, Tested]] = [{} for _ in names]
+    tested: list[dict[Measure, AdjustedComparison]] = [{} for _ in names]
     for measure in measured(evaluations):
         compared = [_compare(before, after, measure) for before, after in pairs]
         adjusted = holm([comparison.pvalue for comparison in compared])
         for k, test in enumerate(zip(compared, adjusted, strict=True), 1):
-            tested[k][measure] = Tested(*test)
+            tested[k][measure] = AdjustedComparison(*test)
     rows = zip(names, evaluations, tested, strict=True)
-    return Table(tuple(Row(name, done.summary, steps) for name, done, steps in rows))
+    return Table(tuple(StageRow(name, done.summary, steps) for name, done, steps in rows))
 
 
 def measured(evaluations: Sequence[Evaluation]) -> list[Measure]:
@@ -182,16 +182,16 @@ def paired_values(evaluations: Sequence[Evaluation], measure: Measure) -> np.nda
     return np.array([[values[name] for name in shared] for values in by_id], dtype=np.float64)
 
 
-def _named(row: Row) -> list[tuple[str, Tested]]:
+def _named(row: StageRow) -> list[tuple[str, AdjustedComparison]]:
     return [(_measure_name(name, row.summary), test) for name, test in row.steps.items()]
 
 
-def _measure_name(measure: Measure, summary: Summary) -> str:
+def _measure_name(measure: Measure, summary: EvalSummary) -> str:
     names = {"greedy": "greedy", "sampled": f"T={summary.temperature:g}", "best": "best T"}
     return names[measure]
 
 
-def verdicts(steps: Sequence[tuple[str, Sequence[tuple[str, Tested]]]]) -> list[str]:
+def verdicts(steps: Sequence[tuple[str, Sequence[tuple[str, AdjustedComparison]]]]) -> list[str]:
     """A sentence for every step that fails at some measure, then one for each that holds."""
     bad = [
         _sentence(label, tests, claim)
@@ -206,7 +206,7 @@ def verdicts(steps: Sequence[tuple[str, Sequence[tuple[str, Tested]]]]) -> list[
     return [sentence for sentence in bad if sentence] + held
 
 
-def _sentence(label: str, tests: Sequence[tuple[str, Tested]], claim: str) -> str:
+def _sentence(label: str, tests: Sequence[tuple[str, AdjustedComparison]], claim: str) -> str:
     """`+ token DPO does not hold at greedy (+2.5 [-4.1, +9.0] points, p=1.00).`, or nothing."""
     said = [
         f"{measure} ({points(test.comparison.difference)} points, {p_text(test.adjusted)})"
@@ -220,7 +220,7 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
+def notes(rows: Sequence[StageRow]) -> list[str]:
     """How the numbers were made, in the words that a reader needs."""
     first = rows[0].summary
     counts = {row.summary.problems for row in rows}
@@ -240,18 +240,18 @@ def notes(rows: Sequence[Row]) -> list[str]:
     return said
 
 
-def _accuracies(rows: Sequence[Row]) -> Block:
+def _accuracies(rows: Sequence[StageRow]) -> TextTable:
     first = rows[0].summary
     header = ["", "greedy %", f"T={first.temperature:g} %", f"pass@{first.samples} %"]
     tuned = any(row.summary.best for row in rows)
-    return Block(
+    return TextTable(
         "Accuracy",
         (*header, "best T %") if tuned else tuple(header),
         tuple(_accuracy_row(row, tuned) for row in rows),
     )
 
 
-def _accuracy_row(row: Row, tuned: bool) -> tuple[str, ...]:
+def _accuracy_row(row: StageRow, tuned: bool) -> tuple[str, ...]:
     s = row.summary
     cells = [row.label, *(percent(e) for e in (s.greedy, s.sampled, s.pass_at_k))]
     if tuned:
@@ -259,27 +259,27 @@ def _accuracy_row(row: Row, tuned: bool) -> tuple[str, ...]:
     return tuple(cells)
 
 
-def _differences(rows: Sequence[Row]) -> list[Block]:
+def _differences(rows: Sequence[StageRow]) -> list[TextTable]:
     """One block, or none for a single row."""
     steps = rows[1:]
     if not steps:
         return []
     header = ("", *(name for name, _ in _named(steps[0])))
     cells = tuple((row.label, *(_difference(test) for _, test in _named(row))) for row in steps)
-    return [Block("Difference to the row before, points", header, cells)]
+    return [TextTable("Difference to the row before, points", header, cells)]
 
 
-def _difference(test: Tested) -> str:
+def _difference(test: AdjustedComparison) -> str:
     return f"{points(test.comparison.difference)} {p_text(test.adjusted)}"
 
 
-def _behaviour(rows: Sequence[Row]) -> Block:
+def _behaviour(rows: Sequence[StageRow]) -> TextTable:
     header = ("", "entropy", "KL to before", "tokens", "unfinished %")
     title = "Behaviour of samples (entropy and KL in nats a token)"
-    return Block(title, header, tuple(_behaviour_row(row) for row in rows))
+    return TextTable(title, header, tuple(_behaviour_row(row) for row in rows))
 
 
-def _behaviour_row(row: Row) -> tuple[str, ...]:
+def _behaviour_row(row: StageRow) -> tuple[str, ...]:
     s = row.summary
     kl = number(s.kl, 3) if s.kl else "-"
     return row.label, number(s.entropy, 3), kl, number(s.length, 1), percent(s.unfinished)
@@ -310,7 +310,7 @@ def p_text(pvalue: float) -> str:
     return "p<0.001" if pvalue < 0.001 else f"p={pvalue:.3f}" if pvalue < 0.1 else f"p={pvalue:.2f}"
 
 
-def text_of(block: Block) -> str:
+def text_of(block: TextTable) -> str:
     """Aligned columns under the block's title."""
     lines = [block.header, *block.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(block.header))]
@@ -323,12 +323,12 @@ def text_of(block: Block) -> str:
     return "\n".join([block.title, *map(shown, lines)])
 
 
-def markdown_of(block: Block) -> str:
+def markdown_of(block: TextTable) -> str:
     """A Markdown table, titled in its first cell."""
     rule = [":--", *["--:"] * (len(block.header) - 1)]
     lines = [(block.title, *block.header[1:]), rule, *block.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _tested_json(test: Tested) -> dict[str, Any]:
+def _tested_json(test: AdjustedComparison) -> dict[str, Any]:
     return {**asdict(test.comparison), "adjusted": test.adjusted, "holds": test.holds}

@@ -38,7 +38,7 @@ class TokenizerConfig(Settings):
     """Documents of the textbook that the merges are learnt from."""
 
 
-class ModelConfig(Settings):
+class NetworkConfig(Settings):
     """Sizes of the network."""
 
     hidden: int = Field(128, ge=8)
@@ -127,7 +127,7 @@ class BaseRecipe(Settings):
     """Seed of the initial weights and of the text."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """The vocabulary."""
-    model: ModelConfig = ModelConfig()
+    model: NetworkConfig = NetworkConfig()
     """The network."""
     textbook: TextbookConfig = TextbookConfig()
     """The pretraining text."""

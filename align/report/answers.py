@@ -79,7 +79,7 @@ def _sample(name: str, stages: Sequence[str], by_id: Sequence[Mapping[str, Item]
 
 
 def _answer(stage: str, item: Item) -> str:
-    verdict = "right" if item.greedy else "cut" if item.greedy_cut else "wrong"
+    verdict = "right" if item.greedy else "cut" if item.greedy_truncated else "wrong"
     kind = "pass" if item.greedy else "fail"
     return (
         f'<div class="answer"><span class="verdict {kind}">{verdict}</span>'
@@ -126,7 +126,9 @@ def _costs(run: Mapping[str, Any]) -> str:
     rows = [*((name, tally) for name, tally in run["spent"].items()), ("all", run["total"])]
     body = "".join(
         f'<tr><th scope="row">{name}</th>'
-        + "".join(f"<td>{tally[key]:,}</td>" for key in ("rollouts", "tokens", "passed", "cut"))
+        + "".join(
+            f"<td>{tally[key]:,}</td>" for key in ("rollouts", "tokens", "passed", "truncated")
+        )
         + f"<td>{escape(tally.get('for', ''))}</td></tr>"
         for name, tally in rows
     )

@@ -2,7 +2,7 @@
 
     path = write_report(Path("runs/phi-nano-seed0"))        # -> .../report.html
 
-It is written from the run folder alone (manifest, evaluations, monitors, the search's files), so
+It is written from the run folder alone (manifest, evaluations, metrics, the search's files), so
 it can be written again at any time, and for runs that are not finished: what is missing is left
 out. Everything that came from data or a model is escaped. The search's own page, with every
 question, is written beside it (pts/report.html) and linked.
@@ -17,8 +17,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from align.evaluation.records import Summary, read_evaluation
-from align.evaluation.tables import Block, Table, build_table, label_of, notes
+from align.evaluation.records import EvalSummary, read_evaluation
+from align.evaluation.tables import Table, TextTable, build_table, label_of, notes
 from align.report.answers import samples_section, search_section
 from align.report.charts import forest, legend, lines
 from align.run_folder import read_manifest
@@ -38,7 +38,7 @@ CURVES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("Share of pairs with a positive reward margin", (("rewards/accuracies", "pairs"),)),
     ("Accuracy of next tokens", (("mean_token_accuracy", "assistant's tokens"),)),
 )
-"""Charts of monitors.jsonl: a title, and its keys with their names; drawn where keys exist."""
+"""Charts of metrics.jsonl: a title, and its keys with their names; drawn where keys exist."""
 
 MEASURE_NAMES = ("greedy", "sampled", "best temperature")
 
@@ -120,7 +120,7 @@ def _evidence(table: Table) -> list[str]:
     ]
 
 
-def _html_table(block: Block) -> str:
+def _html_table(block: TextTable) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in block.header)
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(_cell, row[1:]))}</tr>'
@@ -140,7 +140,7 @@ def _cell(text: str) -> str:
     return f"<td>{escape(mean)}{small}{f'<small>{escape(more)}</small>' if more else ''}</td>"
 
 
-def _accuracy_charts(summaries: Sequence[Summary]) -> str:
+def _accuracy_charts(summaries: Sequence[EvalSummary]) -> str:
     best = [s.best.accuracy for s in summaries if s.best]
     tuned = len(best) == len(summaries)
     rows = [
@@ -156,7 +156,7 @@ def _accuracy_charts(summaries: Sequence[Summary]) -> str:
 
 
 def _family_charts(
-    summaries: Sequence[Summary], families: Sequence[str], names: Sequence[str]
+    summaries: Sequence[EvalSummary], families: Sequence[str], names: Sequence[str]
 ) -> str:
     panels = []
     for family in families:
@@ -173,15 +173,15 @@ def _family_charts(
 def _training(folder: Path, manifest: Mapping[str, Any]) -> str:
     parts = []
     for name in manifest["stages"]:
-        panels = _curves(_monitors(folder / name / "monitors.jsonl"))
+        panels = _curves(_metrics(folder / name / "metrics.jsonl"))
         if panels:
             grid = f'<div class="grid">{"".join(panels)}</div>'
             parts.append(f'<h3 class="stage">{escape(label_of(name))}</h3>{grid}')
     return "<h2>Training</h2>\n" + "".join(parts) if parts else ""
 
 
-def _monitors(path: Path) -> list[dict[str, Any]]:
-    """The monitors of a stage; a last line that is still being written is left out."""
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    """The metrics of a stage; a last line that is still being written is left out."""
     if not path.is_file():
         return []
     found = []
@@ -210,16 +210,16 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _stages(manifest: Mapping[str, Any]) -> str:
     panels = "".join(
         f'<div class="panel"><h3>{escape(label_of(name))} · {duration(stage["seconds"])}</h3>'
-        f'<table class="facts-table">{"".join(_facts(stage["numbers"]))}</table></div>'
+        f'<table class="facts-table">{"".join(_facts(stage["metrics"]))}</table></div>'
         for name, stage in manifest["stages"].items()
     )
     return f'<h2>Stages in numbers</h2>\n<div class="grid">{panels}</div>' if panels else ""
 
 
-def _facts(numbers: Mapping[str, Any]) -> list[str]:
+def _facts(metrics: Mapping[str, Any]) -> list[str]:
     return [
         f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{escape(_shown(value))}</td></tr>"
-        for name, value in numbers.items()
+        for name, value in metrics.items()
     ]
 
 

@@ -16,16 +16,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.context import StageContext, StageResult
-from pts.algorithm.requests import Steps
+from pts.algorithm.requests import SearchRoutine
 from pts.config import SearchConfig
 from pts.data.pairs import write_pairs
 from pts.files import write_json
 from pts.runtime.journal import Journal
-from pts.runtime.progress import Watch
-from pts.runtime.results import Tally
+from pts.runtime.progress import ProgressReporter
+from pts.runtime.results import RolloutCost
 from pts.runtime.scheduler import Finished, run
 from pts.stats import jeffreys, newcombe, score_test
-from pts.types import Estimate, Ids, Outcome, Problem, Row, Sample, Score, TokenPair
+from pts.types import (
+    Estimate,
+    Ids,
+    LogprobQuery,
+    Problem,
+    Rollout,
+    RolloutQuery,
+    TokenDistribution,
+    TokenPair,
+)
 
 if TYPE_CHECKING:
     from pts.engines.transformers.engine import TransformersEngine
@@ -35,13 +44,13 @@ if TYPE_CHECKING:
 class Siblings:
     """Two next tokens after one completion prefix, with their probabilities."""
 
-    at: Ids
+    prefix: Ids
     tokens: tuple[int, int]
     probs: tuple[float, float]
 
     def swapped(self) -> Siblings:
         """The same two, the other one first."""
-        return Siblings(self.at, self.tokens[::-1], self.probs[::-1])
+        return Siblings(self.prefix, self.tokens[::-1], self.probs[::-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +75,17 @@ def control_pairs(
     """
     config, seed = context.recipe.pts, context.seed("pts")
     fingerprint = {
-        "policy": engine.policy,
+        "policy_digest": engine.policy_digest,
         "sampling": engine.sampling.model_dump(mode="json"),
         "pairs_from": config.pairs_from,
         "config": config.search.model_dump(mode="json"),
         "seed": seed,
     }
-    spent, found = Tally(), list[Finished[Control]]()
+    spent, found = RolloutCost(), list[Finished[Control]]()
     size = slice_size if config.token_budget else max(1, len(problems))
     with (
         Journal(context.folder / "journal.jsonl", fingerprint) as journal,
-        Watch(len(problems), context.progress) as watch,
+        ProgressReporter(len(problems), context.progress) as watch,
     ):
         for start in range(0, len(problems), size):
             if config.token_budget and spent.tokens >= config.token_budget:
@@ -91,32 +100,34 @@ def control_pairs(
                 context.task.verifier,
                 seed=seed,
                 journal=journal,
-                set_aside=lambda about: Control("unscored"),
+                on_skip=lambda about: Control("unscored"),
                 on_progress=watch,
             )
             by_id = {finished.problem.id: finished for finished in done}
             found += [by_id[problem.id] for problem, _ in searches]
-            spent = sum((t for f in found for t in f.spent.values()), Tally())
+            spent = sum((t for f in found for t in f.spent.values()), RolloutCost())
     return _write(context, engine, found, spent)
 
 
 def control_search(
     problem_id: str, config: SearchConfig, measure: bool, seed: int
-) -> Steps[Control]:
+) -> SearchRoutine[Control]:
     """One question of a control arm, as a generator for `pts.runtime.scheduler.run`."""
     rng = random.Random(f"{seed}|{problem_id}")
-    [[outcome]] = yield [Sample((), 1, "filter")]
-    ids = outcome.ids if isinstance(outcome, Outcome) else ()
-    [rows] = yield [Score(ids)]
-    drawn = draw_siblings(ids, [row for row in rows if isinstance(row, Row)], config.p_gap, rng)
+    [[rollout]] = yield [RolloutQuery((), 1, "filter")]
+    ids = rollout.ids if isinstance(rollout, Rollout) else ()
+    [rows] = yield [LogprobQuery(ids)]
+    drawn = draw_siblings(
+        ids, [row for row in rows if isinstance(row, TokenDistribution)], config.p_gap, rng
+    )
     if drawn is None:
         return Control("no position")
     if not measure:
         return Control("pair", drawn if rng.random() < 0.5 else drawn.swapped())
     n = config.confirm_rollouts
-    answers = yield [Sample((*drawn.at, token), n, "confirm") for token in drawn.tokens]
+    answers = yield [RolloutQuery((*drawn.prefix, token), n, "confirm") for token in drawn.tokens]
     first, second = (
-        sum(outcome.success for outcome in side if isinstance(outcome, Outcome)) for side in answers
+        sum(rollout.success for rollout in side if isinstance(rollout, Rollout)) for side in answers
     )
     if first == second:
         return Control("tie")
@@ -126,7 +137,7 @@ def control_search(
 
 
 def draw_siblings(
-    ids: Ids, rows: Sequence[Row], p_gap: float, rng: random.Random
+    ids: Ids, rows: Sequence[TokenDistribution], p_gap: float, rng: random.Random
 ) -> Siblings | None:
     """A sampled token at a random uncertain position, and a sibling drawn from the others.
 
@@ -145,17 +156,17 @@ def draw_siblings(
 
 
 def _token_pair(
-    prompt: Ids, done: Finished[Control], config: SearchConfig, policy: str
+    prompt: Ids, done: Finished[Control], config: SearchConfig, policy_digest: str
 ) -> TokenPair:
     """A pair in the search's format. Without rollouts p is unknown: the whole of [0, 1]."""
     control, siblings = done.result, done.result.siblings
     assert siblings is not None
     (good, bad), n = control.successes, control.n
     gap = newcombe(good, n, bad, n) if n else Estimate(0.0, -1.0, 1.0, 0, "none")
-    margin = config.p_gap - config.zone
+    margin = config.p_gap - config.indifference_margin
     return TokenPair(
         problem_id=done.problem.id,
-        prompt_ids=(*prompt, *siblings.at),
+        prompt_ids=(*prompt, *siblings.prefix),
         chosen=siblings.tokens[0],
         rejected=siblings.tokens[1],
         chosen_prob=siblings.probs[0],
@@ -164,9 +175,9 @@ def _token_pair(
         p_rejected=jeffreys(bad, n),
         gap=gap,
         pvalue=score_test(good, n, bad, n, margin) if n else 1.0,
-        worth=siblings.probs[1] * gap.mean,
+        expected_gain=siblings.probs[1] * gap.mean,
         criterion="path",
-        policy=policy,
+        policy_digest=policy_digest,
     )
 
 
@@ -174,16 +185,16 @@ def _write(
     context: StageContext,
     engine: TransformersEngine,
     found: Sequence[Finished[Control]],
-    spent: Tally,
+    spent: RolloutCost,
 ) -> StageResult:
     config, folder = context.recipe.pts.search, context.folder
     pairs = [
-        _token_pair(engine.encode(done.problem), done, config, engine.policy)
+        _token_pair(engine.encode(done.problem), done, config, engine.policy_digest)
         for done in found
         if done.result.reason == "pair"
     ]
     reasons = Counter(done.result.reason for done in found)
-    numbers: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "questions": len(found),
         "pairs": len(pairs),
         "questions_without_position": reasons["no position"],
@@ -194,15 +205,15 @@ def _write(
         **pair_means(pairs),
     }
     write_pairs(folder / "pairs.jsonl", pairs)
-    write_json(folder / "summary.json", numbers)
-    return StageResult(None, numbers, (folder / "pairs.jsonl", folder / "summary.json"))
+    write_json(folder / "summary.json", metrics)
+    return StageResult(None, metrics, (folder / "pairs.jsonl", folder / "summary.json"))
 
 
 def pair_means(pairs: Sequence[TokenPair]) -> dict[str, float]:
-    """Mean gap and worth of the pairs."""
+    """Mean gap and expected gain of the pairs."""
     if not pairs:
         return {}
     return {
         "gap_mean": sum(pair.gap.mean for pair in pairs) / len(pairs),
-        "worth_mean": sum(pair.worth for pair in pairs) / len(pairs),
+        "expected_gain_mean": sum(pair.expected_gain for pair in pairs) / len(pairs),
     }

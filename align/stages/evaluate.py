@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.context import StageContext, StageResult
-from align.evaluation.evaluate import Load, Plan, evaluate
-from align.evaluation.records import Summary, write_evaluation
+from align.evaluation.evaluate import EvalSettings, Load, evaluate
+from align.evaluation.records import EvalSummary, write_evaluation
 from align.models.load import load_policy
 from align.recipe import Recipe
 from align.tasks.base import Task
@@ -44,7 +44,7 @@ def run(context: StageContext, name: str, before: Path | None) -> StageResult:
         loader(context.policy, recipe, few_shot),
         problems,
         task.verifier,
-        Plan(
+        EvalSettings(
             recipe.sampling,
             config.samples,
             context.seed("evaluation"),
@@ -58,7 +58,7 @@ def run(context: StageContext, name: str, before: Path | None) -> StageResult:
     )
     return StageResult(
         model=None,
-        numbers=_numbers(evaluation.summary),
+        metrics=_metrics(evaluation.summary),
         outputs=write_evaluation(evaluation, context.folder),
     )
 
@@ -79,7 +79,7 @@ def loader(path: Path, recipe: Recipe, few_shot: bool = False) -> Load:
             tokenizer,
             sampling,
             stop_ids=_few_shot_stops(model, tokenizer) if few_shot else None,
-            policy=loaded[0].policy if loaded else None,
+            policy_digest=loaded[0].policy_digest if loaded else None,
         )
         loaded[:] = [engine]
         return engine
@@ -100,9 +100,9 @@ def _few_shot(task: Task, problem: Problem) -> Problem:
     return dataclasses.replace(task.few_shot(problem), id=problem.id)
 
 
-def _numbers(summary: Summary) -> dict[str, Any]:
+def _metrics(summary: EvalSummary) -> dict[str, Any]:
     """What the manifest and the console show."""
-    numbers = {
+    metrics = {
         "problems": summary.problems,
         "unscored": summary.unscored,
         "greedy": summary.greedy.mean,
@@ -113,8 +113,8 @@ def _numbers(summary: Summary) -> dict[str, Any]:
         "unfinished": summary.unfinished.mean,
     }
     if summary.kl:
-        numbers["KL to the stage before"] = summary.kl.mean
+        metrics["KL to the stage before"] = summary.kl.mean
     if summary.best:
-        numbers["best temperature"] = summary.best.temperature
-        numbers["at the best temperature"] = summary.best.accuracy.mean
-    return numbers
+        metrics["best temperature"] = summary.best.temperature
+        metrics["at the best temperature"] = summary.best.accuracy.mean
+    return metrics

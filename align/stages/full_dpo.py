@@ -21,7 +21,7 @@ PAIRS = "pairs.jsonl"
 
 
 def run(context: StageContext) -> StageResult:
-    """Sample, pair, train.
+    """RolloutQuery, pair, train.
 
     Raises:
         StageError: no question with both right and wrong answers, or a reference other than the
@@ -34,47 +34,47 @@ def run(context: StageContext) -> StageResult:
     done = training.begin(context, config)
     if done is not None:
         return done
-    pairs, numbers = collect(context)
+    pairs, metrics = collect(context)
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
     rows = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
     reference = None
     if config.reference != "start":
         reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
     trainer = dpo_trainer(context, config, policy, tokenizer, rows, reference)
-    numbers |= training.fit(trainer, context)
-    return training.finish(context, trainer.model, tokenizer, numbers, [PAIRS])
+    metrics |= training.fit(trainer, context)
+    return training.finish(context, trainer.model, tokenizer, metrics, [PAIRS])
 
 
 def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]]:
     """Pairs (also written to pairs.jsonl) and the counts behind them."""
     config = context.recipe.full_dpo
     engine = load_engine(context)
-    _check_reference(context, engine.policy)
-    sampled = sample_answers(context, engine, config.questions, config.samples)
+    _check_reference(context, engine.policy_digest)
+    sampled = sample_answers(context, engine, config.num_problems, config.samples)
     pairs = build_pairs(
         sampled,
-        engine.policy,
+        engine.policy_digest,
         per_question=config.pairs_per_question,
         limit=config.max_pairs,
         style_weight=config.style_weight,
         seed=context.seed("pairs"),
     )
-    outcomes = count_outcomes(sampled)
+    counts = count_outcomes(sampled)
     if not pairs:
         raise StageError(
-            f"full_dpo: none of {outcomes['questions']} questions has both right and wrong answers "
-            f"({outcomes['questions_all_right']} all right, {outcomes['questions_all_wrong']} all "
+            f"full_dpo: none of {counts['questions']} questions has both right and wrong answers "
+            f"({counts['questions_all_right']} all right, {counts['questions_all_wrong']} all "
             "wrong); raise full_dpo.samples or change the problems' difficulty"
         )
     write_preferences(context.folder / PAIRS, pairs)
-    return pairs, {**outcomes, **_describe(pairs)}
+    return pairs, {**counts, **_describe(pairs)}
 
 
 def _describe(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     n = len(pairs)
     return {
         "pairs": n,
-        "pairs_rejected_cut": sum(pair.rejected_cut for pair in pairs),
+        "pairs_rejected_truncated": sum(pair.rejected_truncated for pair in pairs),
         "chosen_tokens_mean": sum(len(pair.chosen_ids) for pair in pairs) / n,
         "rejected_tokens_mean": sum(len(pair.rejected_ids) for pair in pairs) / n,
         "chosen_score_mean": sum(pair.chosen_scores.mean for pair in pairs) / n,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from align.context import StageContext, StageResult
 from align.stages.control_pairs import control_pairs, pair_means
 from align.stages.sampling import load_engine
-from pts.runtime.results import Tally
+from pts.runtime.results import RolloutCost
 from pts.types import Problem
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ SLICE = 64
 
 
 def run(context: StageContext) -> StageResult:
-    """Search `pts.questions` train problems; leave pairs.jsonl and the search's own files.
+    """Search `pts.num_problems` train problems; leave pairs.jsonl and the search's own files.
 
     Raises:
         pts.errors.PTSError: the engine, the verifier or the journal cannot be used.
     """
     config = context.recipe.pts
     context.folder.mkdir(parents=True, exist_ok=True)
-    problems = context.task.problems("train", config.questions, context.seed("pts questions"))
+    problems = context.task.problems("train", config.num_problems, context.seed("pts questions"))
     engine = load_engine(context)
     if config.pairs_from == "search":
         return _search(context, engine, problems)
@@ -56,19 +56,19 @@ def _search(
         )
         if budget and _total(found.summary.spent).tokens >= budget:
             break
-    names = ("pairs.jsonl", "results.jsonl", "pieces.json", "summary.json")
+    names = ("pairs.jsonl", "results.jsonl", "token_texts.json", "summary.json")
     return StageResult(
         model=None,
-        numbers=_numbers(found, min(opened, len(problems))),
+        metrics=_metrics(found, min(opened, len(problems))),
         outputs=tuple(context.folder / name for name in names),
     )
 
 
-def _total(spent: Mapping[Any, Tally]) -> Tally:
-    return sum(spent.values(), Tally())
+def _total(spent: Mapping[Any, RolloutCost]) -> RolloutCost:
+    return sum(spent.values(), RolloutCost())
 
 
-def _numbers(found: SearchRun, opened: int) -> dict[str, Any]:
+def _metrics(found: SearchRun, opened: int) -> dict[str, Any]:
     summary = found.summary
     total = _total(summary.spent)
     return {
@@ -80,5 +80,5 @@ def _numbers(found: SearchRun, opened: int) -> dict[str, Any]:
         **pair_means(found.pairs),
         "rollouts": total.rollouts,
         "tokens_sampled": total.tokens,
-        "cut_share": summary.cut_share,
+        "truncated_share": summary.truncated_share,
     }

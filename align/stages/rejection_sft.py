@@ -17,10 +17,10 @@ from align.stages.sampling import load_engine, sample_answers
 
 
 def run(context: StageContext) -> StageResult:
-    """Sample `samples` answers to `questions` problems and train on the right ones.
+    """RolloutQuery `samples` answers to `questions` problems and train on the right ones.
 
     Raises:
-        StageError: no right answer, or the audit of the rows found faults.
+        StageError: no right answer, or the validation of the rows found faults.
     """
     from align.training import loop as training
 
@@ -28,7 +28,7 @@ def run(context: StageContext) -> StageResult:
     done = training.begin(context, config)
     if done is not None:
         return done
-    sampled = sample_answers(context, load_engine(context), config.questions, config.samples)
+    sampled = sample_answers(context, load_engine(context), config.num_problems, config.samples)
     rows = right_answers(sampled)
     if not rows:
         raise StageError(
@@ -38,9 +38,9 @@ def run(context: StageContext) -> StageResult:
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = sft.prepare(policy, tokenizer)
     ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
-    audited = sft.audit_rows(tokenizer, ended, config)
-    audited.numbers.update(count_outcomes(sampled), rows_other_stop=len(rows) - len(ended))
-    return sft.train(context, config, policy, tokenizer, audited, new_tokens)
+    validated = sft.validate_rows(tokenizer, ended, config)
+    validated.metrics.update(count_outcomes(sampled), rows_other_stop=len(rows) - len(ended))
+    return sft.train(context, config, policy, tokenizer, validated, new_tokens)
 
 
 def right_answers(sampled: Sequence[Sampled]) -> list[ChatIds]:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from align.context import StageContext
 from align.data.preferences import Answer, Sampled
-from pts.algorithm.requests import Steps
+from pts.algorithm.requests import SearchRoutine
 from pts.runtime.journal import Journal
-from pts.runtime.progress import Watch
+from pts.runtime.progress import ProgressReporter
 from pts.runtime.scheduler import run
-from pts.types import Outcome, Sample
+from pts.types import Rollout, RolloutQuery
 
 if TYPE_CHECKING:
     from pts.engines.transformers.engine import TransformersEngine
@@ -37,7 +37,7 @@ def sample_answers(
     seed = context.seed("answers")
     problems = context.task.problems("train", questions, seed)
     fingerprint = {
-        "policy": engine.policy,
+        "policy_digest": engine.policy_digest,
         "sampling": engine.sampling.model_dump(mode="json"),
         "samples": samples,
         "seed": seed,
@@ -45,7 +45,7 @@ def sample_answers(
     found: dict[str, Sampled] = {}
     with (
         Journal(context.folder / "answers.journal.jsonl", fingerprint) as journal,
-        Watch(len(problems), context.progress) as watch,
+        ProgressReporter(len(problems), context.progress) as watch,
     ):
         finished = run(
             ((problem, _ask(samples)) for problem in problems),
@@ -53,20 +53,20 @@ def sample_answers(
             context.task.verifier,
             seed=seed,
             journal=journal,
-            set_aside=lambda about: [],
+            on_skip=lambda about: [],
             on_progress=watch,
         )
         for done in finished:
-            answers = tuple(_answer(engine, outcome) for outcome in done.result)
+            answers = tuple(_answer(engine, rollout) for rollout in done.result)
             found[done.problem.id] = Sampled(done.problem.id, engine.encode(done.problem), answers)
     return [found[problem.id] for problem in problems]
 
 
-def _ask(samples: int) -> Steps[list[Outcome]]:
-    """Whole completions: the purpose "filter" is the one whose outcomes keep all their ids."""
-    [outcomes] = yield [Sample((), samples, "filter")]
-    return [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+def _ask(samples: int) -> SearchRoutine[list[Rollout]]:
+    """Whole completions: the purpose "filter" is the one whose rollouts keep all their ids."""
+    [rollouts] = yield [RolloutQuery((), samples, "filter")]
+    return [rollout for rollout in rollouts if isinstance(rollout, Rollout)]
 
 
-def _answer(engine: TransformersEngine, outcome: Outcome) -> Answer:
-    return Answer(outcome.ids, outcome.success, outcome.cut, engine.decode(outcome.ids))
+def _answer(engine: TransformersEngine, rollout: Rollout) -> Answer:
+    return Answer(rollout.ids, rollout.success, rollout.truncated, engine.decode(rollout.ids))

@@ -1,7 +1,7 @@
 """Stage 1: supervised fine-tuning on chats, loss on the assistant's tokens only.
 
 A base model leaves this stage with a chat format: template, end-of-turn token and stop ids are
-saved with the weights. Every row is audited before the first step.
+saved with the weights. Every row is validated before the first step.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SHOWN = 5
 
 
 def run(context: StageContext) -> StageResult:
-    """Train on `sft.rows` demonstrations of the task.
+    """Train on `sft.num_examples` demonstrations of the task.
 
     Raises:
-        StageError: the audit found faults; all are listed.
+        StageError: the validation found faults; all are listed.
     """
     from align.training import loop as training
 
@@ -40,9 +40,9 @@ def run(context: StageContext) -> StageResult:
         return done
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = prepare(policy, tokenizer)
-    chats = context.task.demonstrations(config.rows, context.seed("sft demonstrations"))
-    audited = audit(tokenizer, chats, config)
-    return train(context, config, policy, tokenizer, audited, new_tokens)
+    chats = context.task.demonstrations(config.num_examples, context.seed("sft demonstrations"))
+    validated = validate(tokenizer, chats, config)
+    return train(context, config, policy, tokenizer, validated, new_tokens)
 
 
 def train(
@@ -50,16 +50,16 @@ def train(
     config: SFTConfig,
     policy: Any,
     tokenizer: Any,
-    audited: Audited,
+    validated: ValidatedRows,
     new_tokens: Sequence[int] = (),
 ) -> StageResult:
-    """Train on audited rows and save the policy."""
+    """Train on validated rows and save the policy."""
     from align.training import loop as training
     from align.training.trl import sft_trainer
 
-    trainer = sft_trainer(context, config, policy, tokenizer, audited.rows, new_tokens)
-    numbers = {**audited.numbers, **training.fit(trainer, context)}
-    return training.finish(context, trainer.model, tokenizer, numbers)
+    trainer = sft_trainer(context, config, policy, tokenizer, validated.rows, new_tokens)
+    metrics = {**validated.metrics, **training.fit(trainer, context)}
+    return training.finish(context, trainer.model, tokenizer, metrics)
 
 
 def prepare(policy: Any, tokenizer: Any) -> list[int]:
@@ -134,14 +134,14 @@ def _token_tables(policy: Any) -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Audited:
+class ValidatedRows:
     """Rows that may be trained on, and what was counted on the way."""
 
     rows: list[ChatIds]
-    numbers: dict[str, Any]
+    metrics: dict[str, Any]
 
 
-def audit(tokenizer: Any, chats: Sequence[Chat], config: SFTConfig) -> Audited:
+def validate(tokenizer: Any, chats: Sequence[Chat], config: SFTConfig) -> ValidatedRows:
     """Render chats and check them.
 
     Raises:
@@ -156,12 +156,12 @@ def audit(tokenizer: Any, chats: Sequence[Chat], config: SFTConfig) -> Audited:
         for token in specials
         if token in message.content
     ]
-    return audit_rows(tokenizer, rows, config, faults or check_prompts(tokenizer, chats, rows))
+    return validate_rows(tokenizer, rows, config, faults or check_prompts(tokenizer, chats, rows))
 
 
-def audit_rows(
+def validate_rows(
     tokenizer: Any, rows: Sequence[ChatIds], config: SFTConfig, faults: Sequence[str] = ()
-) -> Audited:
+) -> ValidatedRows:
     """Check rows of ids; drop and count those longer than `max_length`.
 
     Raises:
@@ -180,12 +180,12 @@ def audit_rows(
         )
     if found:
         raise StageError("SFT data:\n  " + "\n  ".join(found))
-    numbers = {
+    metrics = {
         "rows": len(kept),
         "rows_too_long": len(rows) - len(kept),
         "assistant_tokens": sum(sum(row.mask) for row in kept),
     }
-    return Audited(kept, numbers)
+    return ValidatedRows(kept, metrics)
 
 
 def tokenizer_faults(tokenizer: Any) -> list[str]:

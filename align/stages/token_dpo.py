@@ -51,10 +51,10 @@ def run(context: StageContext) -> StageResult:
         training.arguments(context, config, "token_dpo", policy),
         rows,
         config.beta,
-        config.anchor,
+        config.nll_weight,
     )
-    numbers = {"pairs": len(pairs), **training.fit(trainer, context)}
-    return training.finish(context, trainer.model, tokenizer, numbers)
+    metrics = {"pairs": len(pairs), **training.fit(trainer, context)}
+    return training.finish(context, trainer.model, tokenizer, metrics)
 
 
 def _pairs(context: StageContext) -> list[TokenPair]:
@@ -64,35 +64,35 @@ def _pairs(context: StageContext) -> list[TokenPair]:
     if not pairs:
         raise StageError(
             f"{context.pairs}: holds no pairs; in a new --output search more questions "
-            "(pts.questions), or problems that the policy solves sometimes but not always; "
+            "(pts.num_problems), or problems that the policy solves sometimes but not always; "
             "docs/your-own-recipe.md says how to start from a model that was trained already"
         )
     return pairs
 
 
 def select_pairs(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[TokenPair]:
-    """The `max_pairs` pairs of highest worth, in the file's order."""
+    """The `max_pairs` pairs of highest expected gain, in the file's order."""
     if not config.max_pairs:
         return list(pairs)
-    ranked = sorted(range(len(pairs)), key=lambda i: -pairs[i].worth)
+    ranked = sorted(range(len(pairs)), key=lambda i: -pairs[i].expected_gain)
     return [pairs[i] for i in sorted(ranked[: config.max_pairs])]
 
 
 def weights(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[float]:
-    """A weight for each pair, mean 1. Pairs measured to be worth less than nothing weigh 0.
+    """A weight for each pair, mean 1. Pairs with a negative one weigh 0.
 
     Raises:
         StageError: all would weigh 0.
     """
     if config.weight_by == "none":
         return [1.0] * len(pairs)
-    worths = [max(0.0, pair.worth) for pair in pairs]
-    if not any(worths):
+    gains = [max(0.0, pair.expected_gain) for pair in pairs]
+    if not any(gains):
         raise StageError(
-            f"token_dpo.weight_by: got 'worth', but none of {len(pairs)} pairs is worth more than "
-            "0; set it to 'none'"
+            f"token_dpo.weight_by: got 'expected_gain', but none of {len(pairs)} pairs has one "
+            "above 0; set it to 'none'"
         )
-    return mean_one(worths)
+    return mean_one(gains)
 
 
 def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
@@ -101,7 +101,7 @@ def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
 
     config = context.recipe.token_dpo
     digest = training.policy_digest(_reference_path(context), context.recipe.model)
-    strangers = sum(pair.policy != digest for pair in pairs)
+    strangers = sum(pair.policy_digest != digest for pair in pairs)
     if not strangers:
         return
     message = (

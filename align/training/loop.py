@@ -1,10 +1,10 @@
-"""What all training stages share: arguments, adapters, checkpoints, monitors, the final save.
+"""What all training stages share: arguments, adapters, checkpoints, metrics, the final save.
 
     result = begin(context, config)              # not None: it was killed after its last write
     policy, tokenizer = load_trainable(context.policy, recipe.model, config)
     trainer = SomeTrainer(policy, args=arguments(context, config, "sft"), ...)
     fit(trainer, context)                        # continues from the last whole checkpoint
-    finish(context, trainer.model, tokenizer, numbers)
+    finish(context, trainer.model, tokenizer, metrics)
 
 The trainers themselves are in `align.training.token_dpo` (token-level DPO on transformers' Trainer)
 and `align.training.trl` (SFT and full-length DPO on TRL's trainers). These three files are the
@@ -46,7 +46,7 @@ from align.recipe import LoRAConfig, ModelConfig, TrainingConfig
 from align.run_folder import write_json
 
 CHECKPOINTS = "checkpoints"
-MONITORS = "monitors.jsonl"
+METRICS = "metrics.jsonl"
 _SETTINGS = "settings.json"
 _FINISHED = "finished.json"
 disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -202,7 +202,7 @@ def fit(trainer: Trainer, context: StageContext) -> dict[str, Any]:
         StageError: the loss is not finite.
     """
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Monitors(context.folder / MONITORS))
+    trainer.add_callback(MetricsLogger(context.folder / METRICS))
     if context.progress:
         trainer.add_callback(ProgressBar(context.folder.name))
     checkpoint = last_checkpoint(context.folder / CHECKPOINTS)
@@ -212,8 +212,8 @@ def fit(trainer: Trainer, context: StageContext) -> dict[str, Any]:
     return {"steps": trainer.state.global_step, "final_loss": sum(tail) / max(1, len(tail))}
 
 
-class Monitors(TrainerCallback):
-    """Writes what a trainer logs to monitors.jsonl, one step a line, and stops on NaN."""
+class MetricsLogger(TrainerCallback):
+    """Writes what a trainer logs to metrics.jsonl, one step a line, and stops on NaN."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -282,7 +282,7 @@ def finish(
     context: StageContext,
     model: Any,
     tokenizer: Any,
-    numbers: dict[str, Any],
+    metrics: dict[str, Any],
     files: Sequence[str] = (),
 ) -> StageResult:
     """Merge the adapter, save the policy whole or not at all, remove the checkpoints.
@@ -291,7 +291,7 @@ def finish(
         context: the stage.
         model: what was trained, a PEFT model or a plain one.
         tokenizer: saved beside it, chat template included.
-        numbers: for the manifest.
+        metrics: for the manifest.
         files: names of the stage's other outputs in its folder.
     """
     if hasattr(model, "merge_and_unload"):
@@ -303,7 +303,7 @@ def finish(
     save_policy(model, tokenizer, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    write_json(context.folder / _FINISHED, {"numbers": numbers, "files": [*files, MONITORS]})
+    write_json(context.folder / _FINISHED, {"metrics": metrics, "files": [*files, METRICS]})
     shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
     result = _finished(context)
     assert result is not None
@@ -347,4 +347,4 @@ def _finished(context: StageContext) -> StageResult | None:
     data = json.loads(record.read_text(encoding="utf-8"))
     shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
     files = tuple(context.folder / name for name in data["files"])
-    return StageResult(model=model, numbers=data["numbers"], outputs=(model, *files))
+    return StageResult(model=model, metrics=data["metrics"], outputs=(model, *files))

@@ -52,7 +52,7 @@ def dpo_loss(margin_B: Tensor, reference_margin_B: Tensor, beta: float) -> Tenso
 
 
 def chosen_nll(logits_BV: Tensor, chosen_B: Tensor) -> Tensor:
-    """-log π(chosen) of each pair, shape [B]: the anchor against displacement.
+    """-log π(chosen) of each pair, shape [B]: a hold against displacement.
 
     The DPO loss is silent about third tokens; this term pulls mass back from them.
     """
@@ -71,7 +71,7 @@ def weighted_mean(loss_B: Tensor, weight_B: Tensor) -> Tensor:
     """Mean of weight * loss, a scalar.
 
     The divisor is B, not the sum of the weights: weights have mean 1 over the data set, so a
-    batch of worthy pairs counts for more than a batch of poor ones.
+    batch of valuable pairs counts for more than a batch of poor ones.
     """
     return (loss_B * weight_B).mean()
 

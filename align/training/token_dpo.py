@@ -163,27 +163,27 @@ class TokenDPOTrainer(Trainer):
         args: TrainingArguments,
         rows: Sequence[TokenRow],
         beta: float,
-        anchor: float = 0.0,
+        nll_weight: float = 0.0,
         **more: Any,
     ) -> None:
         super().__init__(
             model=model, args=args, train_dataset=list(rows), data_collator=collate, **more
         )
         self.beta = beta
-        self.anchor = anchor
+        self.nll_weight = nll_weight
         self.model_accepts_loss_kwargs = False
         self._seen: dict[str, list[Tensor]] = defaultdict(list)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Weighted mean of the DPO loss, plus the anchor where there is one."""
+        """Weighted mean of the DPO loss, plus the chosen token's NLL where it has a weight."""
         margin_B, hidden_BH = margins(model, inputs)
         loss_B = losses.dpo_loss(margin_B, inputs["reference_margin"], self.beta)
-        with torch.set_grad_enabled(self.anchor > 0):
+        with torch.set_grad_enabled(self.nll_weight > 0):
             logits_BV = head(model)(hidden_BH)
-            if self.anchor > 0:
-                loss_B = loss_B + self.anchor * losses.chosen_nll(logits_BV, inputs["chosen"])
+            if self.nll_weight > 0:
+                loss_B = loss_B + self.nll_weight * losses.chosen_nll(logits_BV, inputs["chosen"])
         self._watch(margin_B.detach(), logits_BV.detach(), inputs)
         return losses.weighted_mean(loss_B, inputs["weight"])
 

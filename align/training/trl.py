@@ -147,8 +147,8 @@ def dpo_trainer(
         policy,
         DPOConfig,
         beta=config.beta,
-        loss_type=["sigmoid", "sft"] if config.anchor else ["sigmoid"],
-        loss_weights=[1.0, config.anchor] if config.anchor else None,
+        loss_type=["sigmoid", "sft"] if config.nll_weight else ["sigmoid"],
+        loss_weights=[1.0, config.nll_weight] if config.nll_weight else None,
         max_length=None,
         precompute_ref_log_probs=True,
     )

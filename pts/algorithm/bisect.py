@@ -18,12 +18,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from pts.algorithm.pairs import Belief, Finding, screening_budget
-from pts.algorithm.paths import Groups, Path, Pivot, Tally, pivot
-from pts.algorithm.requests import Steps, ask
+from pts.algorithm.pairs import BetaPrior, PathAnalysis, screening_budget
+from pts.algorithm.paths import Pivot, ScoredCompletion, SiblingCounts, SuccessCount, pivot
+from pts.algorithm.requests import SearchRoutine, request
 from pts.config import SearchConfig
 from pts.stats import decide, exact, jeffreys, reaches, square_and_add, wilson_bounds
-from pts.types import Estimate, Ids, Outcome, PathResult, PivotalStep, PivotalToken, Sample
+from pts.types import (
+    CompletionResult,
+    Estimate,
+    Ids,
+    PivotalStep,
+    PivotalToken,
+    Rollout,
+    RolloutQuery,
+)
 
 Segment = tuple[int, int]
 
@@ -44,16 +52,18 @@ def split_point(
     return next((at for at in places if reached[at - start - 1] >= total / 2), places[-1])
 
 
-def search_bisect(paths: Sequence[Path], config: SearchConfig) -> Steps[list[Finding]]:
+def search_bisect(
+    paths: Sequence[ScoredCompletion], config: SearchConfig
+) -> SearchRoutine[list[PathAnalysis]]:
     """Search paths of one question level by level; prefixes that they share are sampled once."""
-    memo: dict[Ids, list[Outcome]] = {}
+    memo: dict[Ids, list[Rollout]] = {}
     tracks = [_Track(path, memo, config) for path in paths]
     while True:
         wanted = {at: None for track in tracks for at in track.wanted()}
         if not wanted:
             return [track.finding() for track in tracks]
-        samples = [Sample(at, config.bisect_rollouts, "search") for at in wanted]
-        answers = yield from ask(samples)
+        samples = [RolloutQuery(at, config.bisect_rollouts, "search") for at in wanted]
+        answers = yield from request(samples)
         memo.update(zip(wanted, answers, strict=True))
         for track in tracks:
             track.advance()
@@ -62,7 +72,9 @@ def search_bisect(paths: Sequence[Path], config: SearchConfig) -> Steps[list[Fin
 class _Track:
     """One path: the segments still to be judged, and the ends that were measured."""
 
-    def __init__(self, path: Path, memo: dict[Ids, list[Outcome]], config: SearchConfig) -> None:
+    def __init__(
+        self, path: ScoredCompletion, memo: dict[Ids, list[Rollout]], config: SearchConfig
+    ) -> None:
         self.path, self.memo, self.config = path, memo, config
         self.measured: set[int] = {len(path.ids)}
         self.pending: list[Segment] = [(0, len(path.ids))]
@@ -89,13 +101,13 @@ class _Track:
         """Estimated p(success) after `at` tokens: the raw proportion, or the verdict."""
         if at == len(self.path.ids):
             return self.path.end
-        outcomes = self.memo[self.path.ids[:at]]
-        return sum(outcome.success for outcome in outcomes) / len(outcomes)
+        rollouts = self.memo[self.path.ids[:at]]
+        return sum(rollout.success for rollout in rollouts) / len(rollouts)
 
-    def tally(self, at: int) -> Tally:
-        tally = Tally()
-        for outcome in self.memo[self.path.ids[:at]]:
-            tally.add(outcome)
+    def tally(self, at: int) -> SuccessCount:
+        tally = SuccessCount()
+        for rollout in self.memo[self.path.ids[:at]]:
+            tally.add(rollout)
         return tally
 
     def point(self, at: int) -> Estimate:
@@ -114,11 +126,11 @@ class _Track:
         bounds = wilson_bounds(tally.successes, tally.n, self.config.z)
         return Estimate(tally.successes / tally.n, *bounds, tally.n, "wilson")
 
-    def finding(self) -> Finding:
+    def finding(self) -> PathAnalysis:
         groups = self._groups()
         marks = sorted(self.measured)
         pivots = self._pivots(marks)
-        result = PathResult(
+        result = CompletionResult(
             ids=self.path.ids,
             verdict=self.path.verdict,
             probs=tuple(float(q) for q in self.path.probs),
@@ -132,14 +144,14 @@ class _Track:
         after, left = self._beliefs(marks)
         budget = screening_budget(self.config)
         deltas = {start: delta for start, _, delta in self._deltas(marks)}
-        return Finding(self.path, result, groups, after, left, budget, deltas)
+        return PathAnalysis(self.path, result, groups, after, left, budget, deltas)
 
     def _pivots(self, marks: Sequence[int]) -> list[Pivot]:
         """Single tokens or steps with both ends measured and an estimate that reaches p_gap."""
         found = []
         for start, end, delta in self._deltas(marks):
             if reaches(delta.mean, self.config.p_gap):
-                yes = decide(delta, self.config.p_gap, self.config.zone) == "yes"
+                yes = decide(delta, self.config.p_gap, self.config.indifference_margin) == "yes"
                 around = (self.point(start), self.point(end))
                 found.append(pivot(self.path, self.config, (start, end), around, delta, yes))
         return found
@@ -150,24 +162,24 @@ class _Track:
             if not self.path.cuts(start, end):
                 yield start, end, self.delta(start, end)
 
-    def _groups(self) -> Groups:
+    def _groups(self) -> SiblingCounts:
         """First tokens of the rollouts from each measured prefix, with what became of them."""
-        groups = Groups()
+        groups = SiblingCounts()
         for at in sorted(self.measured - {len(self.path.ids)}):
-            for outcome in self.memo[self.path.ids[:at]]:
-                groups.add(at, outcome.ids[0], [outcome])
+            for rollout in self.memo[self.path.ids[:at]]:
+                groups.add(at, rollout.ids[0], [rollout])
         return groups
 
-    def _beliefs(self, marks: Sequence[int]) -> tuple[list[Belief], list[Belief]]:
+    def _beliefs(self, marks: Sequence[int]) -> tuple[list[BetaPrior], list[BetaPrior]]:
         """p after each token: measured, or interpolated and then hardly believed."""
         line = np.interp(np.arange(len(self.path.ids) + 1), marks, [self.mean(m) for m in marks])
         after = [
-            Belief.of(float(p), (point.high - point.low) / (2 * self.config.z))
+            BetaPrior.of(float(p), (point.high - point.low) / (2 * self.config.z))
             if (point := self._known(at + 1)) is not None
-            else Belief(float(p))
+            else BetaPrior(float(p))
             for at, p in enumerate(line[1:])
         ]
-        return after, [Belief(float(p)) for p in line[:-1]]
+        return after, [BetaPrior(float(p)) for p in line[:-1]]
 
     def _known(self, at: int) -> Estimate | None:
         return self.point(at) if at in self.measured else None

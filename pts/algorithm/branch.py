@@ -8,8 +8,8 @@ sure of cost nothing: they cannot change p by more than 1 - q_i.
 
 Rounds: each gives a few rollouts to the blocks that shrink the variance of undecided tokens most
 per expected generated token. It ends when every candidate is decided or inside the indifference
-zone (see `pts.stats.decide`), or when the budget is spent. Tokens that it decides to be pivotal
-are its report; those that merely look so when it ends are listed apart, as undecided.
+indifference margin (see `pts.stats.decide`), or when the budget is spent. Tokens that it decides to
+be pivotal are its report; those that merely look so when it ends are listed apart, as undecided.
 
 Steps are searched by the same machinery. A step is followed with probability s, the product of its
 tokens'; with D the probability of success when it is left at one of them, p before it is
@@ -28,10 +28,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pts.algorithm.pairs import Belief, Finding, screening_budget
-from pts.algorithm.paths import Branches, Exit, Path, pivot
-from pts.algorithm.requests import Steps, ask
-from pts.algorithm.values import Chain, chain, chain_delta
+from pts.algorithm.pairs import BetaPrior, PathAnalysis, screening_budget
+from pts.algorithm.paths import Branches, BranchPoint, ScoredCompletion, pivot
+from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.values import PathValues, path_values, unit_change
 from pts.config import SearchConfig
 from pts.stats import (
     Decision,
@@ -39,30 +39,33 @@ from pts.stats import (
     reaches,
     smoothed_mean,
 )
-from pts.types import Estimate, Outcome, PathResult, PivotalStep, PivotalToken, Sample
+from pts.types import CompletionResult, Estimate, PivotalStep, PivotalToken, Rollout, RolloutQuery
 
-LEAST = 24
+MIN_BRANCHES = 24
 """Branches of its own that a reported token has at least. The first looks are taken at every
 candidate, so the luckiest of many report: on 60 paths without a pivotal token, 3 of 5 false reports
 at z = 1.96 and both at z = 2.576 rested on 8 branches (2026-11-25)."""
 
-Stopped: TypeAlias = Literal["decided", "zone", "budget", "no candidates"]
+Stopped: TypeAlias = Literal["decided", "indifferent", "budget", "no candidates"]
 
 
 def search_branch(
-    path: Path, unforced: Sequence[Outcome], config: SearchConfig, rng: np.random.Generator
-) -> Steps[Finding]:
+    path: ScoredCompletion,
+    unforced: Sequence[Rollout],
+    config: SearchConfig,
+    rng: np.random.Generator,
+) -> SearchRoutine[PathAnalysis]:
     """Find the pivotal tokens, or steps, of one path whose every token has π > 0.
 
     `unforced` are whole rollouts from the prompt (the filter's, the path itself left out). Each
     hints at what becomes of a branch where it leaves the path: since the question was kept because
-    of these outcomes, they guide the allocation and the choice of siblings and enter no estimate.
+    of these rollouts, they guide the allocation and the choice of siblings and enter no estimate.
     """
     pool = Branches(path, config.p_gap, rng)
     pool.record_unforced(unforced)
     budget = config.max_rollouts - screening_budget(config)
     while True:
-        view = _View(pool, config)
+        view = RoundState(pool, config)
         if not view.open or budget <= 0:
             return _finding(pool, view, config, max(0, budget) + screening_budget(config))
         requests = view.allocate(budget)
@@ -70,34 +73,34 @@ def search_branch(
         yield from _sample(pool, requests)
 
 
-def _sample(pool: Branches, requests: Iterable[tuple[int, int]]) -> Steps[None]:
-    drawn: dict[Exit, int] = {}
+def _sample(pool: Branches, requests: Iterable[tuple[int, int]]) -> SearchRoutine[None]:
+    drawn: dict[BranchPoint, int] = {}
     for k, n in requests:
         for exit_ in pool.draw(k, n):
             drawn[exit_] = drawn.get(exit_, 0) + 1
-    wishes = [
-        Sample((*pool.path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()
+    queries = [
+        RolloutQuery((*pool.path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()
     ]
-    answers = yield from ask(wishes)
-    for exit_, outcomes in zip(drawn, answers, strict=True):
-        pool.record(exit_, outcomes)
+    answers = yield from request(queries)
+    for exit_, rollouts in zip(drawn, answers, strict=True):
+        pool.record(exit_, rollouts)
 
 
-class _View:
+class RoundState:
     """What the pool says between two rounds."""
 
     def __init__(self, pool: Branches, config: SearchConfig) -> None:
         self.pool, self.config = pool, config
         tallies = pool.tallies
-        self.chain: Chain = chain(
-            [block.leave for block in pool.blocks],
+        self.values: PathValues = path_values(
+            [block.exit_prob for block in pool.blocks],
             [tally.successes for tally in tallies],
             [tally.n for tally in tallies],
             pool.path.end,
             config.z,
         )
         self.deltas: dict[int, Estimate] = {
-            k: chain_delta(self.chain, k, block.leave)
+            k: unit_change(self.values, k, block.exit_prob)
             for k, block in enumerate(pool.blocks)
             if block.candidate
         }
@@ -107,9 +110,10 @@ class _View:
         self.open = {k for k, decision in self.decisions.items() if decision == "open"}
 
     def _decide(self, k: int, delta: Estimate) -> Decision:
-        """`pts.stats.decide`, but no report rests on fewer than `LEAST` branches of its own."""
-        found = decide(delta, self.config.p_gap, self.config.zone)
-        return "open" if found == "yes" and self.pool.tallies[k].n < LEAST else found
+        """`pts.stats.decide`, but no report rests on fewer than `MIN_BRANCHES` branches of its
+        own."""
+        found = decide(delta, self.config.p_gap, self.config.indifference_margin)
+        return "open" if found == "yes" and self.pool.tallies[k].n < MIN_BRANCHES else found
 
     def allocate(self, budget: int) -> list[tuple[int, int]]:
         """(block, rollouts) of the next round, at most `budget` rollouts together."""
@@ -138,9 +142,9 @@ class _View:
         gains, linear, square = [], 0.0, 0.0  # Σ w H and Σ w² up to this block
         lengths = self._lengths()
         for k, block in enumerate(self.pool.blocks):
-            stay, leave, n = 1.0 - block.leave, block.leave, self.pool.tallies[k].n
-            own = (leave, leave * self._half_width(k)) if k in self.open else (0.0, 0.0)
-            w2, wh = leave * leave * square + own[0] ** 2, leave * linear + own[1]
+            stay, exit_prob, n = 1.0 - block.exit_prob, block.exit_prob, self.pool.tallies[k].n
+            own = (exit_prob, exit_prob * self._half_width(k)) if k in self.open else (0.0, 0.0)
+            w2, wh = exit_prob * exit_prob * square + own[0] ** 2, exit_prob * linear + own[1]
             if n:
                 gain = w2 * z2 * self._variance(k) * m / (m + n + 1)
             else:
@@ -173,50 +177,54 @@ class _View:
             return "no candidates"
         if self.open:
             return "budget"
-        return "zone" if "zone" in self.decisions.values() else "decided"
+        return "indifferent" if "indifferent" in self.decisions.values() else "decided"
 
 
-def _finding(pool: Branches, view: _View, config: SearchConfig, screening: int) -> Finding:
+def _finding(
+    pool: Branches, view: RoundState, config: SearchConfig, screening: int
+) -> PathAnalysis:
     path = pool.path
     pivots = [
         pivot(
             path,
             config,
             (pool.blocks[k].start, pool.blocks[k].end),
-            (view.chain.points[k], view.chain.points[k + 1]),
+            (view.values.points[k], view.values.points[k + 1]),
             delta,
             decided=view.decisions[k] == "yes",
         )
         for k, delta in view.deltas.items()
         if reaches(delta.mean, config.p_gap)
     ]
-    result = PathResult(
+    result = CompletionResult(
         ids=path.ids,
         verdict=path.verdict,
         probs=tuple(float(q) for q in path.probs),
         curve_at=(0, *(block.end for block in pool.blocks)),
-        curve=view.chain.points,
+        curve=view.values.points,
         tokens=tuple(p for p in pivots if isinstance(p, PivotalToken) and p.decided),
         siblings=pool.groups.table(path),
         stopped=view.stopped(),
         steps=tuple(p for p in pivots if isinstance(p, PivotalStep) and p.decided),
         undecided=tuple(p for p in pivots if not p.decided),
     )
-    after, left = _beliefs(pool, view.chain, config.z)
+    after, left = _beliefs(pool, view.values, config.z)
     deltas = {pool.blocks[k].start: delta for k, delta in view.deltas.items()}
-    return Finding(path, result, pool.groups, after, left, screening, deltas)
+    return PathAnalysis(path, result, pool.groups, after, left, screening, deltas)
 
 
-def _beliefs(pool: Branches, chained: Chain, z: float) -> tuple[list[Belief], list[Belief]]:
+def _beliefs(
+    pool: Branches, chained: PathValues, z: float
+) -> tuple[list[BetaPrior], list[BetaPrior]]:
     """What the chain says of p after each token of the path, and of p when it is left there."""
     after, left = [], []
     for k, block in enumerate(pool.blocks):
         end, out = chained.points[k + 1], chained.exits[k]
         sd = (end.high - end.low) / (2 * z)
-        stay = np.exp(np.log1p(-pool.path.leave[block.start : block.end])[::-1].cumsum()[::-1])
+        stay = np.exp(np.log1p(-pool.path.exit_prob[block.start : block.end])[::-1].cumsum()[::-1])
         for s in (*stay[1:], 1.0):  # the rest of the block, once its next token is passed
-            after.append(Belief.of(float(s * end.mean + (1 - s) * out.mean), sd))
+            after.append(BetaPrior.of(float(s * end.mean + (1 - s) * out.mean), sd))
         seen = pool.seen(k)
         mean = smoothed_mean(seen.successes, seen.n) if seen.n else out.mean
-        left += [Belief(mean)] * (block.end - block.start)
+        left += [BetaPrior(mean)] * (block.end - block.start)
     return after, left

@@ -4,7 +4,7 @@ A completion is a row of units: its tokens, or its steps. It is cut into blocks.
 policy avoids with probability >= p_gap is a block of its own (only such a unit can move p(success)
 by p_gap); all units between two of them form one block. Leaving a block means to follow it up to
 some position and then to draw a sibling of the path's token from the truncated, renormalised row:
-truncated first, the token removed second. All outcomes of one block are draws from one
+truncated first, the token removed second. All rollouts of one block are draws from one
 distribution, hence one binomial.
 
 Pure bookkeeping and seeded drawing; who is sampled next is decided in `pts.algorithm.branch`.
@@ -22,7 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pts.config import SearchConfig
-from pts.types import Counts, Estimate, Ids, Outcome, PivotalStep, PivotalToken, Row, Verdict
+from pts.types import (
+    Counts,
+    Estimate,
+    Ids,
+    PivotalStep,
+    PivotalToken,
+    Rollout,
+    TokenDistribution,
+    Verdict,
+)
 
 GOLDEN = (5**0.5 - 1) / 2
 """Step of the additive sequence that spreads the draws of a block evenly."""
@@ -31,8 +40,8 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Path:
-    """A finished completion with its rows. `leave[i]` is 1 - q_i, summed over the siblings.
+class ScoredCompletion:
+    """A finished completion with its rows. `exit_prob[i]` is 1 - q_i, summed over the siblings.
 
     `ends` are the places where its units end, ascending up to its length: by default every token
     is a unit.
@@ -40,10 +49,10 @@ class Path:
 
     ids: Ids
     verdict: Verdict
-    rows: tuple[Row, ...]
+    rows: tuple[TokenDistribution, ...]
     ends: tuple[int, ...] = ()
     probs: Floats = field(init=False)
-    leave: Floats = field(init=False)
+    exit_prob: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         if len(self.rows) != len(self.ids):
@@ -57,7 +66,7 @@ class Path:
         own = [row.prob(token) for token, row in pairs]
         total = np.asarray(own) + np.asarray(others)
         object.__setattr__(self, "probs", np.asarray(own) / total)
-        object.__setattr__(self, "leave", np.asarray(others) / total)
+        object.__setattr__(self, "exit_prob", np.asarray(others) / total)
 
     def cuts(self, start: int, end: int) -> tuple[int, ...]:
         """Where units end strictly between two places; nothing within one unit."""
@@ -80,35 +89,35 @@ class Block:
 
     start: int
     end: int
-    leave: float
+    exit_prob: float
     candidate: bool
 
 
-def split_blocks(leave: Floats, p_gap: float, ends: Sequence[int] = ()) -> list[Block]:
+def split_blocks(exit_prob: Floats, p_gap: float, ends: Sequence[int] = ()) -> list[Block]:
     """Cut positions into candidate blocks of one unit (left with >= p_gap) and the blocks between.
 
     `ends` are those of the units, every position by default.
     """
-    units = pairwise((0, *(ends or range(1, len(leave) + 1))))
-    candidates = {(a, b) for a, b in units if left_within(leave, a, b) >= p_gap}
-    edges = sorted({0, len(leave)}.union(*candidates))
+    units = pairwise((0, *(ends or range(1, len(exit_prob) + 1))))
+    candidates = {(a, b) for a, b in units if left_within(exit_prob, a, b) >= p_gap}
+    edges = sorted({0, len(exit_prob)}.union(*candidates))
     return [
-        Block(start, end, left_within(leave, start, end), (start, end) in candidates)
+        Block(start, end, left_within(exit_prob, start, end), (start, end) in candidates)
         for start, end in pairwise(edges)
     ]
 
 
-def left_within(leave: Floats, start: int, end: int) -> float:
+def left_within(exit_prob: Floats, start: int, end: int) -> float:
     """P(the positions start <= i < end are not all followed)."""
     if end - start == 1:
-        return float(leave[start])
-    return float(-np.expm1(np.log1p(-leave[start:end]).sum()))
+        return float(exit_prob[start])
+    return float(-np.expm1(np.log1p(-exit_prob[start:end]).sum()))
 
 
-def exit_weights(leave: Floats) -> Floats:
+def exit_weights(exit_prob: Floats) -> Floats:
     """P(the block is left at position j | it is left): ∏_{k<j} (1 - leave_k) · leave_j, normed."""
-    reach = np.exp(np.concatenate([[0.0], np.log1p(-leave)[:-1].cumsum()]))
-    weights = reach * leave
+    reach = np.exp(np.concatenate([[0.0], np.log1p(-exit_prob)[:-1].cumsum()]))
+    weights = reach * exit_prob
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
@@ -125,7 +134,7 @@ def pick(weights: Floats, u: float) -> tuple[int, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class BranchPoint:
     """A branch: the path is left at `position` for `token`."""
 
     position: int
@@ -133,33 +142,33 @@ class Exit:
 
 
 @dataclass(slots=True)
-class Tally:
-    """Outcomes of one sibling, or of one block."""
+class SuccessCount:
+    """Rollouts of one sibling, or of one block."""
 
     successes: int = 0
     n: int = 0
     tokens: int = 0
 
-    def add(self, outcome: Outcome, tokens: int | None = None) -> None:
-        self.successes += outcome.success
+    def add(self, rollout: Rollout, tokens: int | None = None) -> None:
+        self.successes += rollout.success
         self.n += 1
-        self.tokens += outcome.length if tokens is None else tokens
+        self.tokens += rollout.length if tokens is None else tokens
 
     @property
     def counts(self) -> Counts:
         return Counts(self.successes, self.n)
 
 
-class Groups(dict[tuple[int, int], Tally]):
-    """Outcomes by (position, next token), whoever drew them."""
+class SiblingCounts(dict[tuple[int, int], SuccessCount]):
+    """Rollouts by (position, next token), whoever drew them."""
 
-    def add(self, position: int, token: int, outcomes: Iterable[Outcome]) -> None:
-        tally = self.setdefault((position, token), Tally())
-        for outcome in outcomes:
-            tally.add(outcome)
+    def add(self, position: int, token: int, rollouts: Iterable[Rollout]) -> None:
+        tally = self.setdefault((position, token), SuccessCount())
+        for rollout in rollouts:
+            tally.add(rollout)
 
-    def table(self, path: Path) -> dict[int, tuple[tuple[int, float, int, int], ...]]:
-        """Siblings by position, likeliest first, for `PathResult.siblings`."""
+    def table(self, path: ScoredCompletion) -> dict[int, tuple[tuple[int, float, int, int], ...]]:
+        """Siblings by position, likeliest first, for `CompletionResult.siblings`."""
         found: dict[int, list[tuple[int, float, int, int]]] = {}
         for (position, token), tally in self.items():
             if token != path.ids[position] and tally.n:
@@ -169,27 +178,27 @@ class Groups(dict[tuple[int, int], Tally]):
 
 
 class Branches:
-    """The pool of branch outcomes along one path.
+    """The pool of branch rollouts along one path.
 
     `tallies[k]` holds the draws of block k, each a fair draw of how the block is left: estimates
     rest on them alone. `hints[k]` holds unforced rollouts that left the path in block k, which
-    were selected with the question and may only guide the search. `groups` holds the outcomes of
+    were selected with the question and may only guide the search. `groups` holds the rollouts of
     both by position and first token, for choosing siblings to measure afresh.
     """
 
-    def __init__(self, path: Path, p_gap: float, rng: np.random.Generator) -> None:
+    def __init__(self, path: ScoredCompletion, p_gap: float, rng: np.random.Generator) -> None:
         self.path = path
-        self.blocks = split_blocks(path.leave, p_gap, path.ends)
-        self.tallies = [Tally() for _ in self.blocks]
-        self.hints = [Tally() for _ in self.blocks]
-        self.groups = Groups()
+        self.blocks = split_blocks(path.exit_prob, p_gap, path.ends)
+        self.tallies = [SuccessCount() for _ in self.blocks]
+        self.hints = [SuccessCount() for _ in self.blocks]
+        self.groups = SiblingCounts()
         self._offsets = rng.random(len(self.blocks))
         self._drawn = [0] * len(self.blocks)
         self._block_of = np.repeat(
             np.arange(len(self.blocks)), [block.end - block.start for block in self.blocks]
         )
 
-    def draw(self, k: int, n: int) -> list[Exit]:
+    def draw(self, k: int, n: int) -> list[BranchPoint]:
         """The next n ways to leave block k.
 
         Draw number c uses the uniform `(offset + c · golden ratio) mod 1`, with one random offset
@@ -197,11 +206,11 @@ class Branches:
         together follow it more closely than independent ones would.
         """
         block = self.blocks[k]
-        weights = exit_weights(self.path.leave[block.start : block.end])
+        weights = exit_weights(self.path.exit_prob[block.start : block.end])
         exits = []
         for c in range(self._drawn[k], self._drawn[k] + n):
             place, u = pick(weights, float((self._offsets[k] + c * GOLDEN) % 1.0))
-            exits.append(Exit(block.start + place, self._sibling(block.start + place, u)))
+            exits.append(BranchPoint(block.start + place, self._sibling(block.start + place, u)))
         self._drawn[k] += n
         return exits
 
@@ -210,32 +219,34 @@ class Branches:
         cell, _ = pick(np.where(row.ids == self.path.ids[position], 0.0, row.probs), u)
         return int(row.ids[cell])
 
-    def record(self, exit_: Exit, outcomes: Iterable[Outcome]) -> None:
-        """Enter outcomes of a branch that `draw` has drawn."""
+    def record(self, exit_: BranchPoint, rollouts: Iterable[Rollout]) -> None:
+        """Enter rollouts of a branch that `draw` has drawn."""
         tally = self.tallies[self._block_of[exit_.position]]
-        for outcome in outcomes:
-            tally.add(outcome)
-            self.groups.add(exit_.position, exit_.token, [outcome])
+        for rollout in rollouts:
+            tally.add(rollout)
+            self.groups.add(exit_.position, exit_.token, [rollout])
 
-    def seen(self, k: int) -> Tally:
+    def seen(self, k: int) -> SuccessCount:
         """Draws and hints of block k together: for guidance, never for an estimate."""
         own, hint = self.tallies[k], self.hints[k]
-        return Tally(own.successes + hint.successes, own.n + hint.n, own.tokens + hint.tokens)
+        return SuccessCount(
+            own.successes + hint.successes, own.n + hint.n, own.tokens + hint.tokens
+        )
 
-    def record_unforced(self, outcomes: Sequence[Outcome]) -> None:
+    def record_unforced(self, rollouts: Sequence[Rollout]) -> None:
         """Enter whole rollouts from the prompt, each as one hint at the place it leaves the path.
 
         One that repeats the path to its end says nothing of any branch.
         """
-        for outcome in outcomes:
-            at = leaves_at(self.path.ids, outcome.ids)
+        for rollout in rollouts:
+            at = departure(self.path.ids, rollout.ids)
             if at is None:
                 continue
-            self.hints[self._block_of[at]].add(outcome, tokens=outcome.length - at - 1)
-            self.groups.add(at, outcome.ids[at], [outcome])
+            self.hints[self._block_of[at]].add(rollout, tokens=rollout.length - at - 1)
+            self.groups.add(at, rollout.ids[at], [rollout])
 
 
-def leaves_at(path: Ids, other: Ids) -> int | None:
+def departure(path: Ids, other: Ids) -> int | None:
     """The first position at which `other` differs from `path`, None if one continues the other."""
     for position, (a, b) in enumerate(zip(path, other, strict=False)):
         if a != b:
@@ -247,7 +258,7 @@ Pivot: TypeAlias = PivotalToken | PivotalStep
 
 
 def pivot(
-    path: Path,
+    path: ScoredCompletion,
     config: SearchConfig,
     unit: tuple[int, int],
     around: tuple[Estimate, Estimate],

@@ -1,8 +1,8 @@
 """The search of one question: filter, score, search its paths, screen siblings, confirm pairs.
 
-`search_question` is a generator (see `pts.types.Search`). It yields lists of wishes and is sent
+`search_question` is a generator (see `pts.types.Search`). It yields lists of queries and is sent
 the measurements in the same order; whoever drives it owns models, verifiers, limits and seeds
-of rollouts. The answer to a `Sample` holds PASS and FAIL outcomes only.
+of rollouts. The answer to a `RolloutQuery` holds PASS and FAIL rollouts only.
 """
 
 from __future__ import annotations
@@ -16,21 +16,28 @@ import numpy as np
 
 from pts.algorithm.bisect import search_bisect
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import Finding, Proposal, confirm, rank_proposals, screen
-from pts.algorithm.paths import Path
-from pts.algorithm.requests import Steps, ask, ask_ends, ask_rows, metered, together
+from pts.algorithm.pairs import PathAnalysis, Proposal, confirm, rank_proposals, screen
+from pts.algorithm.paths import ScoredCompletion
+from pts.algorithm.requests import (
+    SearchRoutine,
+    gather,
+    request,
+    request_logprobs,
+    request_steps,
+    with_cost,
+)
 from pts.config import SearchConfig
 from pts.errors import DataError
 from pts.stats import jeffreys
 from pts.types import (
+    CompletionResult,
     Cost,
     Ids,
-    Outcome,
-    PathResult,
+    LogprobQuery,
     Purpose,
     QuestionResult,
-    Sample,
-    Score,
+    Rollout,
+    RolloutQuery,
     Search,
 )
 
@@ -66,39 +73,41 @@ def _search(
     problem_id: str, prompt_ids: Ids, config: SearchConfig, seed: int, given: Sequence[Ids]
 ) -> Search:
     spent: dict[Purpose, Cost] = {}
-    (rollouts,) = yield from metered(ask([Sample((), config.filter_rollouts, "filter")]), spent)
-    solved = jeffreys(sum(outcome.success for outcome in rollouts), len(rollouts))
-    paths: list[PathResult] = []
+    (rollouts,) = yield from with_cost(
+        request([RolloutQuery((), config.filter_rollouts, "filter")]), spent
+    )
+    solved = jeffreys(sum(rollout.success for rollout in rollouts), len(rollouts))
+    paths: list[CompletionResult] = []
     status: Literal["searched", "too easy", "too hard"] = "searched"
     if config.p_min <= solved.mean <= config.p_max:
         steps = _search_kept(f"{seed}/{problem_id}", rollouts, config, given)
-        paths = yield from metered(steps, spent)
+        paths = yield from with_cost(steps, spent)
     else:
         status = "too hard" if solved.mean < config.p_min else "too easy"
     return QuestionResult(problem_id, prompt_ids, status, solved, tuple(paths), spent)
 
 
 def _search_kept(
-    name: str, rollouts: Sequence[Outcome], config: SearchConfig, given: Sequence[Ids]
-) -> Steps[list[PathResult]]:
+    name: str, rollouts: Sequence[Rollout], config: SearchConfig, given: Sequence[Ids]
+) -> SearchRoutine[list[CompletionResult]]:
     """Search the paths of a question that passed the filter."""
-    judged = yield from ask([Sample(ids, 1, "search") for ids in given])
-    found = {outcome.ids: outcome.verdict for outcome in rollouts[: config.paths]}
-    found |= {ids: outcome.verdict for ids, (outcome,) in zip(given, judged, strict=True)}
-    rows = yield from ask_rows([Score(ids) for ids in found])
+    judged = yield from request([RolloutQuery(ids, 1, "search") for ids in given])
+    found = {rollout.ids: rollout.verdict for rollout in rollouts[: config.paths]}
+    found |= {ids: rollout.verdict for ids, (rollout,) in zip(given, judged, strict=True)}
+    rows = yield from request_logprobs([LogprobQuery(ids) for ids in found])
     ends: Sequence[tuple[int, ...]] = [()] * len(found)
     if config.unit == "step":
-        ends = yield from ask_ends(list(found))
+        ends = yield from request_steps(list(found))
     paths = [
-        Path(ids, verdict, tuple(row), end)
+        ScoredCompletion(ids, verdict, tuple(row), end)
         for (ids, verdict), row, end in zip(found.items(), rows, ends, strict=True)
     ]
     return (yield from search_paths(name, paths, rollouts, config))
 
 
 def search_paths(
-    name: str, paths: Sequence[Path], unforced: Sequence[Outcome], config: SearchConfig
-) -> Steps[list[PathResult]]:
+    name: str, paths: Sequence[ScoredCompletion], unforced: Sequence[Rollout], config: SearchConfig
+) -> SearchRoutine[list[CompletionResult]]:
     """Search scored paths of one question in lockstep, then confirm their best pairs.
 
     At unit "step" there are no pairs: they are made of single tokens.
@@ -113,18 +122,18 @@ def search_paths(
         searches = [
             search_branch(paths[i], unforced, config, _generator(name, i)) for i in possible
         ]
-        findings = yield from together(searches)
+        findings = yield from gather(searches)
     done = [finding.result for finding in findings]
     if config.unit == "token":
-        proposals = yield from together([screen(finding, config) for finding in findings])
+        proposals = yield from gather([screen(finding, config) for finding in findings])
         done = yield from _confirmed(findings, proposals, config)
     results = dict(zip(possible, done, strict=True))
     return [results.get(i) or _impossible(path) for i, path in enumerate(paths)]
 
 
 def _confirmed(
-    findings: Sequence[Finding], proposals: Sequence[Sequence[Proposal]], config: SearchConfig
-) -> Steps[list[PathResult]]:
+    findings: Sequence[PathAnalysis], proposals: Sequence[Sequence[Proposal]], config: SearchConfig
+) -> SearchRoutine[list[CompletionResult]]:
     """Confirm the question's best proposals and file each pair with the path that proposed it."""
     best = rank_proposals([pair for pairs in proposals for pair in pairs], config.max_pairs)
     tested = yield from confirm(best, config)
@@ -140,9 +149,9 @@ def _confirmed(
     return results
 
 
-def _impossible(path: Path) -> PathResult:
+def _impossible(path: ScoredCompletion) -> CompletionResult:
     """A path with a token of probability 0."""
-    return PathResult(
+    return CompletionResult(
         ids=path.ids,
         verdict=path.verdict,
         probs=tuple(float(q) for q in path.probs),

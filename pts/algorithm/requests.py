@@ -6,57 +6,59 @@ from collections.abc import Generator, Sequence
 from typing import TypeAlias, TypeVar, cast
 
 from pts.types import (
-    Boundaries,
     Cost,
     Ids,
+    LogprobQuery,
     Measurement,
-    Outcome,
     Purpose,
-    Row,
-    Sample,
-    Score,
-    Wishes,
+    Requests,
+    Rollout,
+    RolloutQuery,
+    StepQuery,
+    TokenDistribution,
 )
 
 T = TypeVar("T")
 
-Steps: TypeAlias = Generator[Wishes, list[Measurement], T]
-"""A part of a search: yields wishes, is sent their measurements in order, returns a T."""
+SearchRoutine: TypeAlias = Generator[Requests, list[Measurement], T]
+"""A part of a search: yields queries, is sent their measurements in order, returns a T."""
 
 
-def ask(samples: Sequence[Sample]) -> Steps[list[list[Outcome]]]:
-    """Yield the samples (nothing if there are none) and return their outcomes in order."""
+def request(samples: Sequence[RolloutQuery]) -> SearchRoutine[list[list[Rollout]]]:
+    """Yield the samples (nothing if there are none) and return their rollouts in order."""
     if not samples:
         return []
     answers = yield list(samples)
-    return [cast("list[Outcome]", answer) for answer in answers]
+    return [cast("list[Rollout]", answer) for answer in answers]
 
 
-def ask_rows(scores: Sequence[Score]) -> Steps[list[list[Row]]]:
+def request_logprobs(
+    scores: Sequence[LogprobQuery],
+) -> SearchRoutine[list[list[TokenDistribution]]]:
     """Yield the scores (nothing if there are none) and return their rows in order."""
     if not scores:
         return []
     answers = yield list(scores)
-    return [cast("list[Row]", answer) for answer in answers]
+    return [cast("list[TokenDistribution]", answer) for answer in answers]
 
 
-def ask_ends(completions: Sequence[Ids]) -> Steps[list[tuple[int, ...]]]:
-    """Yield `Boundaries` of the completions and return the ends of their steps in order."""
+def request_steps(completions: Sequence[Ids]) -> SearchRoutine[list[tuple[int, ...]]]:
+    """Yield `StepQuery` of the completions and return the ends of their steps in order."""
     if not completions:
         return []
-    answers = yield [Boundaries(ids) for ids in completions]
+    answers = yield [StepQuery(ids) for ids in completions]
     return [tuple(cast("list[int]", answer)) for answer in answers]
 
 
-def together(searches: Sequence[Steps[T]]) -> Steps[list[T]]:
-    """Run searches in lockstep: one yield holds the wishes of all that are still running."""
+def gather(searches: Sequence[SearchRoutine[T]]) -> SearchRoutine[list[T]]:
+    """Run searches in lockstep: one yield holds the queries of all that are still running."""
     results: dict[int, T] = {}
-    pending: dict[int, Wishes] = {}
+    pending: dict[int, Requests] = {}
     for i, search in enumerate(searches):
         _advance(search, None, i, pending, results)
     while pending:
         running = sorted(pending)
-        answers = yield [wish for i in running for wish in pending[i]]
+        answers = yield [query for i in running for query in pending[i]]
         start = 0
         for i in running:
             end = start + len(pending[i])
@@ -66,10 +68,10 @@ def together(searches: Sequence[Steps[T]]) -> Steps[list[T]]:
 
 
 def _advance(
-    search: Steps[T],
+    search: SearchRoutine[T],
     answers: list[Measurement] | None,
     i: int,
-    pending: dict[int, Wishes],
+    pending: dict[int, Requests],
     results: dict[int, T],
 ) -> None:
     try:
@@ -79,22 +81,22 @@ def _advance(
         results[i] = stop.value
 
 
-def metered(search: Steps[T], spent: dict[Purpose, Cost]) -> Steps[T]:
+def with_cost(search: SearchRoutine[T], spent: dict[Purpose, Cost]) -> SearchRoutine[T]:
     """Run a search and add up in `spent` what its samples cost, by purpose."""
     answers: list[Measurement] | None = None
     while True:
         try:
-            wishes = next(search) if answers is None else search.send(answers)
+            queries = next(search) if answers is None else search.send(answers)
         except StopIteration as stop:
             return cast("T", stop.value)
-        answers = yield wishes
-        for wish, answer in zip(wishes, answers, strict=True):
-            if isinstance(wish, Sample):
-                cost = cost_of(cast("list[Outcome]", answer))
-                spent[wish.purpose] = spent.get(wish.purpose, Cost()) + cost
+        answers = yield queries
+        for query, answer in zip(queries, answers, strict=True):
+            if isinstance(query, RolloutQuery):
+                cost = cost_of(cast("list[Rollout]", answer))
+                spent[query.purpose] = spent.get(query.purpose, Cost()) + cost
 
 
-def cost_of(outcomes: Sequence[Outcome]) -> Cost:
+def cost_of(rollouts: Sequence[Rollout]) -> Cost:
     """Rollouts and sampled tokens; a finished prefix is judged without sampling, for nothing."""
-    sampled = [outcome.length for outcome in outcomes if outcome.length]
+    sampled = [rollout.length for rollout in rollouts if rollout.length]
     return Cost(len(sampled), sum(sampled))

@@ -10,24 +10,24 @@ import numpy as np
 
 from pts.config import SearchConfig
 from pts.stats import benjamini_hochberg, jeffreys, newcombe
-from pts.types import CandidatePair, Ids, PathResult, QuestionResult, TokenPair
+from pts.types import CandidatePair, CompletionResult, Ids, QuestionResult, TokenPair
 
 KEY_BYTES = 16
 """Of the digest by which a `Selection` knows equal pairs."""
 
 
 def select_pairs(
-    results: Iterable[QuestionResult], config: SearchConfig, policy: str
+    results: Iterable[QuestionResult], config: SearchConfig, policy_digest: str
 ) -> list[TokenPair]:
     """The pairs that fresh rollouts confirm, for the whole run.
 
     All proposed pairs are tested together at false discovery rate `config.fdr`
     (Benjamini-Hochberg), those of `path` and of `fork` as two families. Each side gets a Jeffreys
-    interval, the gap Newcombe's, both at 95 % and from confirmation rollouts only. `policy` is
-    the digest of what was sampled from. Order: that of the results.
+    interval, the gap Newcombe's, both at 95 % and from confirmation rollouts only. `policy_digest`
+    is the digest of what was sampled from. Order: that of the results.
     """
     kept = [result for result in results if any(path.pairs for path in result.paths)]
-    selection = Selection(config, policy)
+    selection = Selection(config, policy_digest)
     for result in kept:
         selection.see(result)
     return list(selection.pick(kept))
@@ -39,8 +39,8 @@ class Selection:
     Show every result to `see`, then the same results in the same order to `pick`.
     """
 
-    def __init__(self, config: SearchConfig, policy: str) -> None:
-        self._config, self._policy = config, policy
+    def __init__(self, config: SearchConfig, policy_digest: str) -> None:
+        self._config, self._policy_digest = config, policy_digest
         self._pvalues = array("d")
         self._keys = bytearray()
         self._forks = bytearray()
@@ -60,7 +60,7 @@ class Selection:
             for path in result.paths:
                 for pair in path.pairs:
                     if next(accepted):
-                        yield _token_pair(result, path, pair, self._policy)
+                        yield _token_pair(result, path, pair, self._policy_digest)
 
     def _accepted(self) -> bytearray:
         """A byte a pair, 1 where it is kept; of equal ones a `path` pair, else the first."""
@@ -83,7 +83,7 @@ def _pair_key(prompt: Ids, pair: CandidatePair) -> bytes:
 
 
 def _token_pair(
-    question: QuestionResult, path: PathResult, pair: CandidatePair, policy: str
+    question: QuestionResult, path: CompletionResult, pair: CandidatePair, policy_digest: str
 ) -> TokenPair:
     c, r = pair.confirm_chosen, pair.confirm_rejected
     return TokenPair(
@@ -97,7 +97,7 @@ def _token_pair(
         p_rejected=jeffreys(r.successes, r.n),
         gap=newcombe(c.successes, c.n, r.successes, r.n),
         pvalue=pair.pvalue,
-        worth=pair.worth,
+        expected_gain=pair.expected_gain,
         criterion=pair.criterion,
-        policy=policy,
+        policy_digest=policy_digest,
     )

@@ -12,7 +12,7 @@ from pts.types import Estimate
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class PathValues:
     """p(success) at every block boundary of a completion, and D of every block.
 
     `points` has B + 1 entries (the last one is the exact verdict), the others B. `ranges[k]` holds
@@ -25,16 +25,16 @@ class Chain:
     exits: tuple[Estimate, ...]
 
 
-def chain(
-    leave: Sequence[float],
+def path_values(
+    exit_prob: Sequence[float],
     successes: Sequence[int],
     trials: Sequence[int],
     end: float,
     z: float = Z95,
-) -> Chain:
+) -> PathValues:
     """Carry the verdict `end` backwards through the blocks of a completion.
 
-    Block k is left with probability `leave[k]` and then passes with probability D_k, so
+    Block k is left with probability `exit_prob[k]` and then passes with probability D_k, so
     `p_k = (1 - leave_k) p_{k+1} + leave_k D_k`. `successes` and `trials` count its branches.
 
     A sampled block has its raw proportion and Wilson's bounds of D_k. (Posterior means would pull
@@ -46,13 +46,13 @@ def chain(
     what the end of the path alone proves: s p_T <= p_k <= s p_T + 1 - s, with s the probability of
     the rest of the path.
     """
-    walk = _Walk(end)
-    for k in reversed(range(len(leave))):
-        walk.step(leave[k], successes[k], trials[k], z)
+    walk = BackwardPass(end)
+    for k in reversed(range(len(exit_prob))):
+        walk.step(exit_prob[k], successes[k], trials[k], z)
     return walk.result()
 
 
-class _Walk:
+class BackwardPass:
     """State of the backward recursion: the estimate at the current boundary."""
 
     def __init__(self, end: float) -> None:
@@ -64,19 +64,19 @@ class _Walk:
         self.ranges = [(end, end)]
         self.exits: list[Estimate] = []
 
-    def step(self, leave: float, successes: int, n: int, z: float) -> None:
-        stay = 1.0 - leave
+    def step(self, exit_prob: float, successes: int, n: int, z: float) -> None:
+        stay = 1.0 - exit_prob
         if n:
             d, (low, high) = successes / n, wilson_bounds(successes, n, z)
             worst, best = d, d
         else:
             d, low, high = self.mean, 0.0, 1.0
             worst, best = 0.0, 1.0
-        self.mean = stay * self.mean + leave * d
-        self.worst = stay * self.worst + leave * worst
-        self.best = stay * self.best + leave * best
-        self.below = stay * stay * self.below + (leave * (worst - low)) ** 2
-        self.above = stay * stay * self.above + (leave * (high - best)) ** 2
+        self.mean = stay * self.mean + exit_prob * d
+        self.worst = stay * self.worst + exit_prob * worst
+        self.best = stay * self.best + exit_prob * best
+        self.below = stay * stay * self.below + (exit_prob * (worst - low)) ** 2
+        self.above = stay * stay * self.above + (exit_prob * (high - best)) ** 2
         self.stay *= stay
         self.n += n
         self.exits.append(Estimate(d, low, high, n, "wilson" if n else "vacuous"))
@@ -92,28 +92,28 @@ class _Walk:
         self.points.append(Estimate(self.mean, low, high, self.n, "chain"))
         self.ranges.append((worst, best))
 
-    def result(self) -> Chain:
-        return Chain(
+    def result(self) -> PathValues:
+        return PathValues(
             tuple(reversed(self.points)),
             tuple(reversed(self.ranges)),
             tuple(reversed(self.exits)),
         )
 
 
-def chain_delta(chained: Chain, k: int, leave: float) -> Estimate:
-    """Δ of a one-token block: `leave (p_{k+1} - D_k)`, never beyond what 0 <= D_k <= 1 allows.
+def unit_change(chained: PathValues, k: int, exit_prob: float) -> Estimate:
+    """Δ of a one-token block: `exit_prob (p_{k+1} - D_k)`, never beyond what 0 <= D_k <= 1 allows.
 
-    As in `chain`, the range that unsampled blocks leave open is added to the sampling errors of
-    p_{k+1} and D_k, which are added to each other in quadrature.
+    As in `path_values`, the range that unsampled blocks leave open is added to the sampling errors
+    of p_{k+1} and D_k, which are added to each other in quadrature.
     """
     after, out = chained.points[k + 1], chained.exits[k]
     worst, best = chained.ranges[k + 1]
-    least, most = -leave * (1.0 - after.low), leave * after.high
+    least, most = -exit_prob * (1.0 - after.low), exit_prob * after.high
     if out.n == 0:
         return Estimate(0.0, least, most, after.n, "chain")
-    mean = leave * (after.mean - out.mean)
+    mean = exit_prob * (after.mean - out.mean)
     below = math.hypot(worst - after.low, out.high - out.mean)
     above = math.hypot(after.high - best, out.mean - out.low)
-    low = max(least, leave * (worst - out.mean - below))
-    high = min(most, leave * (best - out.mean + above))
+    low = max(least, exit_prob * (worst - out.mean - below))
+    high = min(most, exit_prob * (best - out.mean + above))
     return Estimate(mean, min(low, mean), max(high, mean), after.n + out.n, "chain")

@@ -24,7 +24,7 @@ from pts.cli.engine import IN_FLIGHT, EngineChoice
 from pts.errors import PTSError, told
 
 if TYPE_CHECKING:
-    from pts.runtime.search import Summary
+    from pts.runtime.search import RunSummary
 
 app = typer.Typer(
     help="Find the tokens that decide whether a model's answer succeeds.",
@@ -190,7 +190,7 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _summary_lines(summary: Summary) -> list[str]:
+def _summary_lines(summary: RunSummary) -> list[str]:
     status = ", ".join(f"{n} {name}" for name, n in summary.questions.items())
     lines = [f"questions: {sum(summary.questions.values())} ({status})"]
     for purpose, tally in summary.spent.items():
@@ -199,7 +199,7 @@ def _summary_lines(summary: Summary) -> list[str]:
         confirmed = summary.confirmed.get(criterion, 0)
         lines.append(f"{criterion} pairs: {confirmed} confirmed of {proposed} proposed")
     lines.append(f"decided to be pivotal: {summary.pivotal}")
-    lines.append(f"cut by the length limit: {summary.cut_share:.1%} of the rollouts")
+    lines.append(f"cut by the length limit: {summary.truncated_share:.1%} of the rollouts")
     if summary.redrawn:
         lines.append(f"unscored and drawn again: {summary.redrawn}")
     return [*lines, f"time: {summary.seconds:.0f} s"]

@@ -105,7 +105,8 @@ def _write(lines: Iterator[str], file: TextIO) -> None:
 
 
 def _text_lines(found: Found) -> Iterator[str]:
-    """Each pair with the end of the text before it, its gap with interval, and its worth."""
+    """Each pair with the end of the text before it, its gap with interval, and its
+    expected gain."""
     for pair in found.pairs:
         before = printable(found.text(pair.prompt_ids)).replace("\n", "\\n")
         more = "…" if len(before) > CONTEXT else ""
@@ -113,5 +114,5 @@ def _text_lines(found: Found) -> Iterator[str]:
         yield f"{printable(pair.problem_id)} ({pair.criterion}): {more}{before[-CONTEXT:]}"
         yield (
             f"    {chosen} over {rejected}, gap {pair.gap.mean:+.2f} "
-            f"[{pair.gap.low:+.2f}, {pair.gap.high:+.2f}], worth {pair.worth:+.2f}"
+            f"[{pair.gap.low:+.2f}, {pair.gap.high:+.2f}], expected_gain {pair.expected_gain:+.2f}"
         )

@@ -7,9 +7,9 @@ its later versions (`event_type` "pivotal_token"), and its DPO export (`prompt`,
 `rejected`, `metadata`). They hold text, so token ids have to be rebuilt, which a warning says.
 
 What such a file does not tell is not made up. Probabilities are taken over with n = 0 and an
-interval that says nothing ([0, 1]; [-1, 1] for the gap), as the files do not tell how many
-rollouts they come from; one that is missing is 0.5 with the method "unknown". π of the two tokens
-is 0 (unknown), hence their worth too; the p-value is 1: no pair was confirmed by fresh rollouts.
+interval that says nothing ([0, 1]; [-1, 1] for the gap), as the files do not tell how many rollouts
+they come from; one that is missing is 0.5 with the method "unknown". π of the two tokens is 0
+(unknown), hence their expected gain too; the p-value is 1: no pair was confirmed by fresh rollouts.
 """
 
 from __future__ import annotations
@@ -178,9 +178,9 @@ def _rebuild(pivot: _Pivot, tokenizer: Any) -> TokenPair | str:
         p_rejected=_reported(pivot.rejected.p),
         gap=_gap(pivot),
         pvalue=1.0,
-        worth=0.0,
+        expected_gain=0.0,
         criterion="path",
-        policy=pivot.model,
+        policy_digest=pivot.model,
     )
 
 

@@ -43,13 +43,13 @@ def pairs_dataset(pairs: Iterable[TokenPair]) -> Dataset:
 
     Columns `prompt_ids`, `chosen_ids`, `rejected_ids` (int64 lists; the last two of length 1), as
     TRL's DPOTrainer names them after its own tokenisation (stock TRL 1.16 tokenises again, so its
-    trainer must be told to skip that step), and `problem_id`, `gap`, `worth`, `criterion`.
+    trainer must be told to skip that step), and `problem_id`, `gap`, `expected_gain`, `criterion`.
     """
     from datasets import Dataset, Features, List, Value
 
     ids, number, text = List(Value("int64")), Value("float64"), Value("string")
     features = {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids, "problem_id": text}
-    features |= {"criterion": text, "gap": number, "worth": number}
+    features |= {"criterion": text, "gap": number, "expected_gain": number}
     rows = [_row(pair) for pair in pairs]
     columns = {name: [row[name] for row in rows] for name in features}
     return Dataset.from_dict(columns, features=Features(features))
@@ -63,5 +63,5 @@ def _row(pair: TokenPair) -> dict[str, Any]:
         "problem_id": pair.problem_id,
         "criterion": pair.criterion,
         "gap": pair.gap.mean,
-        "worth": pair.worth,
+        "expected_gain": pair.expected_gain,
     }

@@ -101,11 +101,11 @@ def _repeated(table: Table, reader: RowReader, digests: array[int]) -> Iterator[
 
     values = np.frombuffer(digests, np.uint64)
     values.sort()
-    suspects = {int(value) for value in values[1:][values[1:] == values[:-1]]}
+    repeated = {int(value) for value in values[1:][values[1:] == values[:-1]]}
     first: dict[str, int] = {}
-    for number, row in table if suspects else ():
+    for number, row in table if repeated else ():
         name = reader.id_of(number, row) if isinstance(row, dict) else None
-        if name is None or _digest(name) not in suspects:
+        if name is None or _digest(name) not in repeated:
             continue
         if name in first:
             yield number, f"id {name!r} was used on {table.unit} {first[name]}"

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from pts.config import SamplingConfig
-from pts.types import Ids, Problem, Row
+from pts.types import Ids, Problem, TokenDistribution
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """A request for `len(seeds)` rollouts that continue `prompt + at`.
+class SampleRequest:
+    """A request for `len(seeds)` rollouts that continue `prompt + prefix`.
 
-    Each rollout adds at most `limit` tokens and stops after the first stop id, which is part of
-    the returned ids. `seeds` holds one 64-bit seed a rollout. `key` is the caller's, opaque; an
-    EngineError about one wish begins with "wish KEY:", and the caller adds whose it is.
+    Each rollout adds at most `max_tokens` tokens and stops after the first stop id, which is part
+    of the returned ids. `seeds` holds one 64-bit seed a rollout. `key` is the caller's, opaque; an
+    EngineError about one request begins with "request KEY:", and the caller adds whose it is.
     """
 
     key: int
     prompt: Ids
-    at: Ids
-    limit: int
+    prefix: Ids
+    max_tokens: int
     seeds: tuple[int, ...]
 
 
@@ -36,12 +36,12 @@ class Wish:
 class Engine(Protocol):
     """What a search needs from a model.
 
-    An engine whose context is bounded may also have `longest`, the most tokens of a prompt and its
-    completion: problems that could outgrow it are then refused before anything is sampled.
+    An engine whose context is bounded may also have `max_model_len`, the most tokens of a prompt
+    and its completion: problems that could outgrow it are then refused before anything is sampled.
     """
 
     sampling: SamplingConfig
-    policy: str
+    policy_digest: str
     """Digest of the weights (and adapter) that are sampled from."""
     reproducible: bool
     """True when each rollout is a function of its prefix and its seed alone."""
@@ -55,18 +55,20 @@ class Engine(Protocol):
         """Text of completion ids, stop ids and other special tokens left out."""
         ...
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         """Text of each token by itself, special tokens shown: for reports, and to tell steps."""
         ...
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """The sampling distribution before each token of the completion; one row a token."""
         ...
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        """Answer wishes in any order, pulling from `wishes` whenever there is room.
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        """Answer requests in any order, pulling from `requests` whenever there is room.
 
-        `wishes` is a live queue. It yields None when nothing is wished for at the moment: deliver
-        something, then ask again. It is exhausted when no further wish can come.
+        `requests` is a live queue. It yields None when nothing is asked for at the moment: deliver
+        something, then ask again. It is exhausted when no further request can come.
         """
         ...

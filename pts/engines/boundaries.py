@@ -1,7 +1,7 @@
 """Where the steps of a completion end: its lines and sentences, as positions between tokens.
 
 A step ends where a line ends, or where a sentence ends and white space follows. Text is only read
-to find positions; a search sees the positions alone (`pts.types.Boundaries`).
+to find positions; a search sees the positions alone (`pts.types.StepQuery`).
 
 Rules of English prose and mathematics, without a model: abbreviations, initials, list numbers,
 decimals and factorials end no sentence. An end that is missed makes a longer step, which is still
@@ -39,32 +39,32 @@ _FACTORIAL = re.compile(r"(?:\d|\b[A-Za-z])!$")
 
 
 def completion_steps(engine: Engine, completion: Ids) -> list[int]:
-    """The answer to `Boundaries(completion)`: the ends of its steps, from the engine's pieces.
+    """The answer to `StepQuery(completion)`: the ends of its steps, from the engine's texts.
 
     The stop token belongs to the last step. Raises EngineError unless there is a piece a token.
     """
-    pieces = engine.pieces(completion)
-    if len(pieces) != len(completion):
+    texts = engine.token_texts(completion)
+    if len(texts) != len(completion):
         raise EngineError(
-            f"{type(engine).__name__}.pieces gave {len(pieces)} texts for {len(completion)} "
+            f"{type(engine).__name__}.token_texts gave {len(texts)} texts for {len(completion)} "
             "tokens; it must give one a token"
         )
     if completion and completion[-1] in engine.stop_ids:
-        pieces = [*pieces[:-1], ""]
-    return step_ends(pieces)
+        texts = [*texts[:-1], ""]
+    return step_ends(texts)
 
 
-def step_ends(pieces: Sequence[str]) -> list[int]:
+def step_ends(texts: Sequence[str]) -> list[int]:
     """Ends of the steps of a text, in tokens: ascending, the last one is the number of tokens.
 
-    `pieces` are the texts of its tokens. White space after a step belongs to it, as far as tokens
-    allow: a token is never split, one that opens with white space (" The") opens its step, and one
-    that holds an end together with text after it closes its step.
+    `token_texts` are the texts of its tokens. White space after a step belongs to it, as far as
+    tokens allow: a token is never split, one that opens with white space (" The") opens its step,
+    and one that holds an end together with text after it closes its step.
     """
-    starts = list(accumulate(map(len, pieces), initial=0))
-    text = "".join(pieces)
+    starts = list(accumulate(map(len, texts), initial=0))
+    text = "".join(texts)
     ends = {_between_tokens(text, starts, at) for at in _beginnings(text)}
-    return sorted(ends | {len(pieces)}) if pieces else []
+    return sorted(ends | {len(texts)}) if texts else []
 
 
 def _between_tokens(text: str, starts: Sequence[int], at: int) -> int:

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.errors import ConfigError, EngineError
-from pts.types import Ids, Judgement, Problem, Row, Verdict
+from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
 
 STOP, RIGHT, WRONG = 0, 1, 2
 """Reserved tokens; machines name their other tokens from 3 upwards."""
@@ -97,7 +97,7 @@ def _faults(index: int, arcs: Sequence[Arc], states: Sequence[Sequence[Arc]]) ->
 class _Support:
     """A state under the sampling distribution: its row, and the same for fast drawing."""
 
-    row: Row
+    row: TokenDistribution
     edges: list[float]
     tokens: list[int]
     probs: list[float]
@@ -117,7 +117,9 @@ class TabularEngine:
 
     def __init__(self, machines: Sequence[Machine], sampling: SamplingConfig) -> None:
         self.machines, self.sampling = list(machines), sampling
-        self.policy = hashlib.blake2b(repr(self.machines).encode(), digest_size=8).hexdigest()
+        self.policy_digest = hashlib.blake2b(
+            repr(self.machines).encode(), digest_size=8
+        ).hexdigest()
         self._supports: dict[tuple[int, int], _Support] = {}
         self._values: dict[tuple[int, int, int], float] = {}
         self._longest = [_longest(machine.states) for machine in self.machines]
@@ -143,19 +145,21 @@ class TabularEngine:
         """Tokens by their names, blanks between them: the inverse of `decode`."""
         return tuple(map(_token_named, text.split()))
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         return [_NAMES[token] for token in ids]
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """Rows along a completion; EngineError at a token that its machine does not have."""
         states = self._states(prompt, completion)
         return [self._support(prompt[0], state).row for state in states[:-1]]
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        for wish in wishes:
-            if wish is not None:
-                state = self._states(wish.prompt, wish.at)[-1]
-                yield wish, [self._rollout(wish, state, seed) for seed in wish.seeds]
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        for request in requests:
+            if request is not None:
+                state = self._states(request.prompt, request.prefix)[-1]
+                yield request, [self._rollout(request, state, seed) for seed in request.seeds]
 
     def success(self, at: Ids, prompt: Ids = (0,)) -> float:
         """The exact p(success) of the completion prefix `at` (or of a finished completion)."""
@@ -200,10 +204,10 @@ class TabularEngine:
             self._supports[key] = _truncated(arcs, self.sampling)
         return self._supports[key]
 
-    def _rollout(self, wish: Wish, state: int, seed: int) -> Ids:
-        uniform, ids, machine = random.Random(seed).random, list[int](), wish.prompt[0]
+    def _rollout(self, request: SampleRequest, state: int, seed: int) -> Ids:
+        uniform, ids, machine = random.Random(seed).random, list[int](), request.prompt[0]
         known = self._supports
-        for _ in range(wish.limit):
+        for _ in range(request.max_tokens):
             support = known.get((machine, state)) or self._support(machine, state)
             drawn = bisect_right(support.edges, uniform())
             ids.append(support.tokens[drawn])
@@ -270,10 +274,10 @@ def _longest(states: Sequence[Sequence[Arc]]) -> list[float]:
 class TabularVerifier:
     """PASS for a completion that says "right"."""
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
+    def __call__(self, problem: Problem, text: str) -> Grade:
         answer = next((word for word in text.split() if word in ("right", "wrong")), None)
         verdict = Verdict.PASS if answer == problem.reference else Verdict.FAIL
-        return Judgement(verdict, answer)
+        return Grade(verdict, answer)
 
 
 def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
@@ -282,7 +286,7 @@ def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
     ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
     edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform lies below 1 whatever is rounded
     to = [arc.to for arc in ranked[: len(probs)]]
-    return _Support(Row(ids, probs), edges, ids.tolist(), probs.tolist(), to)
+    return _Support(TokenDistribution(ids, probs), edges, ids.tolist(), probs.tolist(), to)
 
 
 def truncate(probs: npt.NDArray[np.float64], sampling: SamplingConfig) -> npt.NDArray[np.float64]:

@@ -56,7 +56,7 @@ def stop_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
     return stops
 
 
-def token_pieces(tokenizer: Any, ids: Ids) -> list[str]:
+def texts_of_tokens(tokenizer: Any, ids: Ids) -> list[str]:
     """Text of each token by itself, special tokens shown.
 
     A token that holds only part of a UTF-8 character is shown by its bytes, as \\xNN.

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pts.engines.text import encode_problem, stop_ids_of, token_pieces
+from pts.engines.text import encode_problem, stop_ids_of, texts_of_tokens
 from pts.errors import EngineError
 from pts.types import Ids, Problem
 
@@ -61,9 +61,9 @@ class TokenizerSide:
         )
         return text
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         """Text of each token by itself; bytes of a broken character as \\xNN."""
-        return token_pieces(self.tokenizer, ids)
+        return texts_of_tokens(self.tokenizer, ids)
 
 
 def _read(file: Path, key: str) -> Any:

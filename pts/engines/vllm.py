@@ -3,9 +3,10 @@
     engine = VLLMEngine.load("models/phi-4", SamplingConfig(top_p=0.95), tensor_parallel_size=2)
     run = pts.search(problems, engine, verifier, output="runs/first")
 
-Wishes go into vLLM's own queue, one request of n rollouts a wish, whenever fewer than `in_flight`
-rollouts are asked for; prefix caching lets rollouts share what they have in common. Rows come from
-vLLM's processed log-probabilities, by one-token requests through the code that samples.
+Requests go into vLLM's own queue, one request of n rollouts a request, whenever fewer than
+`in_flight` rollouts are asked for; prefix caching lets rollouts share what they have in common.
+Rows come from vLLM's processed log-probabilities, by one-token requests through the code that
+samples.
 
 Rollouts have no seeds of their own: `reproducible` is False, nothing is lost or repeated, and a run
 cannot be replayed. vLLM's generator is seeded from the system's, because a run that is resumed
@@ -24,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.server.http import Unreadable
-from pts.engines.server.logprobs import Listing, processed_row, widths
+from pts.engines.server.logprobs import TopLogprobs, processed_row, widths
 from pts.engines.server.probe import check_policy
 from pts.engines.server.protocols import ALL, Reply, check_completion
 from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
 from pts.errors import EngineError, MissingExtra
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
 REQUIRED: dict[str, Any] = {
     "enable_prefix_caching": True,
@@ -53,24 +54,25 @@ class VLLMEngine(TokenizerSide):
         folder: str | Path,
         sampling: SamplingConfig,
         *,
-        policy: str | None = None,
+        policy_digest: str | None = None,
         chat_template: str | None = None,
         stop_ids: Iterable[int] | None = None,
         in_flight: int = 1024,
     ) -> None:
         """An engine over an LLM that was made from `folder` with the options of `REQUIRED`.
 
-        `policy` defaults to `files_digest(folder)`. Raises EngineError for an LLM without those
-        options, a folder without a tokenizer, and a policy that vLLM applies in another order.
+        `policy_digest` defaults to `files_digest(folder)`. Raises EngineError for an LLM without
+        those options, a folder without a tokenizer, and a policy that vLLM applies in another
+        order.
         """
         check_policy("vLLM", sampling)
         config = llm.llm_engine.vllm_config
         self._check_options(config)
         self.tokenizer, self.stop_ids, size = load_tokenizer(Path(folder), stop_ids)
         self.llm, self.sampling, self.chat_template = llm, sampling, chat_template
-        self.policy = policy or files_digest(Path(folder))
+        self.policy_digest = policy_digest or files_digest(Path(folder))
         self.vocabulary = max(size, config.model_config.get_vocab_size())
-        self.longest: int = config.model_config.max_model_len
+        self.max_model_len: int = config.model_config.max_model_len
         self.in_flight = in_flight
         self._done: dict[str, list[Any]] = {}
         """Outputs of completed requests that nobody has taken yet."""
@@ -103,7 +105,7 @@ class VLLMEngine(TokenizerSide):
             chat_template=chat_template, stop_ids=stop_ids, in_flight=in_flight,
         )  # fmt: skip
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """The sampling distribution before each token of the completion; one request a row.
 
         Raises EngineError for an empty prompt or a path longer than `max_model_len`.
@@ -114,7 +116,7 @@ class VLLMEngine(TokenizerSide):
             raise EngineError("score needs at least one prompt token before the completion")
         ids = prompt + completion
         self._check_length(len(ids), f"a path of {len(ids)} tokens")
-        rows: dict[int, Row] = {}
+        rows: dict[int, TokenDistribution] = {}
         for width in widths(self.sampling, ALL):
             left = [at for at in range(len(prompt), len(ids)) if at not in rows]
             found = self._listings([ids[:at] for at in left], width)
@@ -128,40 +130,45 @@ class VLLMEngine(TokenizerSide):
             "vLLM listed every token, yet not all of the mass; use float32 or bfloat16"
         )
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        """Answer wishes as they finish, pulling new ones while fewer than `in_flight` are asked.
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
-        Raises EngineError for a wish that could outgrow `max_model_len`, a completion that breaks
-        the protocol's rules, and a queue that has neither a wish nor an end although nothing is in
-        flight. Whatever ends it, nothing stays in flight.
+        Raises EngineError for a request that could outgrow `max_model_len`, a completion that
+        breaks the protocol's rules, and a queue that has neither a request nor an end although
+        nothing is in flight. Whatever ends it, nothing stays in flight.
         """
-        asked: dict[str, Wish] = {}
+        asked: dict[str, SampleRequest] = {}
         exhausted, flying = False, 0
         try:
             while True:
                 while flying < self.in_flight and not exhausted:
                     try:
-                        wish = next(wishes)
+                        request = next(requests)
                     except StopIteration:
                         exhausted = True
                         break
-                    if wish is None:
+                    if request is None:
                         if not asked:
                             raise EngineError(
-                                "deadlock: every wish was delivered, yet the queue holds neither "
-                                "a wish nor its end; end it when no search can go on"
+                                "deadlock: every request was delivered, yet the queue holds "
+                                "neither a request nor its end; end it when no search can go on"
                             )
                         break
-                    if not wish.seeds:
-                        yield wish, []
+                    if not request.seeds:
+                        yield request, []
                         continue
-                    asked[self._ask_rollouts(wish)] = wish
-                    flying += len(wish.seeds)
+                    asked[self._ask_rollouts(request)] = request
+                    flying += len(request.seeds)
                 for name, outputs in self._finished(asked):
-                    wish = asked.pop(name)
-                    flying -= len(wish.seeds)
-                    drawn = [self._ids(output, wish) for output in outputs]
-                    yield wish, drawn if self.sampling.temperature else drawn * len(wish.seeds)
+                    request = asked.pop(name)
+                    flying -= len(request.seeds)
+                    drawn = [self._ids(output, request) for output in outputs]
+                    yield (
+                        request,
+                        drawn if self.sampling.temperature else drawn * len(request.seeds),
+                    )
                 if exhausted and not asked:
                     return
         finally:
@@ -171,12 +178,12 @@ class VLLMEngine(TokenizerSide):
 
     # vLLM's queue
 
-    def _ask_rollouts(self, wish: Wish) -> str:
-        total = len(wish.prompt) + len(wish.at) + wish.limit
-        self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
+    def _ask_rollouts(self, request: SampleRequest) -> str:
+        total = len(request.prompt) + len(request.prefix) + request.max_tokens
+        self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
         # Greedy rollouts are all alike, and vLLM refuses to draw more than one.
-        n = len(wish.seeds) if self.sampling.temperature else 1
-        return self._ask(wish.prompt + wish.at, n=n, max_tokens=wish.limit)
+        n = len(request.seeds) if self.sampling.temperature else 1
+        return self._ask(request.prompt + request.prefix, n=n, max_tokens=request.max_tokens)
 
     def _ask(self, prefix: Ids, **settings: Any) -> str:
         from vllm import SamplingParams
@@ -209,33 +216,33 @@ class VLLMEngine(TokenizerSide):
         for name in [name for name in asked if name in self._done]:
             yield name, self._done.pop(name)
 
-    def _ids(self, output: Any, wish: Wish) -> Ids:
+    def _ids(self, output: Any, request: SampleRequest) -> Ids:
         ids, reason = tuple(output.token_ids), output.finish_reason
         try:
             if reason not in ("stop", "length"):
                 raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
             reply = Reply(ids, reason == "stop")
-            check_completion(reply, wish.limit, self.vocabulary, self.stop_ids)
+            check_completion(reply, request.max_tokens, self.vocabulary, self.stop_ids)
         except Unreadable as why:
-            raise EngineError(f"wish {wish.key}: {why}") from None
+            raise EngineError(f"request {request.key}: {why}") from None
         return ids
 
-    def _listings(self, prefixes: list[Ids], width: int) -> list[Listing]:
+    def _listings(self, prefixes: list[Ids], width: int) -> list[TopLogprobs]:
         asked = {self._ask(ids, max_tokens=1, logprobs=width): n for n, ids in enumerate(prefixes)}
-        found: dict[int, Listing] = {}
+        found: dict[int, TopLogprobs] = {}
         while asked:
             for name, outputs in self._finished(asked):
                 found[asked.pop(name)] = self._listing(outputs[0].logprobs[0], width)
         return [found[n] for n in range(len(prefixes))]
 
-    def _listing(self, listed: Any, width: int) -> Listing:
+    def _listing(self, listed: Any, width: int) -> TopLogprobs:
         likely = {
             token: one.logprob for token, one in listed.items() if one.logprob > float("-inf")
         }
         whole = width == ALL or len(likely) < len(listed)
         if 0 < width < len(likely):  # the drawn token was added behind the likeliest ones
             likely = dict(sorted(likely.items(), key=lambda item: -item[1])[:width])
-        return Listing.ranked(list(likely), list(likely.values()), whole=whole)
+        return TopLogprobs.ranked(list(likely), list(likely.values()), whole=whole)
 
     # Checks
 
@@ -255,10 +262,10 @@ class VLLMEngine(TokenizerSide):
             raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
 
     def _check_length(self, length: int, what: str) -> None:
-        if length > self.longest:
+        if length > self.max_model_len:
             raise EngineError(
-                f"{what} exceeds max_model_len = {self.longest}; lower max_new_tokens, shorten the "
-                "prompt or load the model with a larger max_model_len"
+                f"{what} exceeds max_model_len = {self.max_model_len}; lower max_new_tokens, "
+                "shorten the prompt or load the model with a larger max_model_len"
             )
 
 

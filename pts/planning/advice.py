@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pts.config import SearchConfig
 from pts.planning.forecast import Forecast
 from pts.runtime.results import Record
-from pts.runtime.search import Summary
+from pts.runtime.search import RunSummary
 
 CUT = 0.1
 """Share of cut rollouts above which the length limit is worth a word."""
@@ -26,13 +26,13 @@ WIDE = 3.0
 
 
 def advice(
-    records: Sequence[Record], summary: Summary, config: SearchConfig, tokens: Forecast
+    records: Sequence[Record], summary: RunSummary, config: SearchConfig, tokens: Forecast
 ) -> Iterator[str]:
     """A sentence for each setting that the probe speaks against."""
-    if summary.cut_share > CUT:
+    if summary.truncated_share > CUT:
         yield (
-            f"the length limit cut {summary.cut_share:.0%} of the rollouts, and what is cut has "
-            "failed: raise max_new_tokens"
+            f"the length limit cut {summary.truncated_share:.0%} of the rollouts, and what is cut "
+            "has failed: raise max_new_tokens"
         )
     yield from _of_the_filter(records, config)
     stopped = Counter(path.stopped for record in records for path in record.result.paths)

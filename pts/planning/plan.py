@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pts.config import SearchConfig
-from pts.engines.base import Engine, Wish
+from pts.engines.base import Engine, SampleRequest
 from pts.errors import ConfigError, DataError
 from pts.files import write_json
 from pts.planning.advice import advice
 from pts.planning.forecast import Forecast, forecast
 from pts.runtime.progress import duration
-from pts.runtime.results import Record, Tally
+from pts.runtime.results import Record, RolloutCost
 from pts.runtime.search import search
 from pts.runtime.summary import Totals
 from pts.stats import jeffreys
@@ -67,7 +67,7 @@ class Plan:
     seconds: Forecast
     """Wall time at that rate. Its interval is that of the tokens; the rate of a probe is that of
     small batches, so the search is rather faster."""
-    cut_share: float
+    truncated_share: float
     """Share of the probe's rollouts that the length limit cut."""
     advice: tuple[str, ...]
     output: Path
@@ -155,10 +155,12 @@ class _Metered:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        for wish, completions in self._engine.sample(wishes):
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        for request, completions in self._engine.sample(requests):
             self.tokens += sum(map(len, completions))
-            yield wish, completions
+            yield request, completions
 
 
 def _measured(file: Path, tokens: int, seconds: float) -> dict[str, float]:
@@ -200,7 +202,7 @@ def _plan(
         pairs=confirmed,
         rate=rate,
         seconds=tokens.times(1 / rate if rate else 0.0),
-        cut_share=summary.cut_share,
+        truncated_share=summary.truncated_share,
         advice=tuple(advice(records, summary, config, tokens)),
         output=folder,
     )
@@ -208,8 +210,8 @@ def _plan(
 
 def _row(record: Record, pairs: int) -> list[float]:
     """Rollouts by purpose, all rollouts, all tokens, confirmed pairs of one question."""
-    spent = [record.spent.get(purpose, Tally()) for purpose in PURPOSES]
-    every = sum(spent, Tally())
+    spent = [record.spent.get(purpose, RolloutCost()) for purpose in PURPOSES]
+    every = sum(spent, RolloutCost())
     return [*(float(tally.rollouts) for tally in spent), every.rollouts, every.tokens, pairs]
 
 

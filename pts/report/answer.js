@@ -42,7 +42,7 @@ const LONG = 150;
 
 const STOPPED = {
   "decided": "all is decided",
-  "zone": "what is open lies too near to p_gap to be decided",
+  "indifferent": "what is open lies too near to p_gap to be decided",
   "budget": "its rollouts are spent",
   "no candidates": "no token can be pivotal",
   "impossible": "the policy cannot sample this answer",
@@ -153,10 +153,10 @@ function pairTable(path, select) {
     place.title = "Show this token";
     place.onclick = () => select(pair.at);
     return row("td", place, side(pair.chosen), side(pair.rejected), el("span", "", signed(gap), el("small", "", `[${signed(low)}, ${signed(high)}]`)),
-      signed(pair.worth), pair.pvalue < .001 ? "< 0.001" : pair.pvalue.toFixed(3), pair.criterion,
+      signed(pair.expected_gain), pair.pvalue < .001 ? "< 0.001" : pair.pvalue.toFixed(3), pair.criterion,
       el("span", pair.confirmed ? "tag yes" : "tag", pair.confirmed ? "✓ confirmed" : run.finished ? "not confirmed" : "not yet tested"));
   });
-  return el("table", "", row("th", "token", "chosen", "rejected", "gap", "worth", "p-value", "criterion", "result"), ...rows);
+  return el("table", "", row("th", "token", "chosen", "rejected", "gap", "expected gain", "p-value", "criterion", "result"), ...rows);
 }
 
 function chart(path, select) {

@@ -20,14 +20,14 @@ from typing import Any
 
 from pts.files import replacing
 from pts.report.words import PURPOSES, RunCounts, explanations
-from pts.runtime.results import Tally
+from pts.runtime.results import RolloutCost
 from pts.runtime.run_folder import RunFolder
 from pts.stats import newcombe
 from pts.types import (
     CandidatePair,
+    CompletionResult,
     Estimate,
     Ids,
-    PathResult,
     PivotalStep,
     PivotalToken,
     QuestionResult,
@@ -93,14 +93,14 @@ def _first_questions(folder: RunFolder, selected: _Selected) -> Iterator[dict[st
 
 def _run(folder: RunFolder) -> dict[str, Any]:
     status: Counter[str] = Counter()
-    total = Tally()
-    spent: dict[str, Tally] = {}
+    total = RolloutCost()
+    spent: dict[str, RolloutCost] = {}
     proposed: Counter[str] = Counter()
     for record in folder.records:
         status[record.result.status] += 1
         proposed.update(pair.criterion for path in record.result.paths for pair in path.pairs)
         for purpose, tally in record.spent.items():
-            spent[purpose] = spent.get(purpose, Tally()) + tally
+            spent[purpose] = spent.get(purpose, RolloutCost()) + tally
             total += tally
     finished = folder.summary is not None
     confirmed: Counter[str] = Counter(pair.criterion for pair in folder.each_pair)
@@ -148,7 +148,7 @@ def _question(folder: RunFolder, result: QuestionResult, selected: _Selected) ->
 
 
 def _path(
-    folder: RunFolder, result: QuestionResult, path: PathResult, selected: _Selected
+    folder: RunFolder, result: QuestionResult, path: CompletionResult, selected: _Selected
 ) -> dict[str, Any]:
     return {
         "verdict": path.verdict.value,
@@ -193,7 +193,7 @@ def _pivots(tokens: Iterable[PivotalToken]) -> dict[str, tuple[float | int | boo
 def _pair(
     folder: RunFolder,
     result: QuestionResult,
-    path: PathResult,
+    path: CompletionResult,
     pair: CandidatePair,
     selected: _Selected,
 ) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _pair(
             rejected.n,
         ],
         "gap": _estimate(newcombe(chosen.successes, chosen.n, rejected.successes, rejected.n)),
-        "worth": pair.worth,
+        "expected_gain": pair.expected_gain,
         "pvalue": pair.pvalue,
         "confirmed": (result.problem_id, prompt, pair.chosen, pair.rejected) in selected,
     }

@@ -51,7 +51,7 @@ function showRun() {
   if (run.unit === "token") card(number(run.confirmed), `of ${number(run.proposed)} proposed pairs confirmed`);
   card(number(total.rollouts), "rollouts (sampled continuations)");
   card(number(total.tokens), "tokens sampled");
-  const share = total.rollouts ? total.cut / total.rollouts : 0;
+  const share = total.rollouts ? total.truncated / total.rollouts : 0;
   card((100 * share).toFixed(1) + " %", "of the rollouts cut by the length limit");
   if (total.unscored) card(number(total.unscored), "unscored, drawn again");
   for (const [term, text] of run.words) byId("words").append(el("dt", "", term), el("dd", "", text));
@@ -60,8 +60,8 @@ function showRun() {
 }
 
 function spentTable() {
-  const line = (name, tally, text) => row("td", name, ...["rollouts", "tokens", "passed", "cut", "unscored"].map(key => number(tally[key])), text);
-  return el("table", "numbers", row("th", "purpose", "rollouts", "tokens", "passed", "cut", "drawn again", "spent on"),
+  const line = (name, tally, text) => row("td", name, ...["rollouts", "tokens", "passed", "truncated", "unscored"].map(key => number(tally[key])), text);
+  return el("table", "numbers", row("th", "purpose", "rollouts", "tokens", "passed", "truncated", "drawn again", "spent on"),
     ...Object.entries(run.spent).map(([purpose, tally]) => line(purpose, tally, tally.for)),
     line("all", run.total, ""));
 }

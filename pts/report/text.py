@@ -11,9 +11,9 @@ from pts.errors import DataError, did_you_mean
 from pts.runtime.run_folder import RunFolder
 from pts.types import (
     CandidatePair,
+    CompletionResult,
     Estimate,
     Ids,
-    PathResult,
     PivotalStep,
     PivotalToken,
     QuestionResult,
@@ -65,7 +65,10 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
 
 
 def _path(
-    folder: RunFolder, result: QuestionResult, path: PathResult, selected: Set[tuple[Ids, int, int]]
+    folder: RunFolder,
+    result: QuestionResult,
+    path: CompletionResult,
+    selected: Set[tuple[Ids, int, int]],
 ) -> Iterator[str]:
     if path.curve:
         yield f"\n  p(success) along it  {curve_line(path)}"
@@ -101,7 +104,7 @@ def _change(pivot: PivotalToken | PivotalStep) -> str:
     )
 
 
-def _left(path: PathResult, step: PivotalStep) -> str:
+def _left(path: CompletionResult, step: PivotalStep) -> str:
     """What became of the continuations that left the path within a step."""
     places = range(step.start, step.end)
     drawn = [(s, n) for at in places for *_, s, n in path.siblings.get(at, ())]
@@ -115,11 +118,11 @@ def _pair(folder: RunFolder, pair: CandidatePair, selected: bool) -> str:
         f"{'confirmed' if selected else 'not confirmed'}): "
         f"{_quoted(folder, pair.chosen)} {chosen.successes}/{chosen.n} over "
         f"{_quoted(folder, pair.rejected)} {rejected.successes}/{rejected.n}, "
-        f"gap {pair.gap:+.2f}, worth {pair.worth:+.2f}, p-value {pair.pvalue:.2g}"
+        f"gap {pair.gap:+.2f}, expected_gain {pair.expected_gain:+.2f}, p-value {pair.pvalue:.2g}"
     )
 
 
-def curve_line(path: PathResult, width: int = 60) -> str:
+def curve_line(path: CompletionResult, width: int = 60) -> str:
     """The curve as one line of bars, p at the start and the end."""
     columns = min(width, len(path.ids) + 1)
     ends = [at * (columns - 1) / max(1, len(path.ids)) for at in path.curve_at]
@@ -130,7 +133,7 @@ def curve_line(path: PathResult, width: int = 60) -> str:
     return f"{path.curve[0].mean:.2f} {''.join(bars)} {path.curve[-1].mean:.2f}"
 
 
-def _marked(folder: RunFolder, path: PathResult) -> str:
+def _marked(folder: RunFolder, path: CompletionResult) -> str:
     """The answer, each reported token or step in brackets with its change of p."""
     ends = {token.position: (token.position + 1, token.delta.mean) for token in path.tokens}
     ends |= {step.start: (step.end, step.delta.mean) for step in path.steps}

@@ -71,14 +71,14 @@ def _success(sampling: SamplingConfig) -> str:
 
 
 def _pivotal(config: SearchConfig) -> str:
-    unit, least = config.unit, config.p_gap - config.zone
+    unit, least = config.unit, config.p_gap - config.indifference_margin
     said = f"A {unit} is pivotal if it changes p(success) by {config.p_gap:g} or more, up or down"
     if config.method == "bisect":
         return f"{said} (p_gap). Each whose estimate says so is shown."
     return (
-        f"{said} (p_gap). It is shown as such once its interval lies beyond {least:g} (p_gap less "
-        f"zone). A {unit} whose estimate reaches {config.p_gap:g} without that is shown as "
-        "undecided, and no claim is made of it."
+        f"{said} (p_gap). It is shown as such once its interval lies beyond {least:g} (p_gap "
+        f"less the indifference margin). A {unit} whose estimate reaches {config.p_gap:g} without "
+        "that is shown as undecided, and no claim is made of it."
     )
 
 
@@ -128,16 +128,17 @@ def _questions(config: SearchConfig, status: Mapping[str, int]) -> str:
 
 
 def _pairs(config: SearchConfig) -> str:
+    least = config.p_gap - config.indifference_margin
     return (
         "Two tokens for one place, the chosen one better than the rejected one. The criterion path "
         "sets a pivotal token against a sibling, fork any two likely siblings. Since a search "
         "proposes what looked best, both sides of each proposed pair were measured anew with "
         f"up to {config.confirm_rollouts} rollouts that the search had not seen. Gap (difference "
-        "of p(success), with a 95 % interval), p-value and worth come from these alone. The "
-        f"p-value tests whether the gap exceeds {config.p_gap - config.zone:g} (p_gap less "
-        "zone); a pair that fell short of this after half of the rollouts was dropped with "
-        "p-value 1. Worth is the probability of the rejected token times the gap: about what "
-        "p(success) gains if that probability moves to the chosen token."
+        "of p(success), with a 95 % interval), p-value and expected gain come from these alone. "
+        f"The p-value tests whether the gap exceeds {least:g} (p_gap less the indifference "
+        "margin); a pair that fell short of this after half of the rollouts was dropped with "
+        "p-value 1. The expected gain is the probability of the rejected token times the gap: "
+        "about what p(success) gains if that probability moves to the chosen token."
     )
 
 

@@ -91,7 +91,7 @@ class Completions:
         return found_ids, faults or self._unfinished(problem, found_ids)
 
     def _too_long(self, problem: Problem) -> list[str]:
-        longest, limit = getattr(self._engine, "longest", None), self._engine.sampling
+        longest, limit = getattr(self._engine, "max_model_len", None), self._engine.sampling
         if longest is None or not may_outgrow(problem, longest - limit.max_new_tokens):
             return []
         length = len(self._engine.encode(problem))

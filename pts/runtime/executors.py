@@ -11,16 +11,16 @@ from pts.runtime.journal import Journal
 from pts.runtime.pool import Pool
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import Questions, Task
-from pts.runtime.worker import Facts
+from pts.runtime.searcher import QuestionSearcher, SearchSpec
+from pts.runtime.worker import EngineInfo
 from pts.types import Problem
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Who searches."""
 
     @property
-    def facts(self) -> Facts: ...
+    def engine_info(self) -> EngineInfo: ...
 
     def check(self, problems: Iterable[Problem]) -> None:
         """Raise DataError if any problem or completion cannot be searched."""
@@ -34,16 +34,16 @@ class Crew(Protocol):
     ) -> Iterator[Record]:
         """Search the problems (`left` of them, if that is known)."""
 
-    def pieces(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
         """Texts of tokens; once `interrupted`, of those at hand."""
 
 
-class Alone:
+class InProcessExecutor:
     """One engine in this process."""
 
-    def __init__(self, engine: Engine, task: Task, window: int) -> None:
-        self._questions, self._window = Questions(engine, task), window
-        self.facts = Facts.of(engine)
+    def __init__(self, engine: Engine, spec: SearchSpec, window: int) -> None:
+        self._questions, self._window = QuestionSearcher(engine, spec), window
+        self.engine_info = EngineInfo.of(engine)
 
     def check(self, problems: Iterable[Problem]) -> None:
         self._questions.check(problems)
@@ -57,26 +57,29 @@ class Alone:
     ) -> Iterator[Record]:
         return self._questions.search(problems, self._window, journal, on_progress)
 
-    def pieces(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
-        return self._questions.pieces(ids)
+    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        return self._questions.token_texts(ids)
 
 
-class Crowd:
+class WorkerPoolExecutor:
     """Worker processes."""
 
-    def __init__(self, pool: Pool, task: Task, window: int, workers: int) -> None:
-        self._pool, self._task, self._window, self._workers = pool, task, window, workers
+    def __init__(self, pool: Pool, spec: SearchSpec, window: int, workers: int) -> None:
+        self._pool, self._spec, self._window, self._workers = pool, spec, window, workers
 
     @property
-    def facts(self) -> Facts:
-        return self._pool.facts
+    def engine_info(self) -> EngineInfo:
+        return self._pool.engine_info
 
     def check(self, problems: Iterable[Problem]) -> None:
-        own, facts = bool(self._task.config.paths), self._pool.facts
-        room = facts.longest and facts.longest - facts.sampling.max_new_tokens
+        own, engine_info = bool(self._spec.config.paths), self._pool.engine_info
+        room = (
+            engine_info.max_model_len
+            and engine_info.max_model_len - engine_info.sampling.max_new_tokens
+        )
         told = [p for p in problems if not own or p.completions or may_outgrow(p, room)]
         if told:
-            self._pool.call(Questions.check, told)
+            self._pool.call(QuestionSearcher.check, told)
 
     def search(
         self,
@@ -89,9 +92,9 @@ class Crowd:
         share = self._window if left is None else max(1, -(-left // self._workers))
         return self._pool.search(problems, min(self._window, share), journal, on_progress)
 
-    def pieces(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
-        known = {i: text for i, text in self._pool.pieces.items() if i in ids}
+    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        known = {i: text for i, text in self._pool.token_texts.items() if i in ids}
         missing = ids - known.keys()
         if missing and not interrupted:
-            known |= self._pool.call(Questions.pieces, missing)
+            known |= self._pool.call(QuestionSearcher.token_texts, missing)
         return known

@@ -45,7 +45,7 @@ _COLUMNS = """
 | `problem_id` | string | the question |
 | `criterion` | string | `path`: a token of the completion against a sibling; `fork`: two siblings |
 | `gap` | float64 | p(success) after the chosen token minus p(success) after the rejected one |
-| `worth` | float64 | π(rejected) · gap |
+| `expected_gain` | float64 | π(rejected) · gap |
 
 Token ids belong to the tokenizer of the policy. There is no text: decoding and encoding again may
 cut tokens differently.
@@ -76,7 +76,7 @@ def dataset_card(pairs: Sequence[TokenPair], run: RunFolder | None = None) -> st
     criteria = Counter(pair.criterion for pair in pairs)
     counts = ", ".join(f"{n:,} `{criterion}`" for criterion, n in sorted(criteria.items()))
     questions = len({pair.problem_id for pair in pairs})
-    policies = ", ".join(f"`{policy}`" for policy in sorted({pair.policy for pair in pairs}))
+    policies = ", ".join(f"`{policy}`" for policy in sorted({pair.policy_digest for pair in pairs}))
     lines = [
         "# Token pairs from a pivotal token search",
         "",

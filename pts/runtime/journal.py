@@ -1,4 +1,4 @@
-"""The journal of a run: every finished wish, on one line each, as soon as it is finished.
+"""The journal of a run: every finished query, on one line each, as soon as it is finished.
 
 It survives SIGKILL at any byte: a torn last line is dropped when the file is opened again, damage
 anywhere else is an error that names the line. Lines reach the operating system one by one; they are
@@ -24,13 +24,13 @@ from typing import Any, TypeAlias
 
 from pts.errors import JournalError
 from pts.files import complete_lines, damaged, dumps, leading_text, parse, write_all
-from pts.types import Outcome, Purpose, Verdict
+from pts.types import Purpose, Rollout, Verdict
 
 __all__ = [
     "Journal",
     "JournalPart",
     "Places",
-    "Replay",
+    "RecordedRollouts",
     "read_fingerprint",
 ]
 
@@ -48,22 +48,22 @@ _PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c"}
 
 
 @dataclass(slots=True)
-class Replay:
-    """What a journal holds of one question: outcomes by (place digest, purpose) and index."""
+class RecordedRollouts:
+    """What a journal holds of one question: rollouts by (place digest, purpose) and index."""
 
-    outcomes: dict[tuple[str, Purpose], dict[int, Outcome]] = field(default_factory=dict)
+    rollouts: dict[tuple[str, Purpose], dict[int, Rollout]] = field(default_factory=dict)
     redrawn: dict[tuple[str, Purpose], dict[int, tuple[int, int]]] = field(default_factory=dict)
-    """By the same keys: (UNSCORED draws, their tokens) that preceded the outcomes of a line."""
+    """By the same keys: (UNSCORED draws, their tokens) that preceded the rollouts of a line."""
     digest: str | None = None
     """Digest of the problem as it stood when it was begun."""
 
 
 class Journal:
-    """Append-only record of finished wishes, opened for one run.
+    """Append-only record of finished queries, opened for one run.
 
     Line formats: the header `{"format", "fingerprint"}`; `{"q", "d"}` when question q (problem
-    digest d) begins; `{"q", "at", "p", "i", "o"}` for outcomes i, i+1, … of purpose p at the
-    prefix with digest `at`, each outcome as `[code, length, *ids]` (code 0 fail, 1 pass, 2 cut),
+    digest d) begins; `{"q", "at", "p", "i", "o"}` for rollouts i, i+1, … of purpose p at the
+    prefix with digest `at`, each rollout as `[code, length, *ids]` (code 0 fail, 1 pass, 2 cut),
     with `"r": [draws, tokens]` where UNSCORED draws were replaced.
 
     Only byte offsets are kept in memory, and those of a question until it begins. Parts that
@@ -139,13 +139,13 @@ class Journal:
         path = _file(self.path, worker + 1)
         return path.stat().st_size if path.exists() else 0
 
-    def begin(self, question: str, digest: str) -> Replay:
+    def begin(self, question: str, digest: str) -> RecordedRollouts:
         """Start a question: return what is on file, and let go of it.
 
         `digest` stands for the problem. Raises JournalError if the question was begun with
         another one: its rollouts would answer a different prompt or be judged differently.
         """
-        replay = Replay()
+        replay = RecordedRollouts()
         for entry in self._entries(self.take(question)):
             _collect(replay, entry)
         if replay.digest is None:
@@ -179,12 +179,12 @@ class Journal:
         at: str,
         purpose: Purpose,
         first: int,
-        outcomes: Iterable[Outcome],
+        rollouts: Iterable[Rollout],
         redrawn: tuple[int, int] = (0, 0),
     ) -> None:
-        """Append one finished wish: outcomes `first`, `first`+1, … at the prefix digest `at`."""
+        """Append one finished query: rollouts `first`, `first`+1, … at the prefix digest `at`."""
         entry: dict[str, Any] = {"q": question, "at": at, "p": _PURPOSES[purpose], "i": first}
-        entry["o"] = [pack(outcome) for outcome in outcomes]
+        entry["o"] = [pack(rollout) for rollout in rollouts]
         if redrawn[0]:
             entry["r"] = list(redrawn)
         self._append(entry)
@@ -276,14 +276,14 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
     return dict(fingerprint)
 
 
-def _collect(replay: Replay, entry: Mapping[str, Any]) -> None:
+def _collect(replay: RecordedRollouts, entry: Mapping[str, Any]) -> None:
     if "d" in entry:
         replay.digest = entry["d"]
         return
     purpose = next(p for p, letter in _PURPOSES.items() if letter == entry["p"])
     key, first = (entry["at"], purpose), entry["i"]
-    outcomes = replay.outcomes.setdefault(key, {})
-    outcomes.update({first + k: unpack(packed) for k, packed in enumerate(entry["o"])})
+    rollouts = replay.rollouts.setdefault(key, {})
+    rollouts.update({first + k: unpack(packed) for k, packed in enumerate(entry["o"])})
     if "r" in entry:
         draws, tokens = entry["r"]
         replay.redrawn.setdefault(key, {})[first] = (draws, tokens)
@@ -313,14 +313,14 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
         yield f"{name}: the journal has {old!r}, this run {new!r}"
 
 
-def pack(outcome: Outcome) -> list[int]:
-    """An outcome as `[code, length, *ids]`."""
-    code = _CUT if outcome.cut else _PASS if outcome.success else _FAIL
-    return [code, outcome.length, *outcome.ids]
+def pack(rollout: Rollout) -> list[int]:
+    """An rollout as `[code, length, *ids]`."""
+    code = _CUT if rollout.truncated else _PASS if rollout.success else _FAIL
+    return [code, rollout.length, *rollout.ids]
 
 
-def unpack(packed: list[int]) -> Outcome:
+def unpack(packed: list[int]) -> Rollout:
     """The inverse of `pack`."""
     code, length, *ids = packed
     verdict = Verdict.PASS if code == _PASS else Verdict.FAIL
-    return Outcome(tuple(ids), verdict, code == _CUT, length)
+    return Rollout(tuple(ids), verdict, code == _CUT, length)

@@ -28,8 +28,8 @@ from pts.runtime.journal import Journal, Places
 from pts.runtime.processes import END_SECONDS, Launch
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import Task
-from pts.runtime.worker import Call, Facts, Leased, Search
+from pts.runtime.searcher import SearchSpec
+from pts.runtime.worker import Call, EngineInfo, LeasedQuestion, SearchOrder
 from pts.types import Problem
 
 DEATHS = 3
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Lease:
+class WorkItem:
     """A question in a worker's hands, or taken back from a dead one."""
 
     problem: Problem
@@ -55,7 +55,7 @@ class _Worker:
     pipe: Connection
     part_start: int = 0
     """Bytes in its part of the journal when it was last told to search."""
-    leases: dict[str, _Lease] = field(default_factory=dict)
+    leases: dict[str, WorkItem] = field(default_factory=dict)
     ready: bool = False
     busy: bool = False
     alone: bool = False
@@ -63,36 +63,36 @@ class _Worker:
 
 
 class Pool:
-    """The workers of a run, a context. `facts` waits for the first engine to be loaded.
+    """The workers of a run, a context. `engine_info` waits for the first engine to be loaded.
 
     Raises ConfigError when the engine or the verifier cannot be handed to a process, EngineError
     when workers die again and again; errors of a worker are raised here.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine], task: Task, workers: int) -> None:
-        self._launch = Launch(make_engine, task, workers)
+    def __init__(self, make_engine: Callable[[], Engine], spec: SearchSpec, workers: int) -> None:
+        self._launch = Launch(make_engine, spec, workers)
         self._launch.check()
         self._workers: dict[int, _Worker] = {}
-        self._facts: Facts | None = None
+        self._facts: EngineInfo | None = None
         self._journal: Journal | None = None
-        self._search: Search | None = None
+        self._search: SearchOrder | None = None
         self._stream: Iterator[Problem] | None = None
-        self._lost: deque[_Lease] = deque()
+        self._lost: deque[WorkItem] = deque()
         self._wasted = 0
         self._answer: Any = None
         self._progress = Progress()
-        self.pieces: dict[int, str] = {}
+        self.token_texts: dict[int, str] = {}
         """Texts of all tokens in the records so far."""
 
     @property
-    def facts(self) -> Facts:
+    def engine_info(self) -> EngineInfo:
         while self._facts is None:
             self._start_missing()
             self._listen()
         return self._facts
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The value of a method of `Questions` in some worker, while none is searching."""
+        """The value of a method of `QuestionSearcher` in some worker, while none is searching."""
         while True:
             idle = next((w for w in self._workers.values() if w.ready and not w.busy), None)
             if idle is None:
@@ -113,10 +113,11 @@ class Pool:
         journal: Journal | None,
         on_progress: Callable[[Progress], None],
     ) -> Iterator[Record]:
-        """Search the problems, `window` at a time in each worker; yield records as they finish."""
+        """Search the problems, `window` at a time in each worker; yield records as they
+        finish."""
         self._stream, self._journal = iter(problems), journal
         path, fingerprint = (journal.path, journal.fingerprint) if journal else (None, {})
-        self._search = Search(window, path, fingerprint)
+        self._search = SearchOrder(window, path, fingerprint)
         while self._employ():
             yield from self._listen()
             on_progress(self._progress)
@@ -142,7 +143,7 @@ class Pool:
             if number not in self._workers:
                 self._workers[number] = _Worker(number, *self._launch.start(number))
 
-    def _lease(self, worker: _Worker) -> Leased | None:
+    def _next_item(self, worker: _Worker) -> LeasedQuestion | None:
         """The next question for a worker; None when it is to finish what it has."""
         lease = None
         if self._lost and not worker.leases:
@@ -153,11 +154,11 @@ class Pool:
                 self._stream = None
             else:
                 places = self._journal.take(problem.id) if self._journal else array("q")
-                lease = _Lease(problem, places)
+                lease = WorkItem(problem, places)
         if lease is None:
             return None
         worker.leases[lease.problem.id] = lease
-        return Leased(lease.problem, lease.places)
+        return LeasedQuestion(lease.problem, lease.places)
 
     # Messages
 
@@ -177,9 +178,9 @@ class Pool:
             self._bury(worker)
             return []
         if kind == "done":
-            record, pieces = value
+            record, texts = value
             del worker.leases[record.result.problem_id]
-            self.pieces.update(pieces)
+            self.token_texts.update(texts)
             self._wasted = 0
             return [record]
         if kind == "failed":
@@ -187,7 +188,7 @@ class Pool:
         if kind == "ready":
             self._facts, worker.ready = value, True
         elif kind == "next":
-            self._send(worker, self._lease(worker))
+            self._send(worker, self._next_item(worker))
         elif kind == "progress":
             for name in (f.name for f in fields(Progress)):
                 total = getattr(self._progress, name) + getattr(value, name)

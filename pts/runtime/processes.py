@@ -19,7 +19,7 @@ from multiprocessing.context import SpawnProcess
 
 from pts.engines.base import Engine
 from pts.errors import ConfigError
-from pts.runtime.searcher import Task
+from pts.runtime.searcher import SearchSpec
 from pts.runtime.worker import work
 
 THREADS = "OMP_NUM_THREADS"
@@ -33,12 +33,12 @@ class Launch:
     """How the workers of a run are started."""
 
     make_engine: Callable[[], Engine]
-    task: Task
+    spec: SearchSpec
     workers: int
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be handed to another process."""
-        given = {"engine": self.make_engine, "verifier": self.task.verifier}
+        given = {"engine": self.make_engine, "verifier": self.spec.verifier}
         faults = []
         for name, value in given.items():
             try:
@@ -57,7 +57,7 @@ class Launch:
         ours, theirs = context.Pipe()
         process = context.Process(
             target=work,
-            args=(theirs, number, self.make_engine, self.task),
+            args=(theirs, number, self.make_engine, self.spec),
             name=f"pts-worker-{number}",
         )
         with _environment(worker_environment(number, self.workers)), _without_interrupt():

@@ -15,7 +15,7 @@ LOG_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Watch:
+class ProgressReporter:
     """A context that is called with the runner's `Progress`.
 
     `total` is the number of questions, if known. `live` draws a line on standard error when that
@@ -40,7 +40,7 @@ class Watch:
         sys.stderr.write(f"\r\x1b[2K{text[:width]}")
         sys.stderr.flush()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ProgressReporter:
         return self
 
     def __exit__(

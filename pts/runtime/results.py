@@ -2,12 +2,11 @@
 
 A run folder holds
 
-    journal.jsonl   every finished wish, append-only (`pts.runtime.journal`)
+    journal.jsonl   every finished request, append-only (`pts.runtime.journal`)
     results.jsonl   one question a line: its `QuestionResult` and what its rollouts cost; appended
                     as questions finish, sorted at the end
-    pairs.jsonl     one confirmed `TokenPair` a line
-    pieces.json     text of every token id that the results mention: for reports without a model
-    summary.json    totals of the run
+    pairs.jsonl     one confirmed `TokenPair` a line token_texts.json     text of every token id
+    that the results mention: for reports without a model summary.json    totals of the run
 
 With several workers, journal-0.jsonl and so on beside journal.jsonl hold what each of them drew.
 results.jsonl survives SIGKILL at any byte (a torn last line is dropped and its question replayed
@@ -37,24 +36,24 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RolloutCost:
     """Rollouts really sampled for one purpose; prefixes judged as they stand cost none.
 
-    `passed`, `cut` and `unscored` count among `rollouts`; UNSCORED draws were drawn again.
+    `passed`, `truncated` and `unscored` count among `rollouts`; UNSCORED draws were drawn again.
     """
 
     rollouts: int = 0
     tokens: int = 0
     passed: int = 0
-    cut: int = 0
+    truncated: int = 0
     unscored: int = 0
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
+    def __add__(self, other: RolloutCost) -> RolloutCost:
+        return RolloutCost(
             self.rollouts + other.rollouts,
             self.tokens + other.tokens,
             self.passed + other.passed,
-            self.cut + other.cut,
+            self.truncated + other.truncated,
             self.unscored + other.unscored,
         )
 
@@ -64,7 +63,7 @@ class Record:
     """One line of results.jsonl: a question's result and what its rollouts cost."""
 
     result: QuestionResult
-    spent: Mapping[Purpose, Tally]
+    spent: Mapping[Purpose, RolloutCost]
     asked: str = ""
     """Digest of the problem as it was given (`pts.digests`)."""
 

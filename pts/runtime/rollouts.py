@@ -1,14 +1,15 @@
-"""The rollouts of one `Sample` wish: seeds, what the journal holds of them, what is missing."""
+"""The rollouts of one `RolloutQuery`: seeds, what the journal holds of them, what is
+missing."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 
-from pts.files import place_digest
-from pts.runtime.journal import Journal, Replay
-from pts.runtime.results import Tally
-from pts.types import Outcome, Purpose, Sample, Verdict
+from pts.files import prefix_digest
+from pts.runtime.journal import Journal, RecordedRollouts
+from pts.runtime.results import RolloutCost
+from pts.types import Purpose, Rollout, RolloutQuery, Verdict
 
 ATTEMPTS = 4
 """Draws at most of one rollout: the first and three more while it is UNSCORED."""
@@ -19,31 +20,33 @@ def rollout_seed(
 ) -> int:
     """The 64-bit seed of one rollout: a digest of what it is, not of when it is drawn.
 
-    `at` is the `place_digest` of the prefix; `attempt` counts redraws of UNSCORED outcomes.
+    `at` is the `prefix_digest` of the prefix; `attempt` counts redraws of UNSCORED rollouts.
     """
     text = f"{run}|{at}|{purpose}|{index}|{attempt}|{problem}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-class Draw:
+class RolloutBatch:
     """Rollouts `first`, `first`+1, … of a problem at one place for one purpose."""
 
-    def __init__(self, problem: str, sample: Sample, counters: dict[tuple[str, Purpose], int]):
+    def __init__(
+        self, problem: str, sample: RolloutQuery, counters: dict[tuple[str, Purpose], int]
+    ):
         """Take the next `sample.n` indices of the place, and advance its counter."""
         self.problem, self.sample = problem, sample
-        self.key = (place_digest(sample.at), sample.purpose)
+        self.key = (prefix_digest(sample.prefix), sample.purpose)
         self.first = counters.get(self.key, 0)
         counters[self.key] = self.first + sample.n
         self.attempt = 0
         self.replayed = 0
-        self._outcomes: list[Outcome | None] = [None] * sample.n
-        self._replayed_redraws = Tally()
-        self._redraws = Tally()
+        self._outcomes: list[Rollout | None] = [None] * sample.n
+        self._replayed_redraws = RolloutCost()
+        self._redraws = RolloutCost()
 
     @property
     def missing(self) -> list[int]:
-        """Offsets from `first` without an outcome."""
-        return [k for k, outcome in enumerate(self._outcomes) if outcome is None]
+        """Offsets from `first` without an rollout."""
+        return [k for k, rollout in enumerate(self._outcomes) if rollout is None]
 
     @property
     def exhausted(self) -> bool:
@@ -51,20 +54,20 @@ class Draw:
         return self.attempt >= ATTEMPTS and bool(self.missing)
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def rollouts(self) -> list[Rollout]:
         """What is there, in order of index."""
-        return [outcome for outcome in self._outcomes if outcome is not None]
+        return [rollout for rollout in self._outcomes if rollout is not None]
 
-    def replay(self, replay: Replay) -> None:
-        """Take the leading outcomes that a journal holds."""
-        known = replay.outcomes.get(self.key, {})
+    def replay(self, replay: RecordedRollouts) -> None:
+        """Take the leading rollouts that a journal holds."""
+        known = replay.rollouts.get(self.key, {})
         redrawn = replay.redrawn.get(self.key, {})
         for k in range(self.sample.n):
             if self.first + k not in known:
                 break
             self._outcomes[k] = known[self.first + k]
             draws, tokens = redrawn.get(self.first + k, (0, 0))
-            self._replayed_redraws += Tally(draws, tokens, unscored=draws)
+            self._replayed_redraws += RolloutCost(draws, tokens, unscored=draws)
             self.replayed += 1
 
     def seeds(self, run: int) -> tuple[int, ...]:
@@ -75,31 +78,31 @@ class Draw:
             for k in self.missing
         )
 
-    def take(self, drawn: Sequence[tuple[Outcome, int]]) -> None:
-        """Outcomes of the missing rollouts, each with its number of sampled tokens."""
-        for k, (outcome, tokens) in zip(self.missing, drawn, strict=True):
-            if outcome.verdict is Verdict.UNSCORED:
-                self._redraws += Tally(1, tokens, unscored=1)
+    def take(self, drawn: Sequence[tuple[Rollout, int]]) -> None:
+        """The missing rollouts, each with its number of sampled tokens."""
+        for k, (rollout, tokens) in zip(self.missing, drawn, strict=True):
+            if rollout.verdict is Verdict.UNSCORED:
+                self._redraws += RolloutCost(1, tokens, unscored=1)
             else:
-                self._outcomes[k] = outcome
+                self._outcomes[k] = rollout
         self.attempt += 1
 
     def record(self, journal: Journal) -> None:
         """Put what was drawn now on file."""
-        fresh = self.outcomes[self.replayed :]
+        fresh = self.rollouts[self.replayed :]
         if fresh:
             first = self.first + self.replayed
             redraws = (self._redraws.rollouts, self._redraws.tokens)
             journal.record(self.problem, *self.key, first, fresh, redraws)
 
     @property
-    def spent(self) -> Tally:
+    def spent(self) -> RolloutCost:
         """What these rollouts cost, now or when they were journalled."""
-        drawn = self.outcomes
-        kept = Tally(
+        drawn = self.rollouts
+        kept = RolloutCost(
             rollouts=len(drawn),
-            tokens=sum(outcome.length for outcome in drawn),
-            passed=sum(outcome.success for outcome in drawn),
-            cut=sum(outcome.cut for outcome in drawn),
+            tokens=sum(rollout.length for rollout in drawn),
+            passed=sum(rollout.success for rollout in drawn),
+            truncated=sum(rollout.truncated for rollout in drawn),
         )
         return kept + self._redraws + self._replayed_redraws

@@ -34,8 +34,8 @@ class RunFolder:
         self.fingerprint: dict[str, Any] = read_fingerprint(self.path / "journal.jsonl")
 
     @property
-    def policy(self) -> str:
-        return str(self.fingerprint["policy"])
+    def policy_digest(self) -> str:
+        return str(self.fingerprint["policy_digest"])
 
     @cached_property
     def config(self) -> SearchConfig:
@@ -67,13 +67,13 @@ class RunFolder:
         return self._json("summary.json")
 
     @cached_property
-    def _pieces(self) -> dict[str, str]:
-        pieces = self._json("pieces.json") or {}
-        return {token: _whole(text) for token, text in pieces.items()}
+    def _token_texts(self) -> dict[str, str]:
+        texts = self._json("token_texts.json") or {}
+        return {token: _whole(text) for token, text in texts.items()}
 
     def piece(self, token: int) -> str:
         """Text of a token; ⟨id⟩ if the run was killed before the texts were written."""
-        return self._pieces.get(str(token), f"⟨{token}⟩")
+        return self._token_texts.get(str(token), f"⟨{token}⟩")
 
     def text(self, ids: Ids) -> str:
         """Texts of tokens in a row. A character of several tokens may come out broken."""

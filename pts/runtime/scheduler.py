@@ -1,21 +1,22 @@
 """Runs many searches at once on one engine: feeds it, judges, journals, resumes.
 
-`run` takes a stream of `(problem, steps)`. `steps` is any generator that yields lists of `Sample`,
-`Score` and `Boundaries` wishes, is sent the list of their measurements, and returns its result: a
-search, or three lines that sample n completions. A window of questions is kept going at the same
-time, all their wishes stand in one live queue that the engine pulls from, and each yield is
-answered whole and in order.
+`run` takes a stream of `(problem, steps)`. `steps` is any generator that yields lists of
+`RolloutQuery`, `LogprobQuery` and `StepQuery` queries, is sent the list of their measurements, and
+returns its result: a search, or three lines that sample n completions. A window of questions is
+kept going at the same time, all their requests stand in one live queue that the engine pulls from,
+and each yield is answered whole and in order.
 
 What a generator can rely on:
 
 - Each rollout may add `max_new_tokens − len(at)` tokens: the limit is on the whole completion.
-- A prefix that ends with a stop id, or fills the limit, is judged as it stands: n equal outcomes
+- A prefix that ends with a stop id, or fills the limit, is judged as it stands: n equal rollouts
   of length 0 that cost nothing. What fills the limit without a stop id is cut, and cut is FAIL.
-- Outcomes are PASS or FAIL. UNSCORED rollouts are drawn again (the same index, the next attempt).
+- Rollouts are PASS or FAIL. UNSCORED rollouts are drawn again (the same index, the next attempt).
   When one rollout stays UNSCORED, or their share grows too large, the generator is closed
-  (`GeneratorExit` at its yield) and the question's result is what `set_aside` returns: a search
+  (`GeneratorExit` at its yield) and the question's result is what `on_skip` returns: a search
   need not know of UNSCORED at all.
-- A second `Sample` at the same place for the same purpose continues where the first one ended.
+- A second `RolloutQuery` at the same place for the same purpose continues where the first one
+ended.
 - Rollout `index` at a place has one seed, whatever the order, the batches or the interruptions.
 
 Verifiers are called in this process; a slow one should bring its own workers and time limit.
@@ -32,26 +33,26 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from pts.algorithm.requests import Steps
-from pts.engines.base import Engine, Wish
+from pts.algorithm.requests import SearchRoutine
+from pts.engines.base import Engine, SampleRequest
 from pts.engines.boundaries import completion_steps
 from pts.errors import DataError, EngineError, VerifierError
 from pts.files import rollouts_digest
-from pts.runtime.grader import Judge
-from pts.runtime.journal import Journal, Replay
-from pts.runtime.results import Tally
-from pts.runtime.rollouts import Draw
+from pts.runtime.grader import Grader
+from pts.runtime.journal import Journal, RecordedRollouts
+from pts.runtime.results import RolloutCost
+from pts.runtime.rollouts import RolloutBatch
 from pts.types import (
-    Boundaries,
     Ids,
+    LogprobQuery,
     Measurement,
     Problem,
     Purpose,
-    Row,
-    Sample,
-    Score,
+    Requests,
+    RolloutQuery,
+    StepQuery,
+    TokenDistribution,
     Verdict,
-    Wishes,
 )
 from pts.verifiers.base import Verifier
 
@@ -66,18 +67,18 @@ class Finished(Generic[R]):
 
     problem: Problem
     result: R
-    spent: Mapping[Purpose, Tally]
+    spent: Mapping[Purpose, RolloutCost]
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class SkippedQuestion:
     """Why a question is given up: too many of its rollouts could not be judged."""
 
     problem: Problem
     prompt: Ids
     reason: str
     """What the verifier said of the last such rollout."""
-    spent: Mapping[Purpose, Tally]
+    spent: Mapping[Purpose, RolloutCost]
 
 
 @dataclass(slots=True)
@@ -94,7 +95,7 @@ class Progress:
 
 
 def run(
-    searches: Iterable[tuple[Problem, Steps[R]]],
+    searches: Iterable[tuple[Problem, SearchRoutine[R]]],
     engine: Engine,
     verifier: Verifier,
     *,
@@ -102,40 +103,40 @@ def run(
     window: int = 64,
     journal: Journal | None = None,
     unscored_limit: float = 0.02,
-    set_aside: Callable[[SetAside], R] | None = None,
+    on_skip: Callable[[SkippedQuestion], R] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Iterator[Finished[R]]:
     """Drive every generator of `searches` to its end; yield results in order of completion.
 
     `searches` is read lazily, `window` questions ahead, so memory does not grow with their
-    number. With a `journal`, finished wishes are recorded and those on file are not drawn again.
+    number. With a `journal`, finished queries are recorded and those on file are not drawn again.
 
     A question is set aside when one rollout stays UNSCORED through all its attempts (ATTEMPTS in
     `pts.runtime.rollouts`), when a finished prefix cannot be judged, or when UNSCORED draws are
     more than `unscored_limit` of its draws (read once 1/unscored_limit are drawn, and at the
-    end). Without `set_aside` this raises VerifierError.
+    end). Without `on_skip` this raises VerifierError.
 
     Raises EngineError when the engine breaks its protocol, DataError for a repeated problem id,
     JournalError when a journalled question has changed; errors of the engine and of a generator
     pass through.
     """
-    live = _Live(engine, verifier, seed, journal, unscored_limit, set_aside)
+    live = Scheduler(engine, verifier, seed, journal, unscored_limit, on_skip)
     stream = iter(searches)
-    answers: Iterator[tuple[Wish, list[Ids]]] = iter(())
+    answers: Iterator[tuple[SampleRequest, list[Ids]]] = iter(())
     try:
         yield from live.fill(stream, window)
         if live.queue:
-            answers = engine.sample(live.wishes())
-        for wish, completions in answers:
-            live.receive(wish, completions)
+            answers = engine.sample(live.requests())
+        for request, completions in answers:
+            live.receive(request, completions)
             yield from live.take_finished()
             yield from live.fill(stream, window)
             if on_progress is not None:
                 on_progress(live.progress)
         if live.active:
             raise EngineError(
-                f"{type(engine).__name__}.sample ended while {len(live.pending)} wishes were "
-                "unanswered; it must answer every wish that it pulls"
+                f"{type(engine).__name__}.sample ended while {len(live.pending)} requests were "
+                "unanswered; it must answer every request that it pulls"
             )
     except EngineError as error:
         live.name_question(error)
@@ -152,39 +153,39 @@ class _Question(Generic[R]):
 
     problem: Problem
     prompt: Ids
-    steps: Steps[R]
-    replay: Replay
-    judge: Judge
+    steps: SearchRoutine[R]
+    replay: RecordedRollouts
+    judge: Grader
     answers: list[Measurement] = field(default_factory=list)
     """To be sent next."""
     started: bool = False
     waiting: int = 0
-    """Wishes of the yield that the engine still owes."""
+    """Queries of the yield that the engine still owes."""
     drawn: dict[tuple[str, Purpose], int] = field(default_factory=dict)
     """Next index by place and purpose."""
-    spent: dict[Purpose, Tally] = field(default_factory=dict)
+    spent: dict[Purpose, RolloutCost] = field(default_factory=dict)
     hopeless: bool = False
-    """An outcome of the yield at hand cannot be had."""
+    """An rollout of the yield at hand cannot be had."""
 
-    def spend(self, purpose: Purpose, tally: Tally) -> None:
-        self.spent[purpose] = self.spent.get(purpose, Tally()) + tally
+    def spend(self, purpose: Purpose, tally: RolloutCost) -> None:
+        self.spent[purpose] = self.spent.get(purpose, RolloutCost()) + tally
 
     def too_unscored(self, limit: float, *, at_end: bool) -> bool:
-        total = sum(self.spent.values(), Tally())
+        total = sum(self.spent.values(), RolloutCost())
         readable = at_end or limit == 0 or total.rollouts >= 1 / limit
         return self.hopeless or (readable and total.unscored > limit * total.rollouts)
 
 
 @dataclass(frozen=True, slots=True)
-class _Job(Generic[R]):
-    """A `Sample` that needs the engine: whose it is, its place in the yield, its rollouts."""
+class PendingRollouts(Generic[R]):
+    """A `RolloutQuery` that needs the engine: whose it is, its place in the yield, its rollouts."""
 
     question: _Question[R]
     slot: int
-    draw: Draw
+    draw: RolloutBatch
 
 
-class _Live(Generic[R]):
+class Scheduler(Generic[R]):
     """The questions under way and the queue between them and the engine."""
 
     def __init__(
@@ -194,12 +195,12 @@ class _Live(Generic[R]):
         seed: int,
         journal: Journal | None,
         unscored_limit: float,
-        set_aside: Callable[[SetAside], R] | None,
+        on_skip: Callable[[SkippedQuestion], R] | None,
     ) -> None:
         self.engine, self.verifier, self.seed = engine, verifier, seed
-        self.journal, self.unscored_limit, self.set_aside = journal, unscored_limit, set_aside
-        self.queue: deque[Wish] = deque()
-        self.pending: dict[int, _Job[R]] = {}
+        self.journal, self.unscored_limit, self.on_skip = journal, unscored_limit, on_skip
+        self.queue: deque[SampleRequest] = deque()
+        self.pending: dict[int, PendingRollouts[R]] = {}
         self.active: dict[str, _Question[R]] = {}
         self.finished: deque[Finished[R]] = deque()
         self.progress = Progress()
@@ -210,7 +211,7 @@ class _Live(Generic[R]):
     # The window
 
     def fill(
-        self, stream: Iterator[tuple[Problem, Steps[R]]], window: int
+        self, stream: Iterator[tuple[Problem, SearchRoutine[R]]], window: int
     ) -> Iterator[Finished[R]]:
         """Start questions until the window is full or the stream has ended."""
         while len(self.active) < window and not self._exhausted:
@@ -225,7 +226,7 @@ class _Live(Generic[R]):
         while self.finished:
             yield self.finished.popleft()
 
-    def wishes(self) -> Iterator[Wish | None]:
+    def requests(self) -> Iterator[SampleRequest | None]:
         """The live queue, as engines read it."""
         while self.active:
             yield self.queue.popleft() if self.queue else None
@@ -234,15 +235,15 @@ class _Live(Generic[R]):
         for question in self.active.values():
             question.steps.close()
 
-    def _start(self, problem: Problem, steps: Steps[R]) -> None:
+    def _start(self, problem: Problem, steps: SearchRoutine[R]) -> None:
         if problem.id in self._seen:
             raise DataError(f"two problems have the id {problem.id!r}; ids must be unique")
         self._seen.add(problem.id)
         prompt = self.engine.encode(problem)
-        replay = Replay()
+        replay = RecordedRollouts()
         if self.journal is not None:
             replay = self.journal.begin(problem.id, rollouts_digest(problem, prompt))
-        judge = Judge(problem, self.engine, self.verifier)
+        judge = Grader(problem, self.engine, self.verifier)
         question = _Question(problem, prompt, steps, replay, judge)
         self.active[problem.id] = question
         self._advance(question)
@@ -250,22 +251,22 @@ class _Live(Generic[R]):
     # The generator of a question
 
     def _advance(self, question: _Question[R]) -> None:
-        """Send answers and take up the next wishes, until some of them need the engine."""
+        """Send answers and take up the next queries, until some of them need the engine."""
         while not question.waiting:
             if question.too_unscored(self.unscored_limit, at_end=False):
                 return self._give_up(question)
             try:
-                wishes = _step(question)
+                queries = _step(question)
             except StopIteration as stop:
                 return self._end(question, stop.value)
-            question.answers = [[] for _ in wishes]
-            for slot, wish in enumerate(wishes):
-                if isinstance(wish, Score):
-                    question.answers[slot] = self._score(question, wish)
-                elif isinstance(wish, Boundaries):
-                    question.answers[slot] = completion_steps(self.engine, wish.at)
+            question.answers = [[] for _ in queries]
+            for slot, query in enumerate(queries):
+                if isinstance(query, LogprobQuery):
+                    question.answers[slot] = self._score(question, query)
+                elif isinstance(query, StepQuery):
+                    question.answers[slot] = completion_steps(self.engine, query.completion)
                 else:
-                    self._take_up(question, slot, wish)
+                    self._take_up(question, slot, query)
         return None
 
     def _end(self, question: _Question[R], result: R) -> None:
@@ -282,70 +283,72 @@ class _Live(Generic[R]):
     def _give_up(self, question: _Question[R]) -> None:
         question.steps.close()
         name, reason = question.problem.id, question.judge.reason
-        if self.set_aside is None:
+        if self.on_skip is None:
             raise VerifierError(
                 f"question {name!r}: too many completions could not be judged ({reason}); "
                 "mend the verifier or the problem's reference, or drop the problem"
             )
         _log.warning("question %r is set aside: %s", name, reason)
-        about = SetAside(question.problem, question.prompt, reason, question.spent)
-        self._finish(question, self.set_aside(about))
+        about = SkippedQuestion(question.problem, question.prompt, reason, question.spent)
+        self._finish(question, self.on_skip(about))
 
-    # Wishes and answers
+    # Requests and answers
 
     def name_question(self, error: EngineError) -> None:
-        """Add whose wish it is that an engine's error names (see `pts.engines.base`)."""
-        named = re.match(r"wish (\d+):", str(error))
+        """Add whose request it is that an engine's error names (see `pts.engines.base`)."""
+        named = re.match(r"request (\d+):", str(error))
         job = self.pending.get(int(named[1])) if named else None
         if job is not None:
             error.add_note(_in_question(job.question.problem))
 
-    def _score(self, question: _Question[R], wish: Score) -> list[Row]:
+    def _score(self, question: _Question[R], query: LogprobQuery) -> list[TokenDistribution]:
         try:
-            rows = self.engine.score(question.prompt, wish.at)
+            rows = self.engine.score(question.prompt, query.completion)
         except Exception as error:
             error.add_note(_in_question(question.problem))
             raise
-        if len(rows) != len(wish.at):
+        if len(rows) != len(query.completion):
             raise EngineError(
                 f"{type(self.engine).__name__}.score gave {len(rows)} rows for a completion of "
-                f"{len(wish.at)} tokens; it must give one a token"
+                f"{len(query.completion)} tokens; it must give one a token"
             )
         return rows
 
-    def _take_up(self, question: _Question[R], slot: int, sample: Sample) -> None:
-        """Answer a wish from its own prefix or from the journal, or queue what is missing."""
-        if not question.judge.room(sample.at):
-            outcome = question.judge.as_it_stands(sample.at)
-            question.answers[slot] = [outcome] * sample.n
-            question.hopeless |= outcome.verdict is Verdict.UNSCORED
+    def _take_up(self, question: _Question[R], slot: int, sample: RolloutQuery) -> None:
+        """Answer a query from its own prefix or from the journal, or queue what is missing."""
+        if not question.judge.room(sample.prefix):
+            rollout = question.judge.as_it_stands(sample.prefix)
+            question.answers[slot] = [rollout] * sample.n
+            question.hopeless |= rollout.verdict is Verdict.UNSCORED
             return
-        draw = Draw(question.problem.id, sample, question.drawn)
+        draw = RolloutBatch(question.problem.id, sample, question.drawn)
         draw.replay(question.replay)
         self.progress.replayed += draw.replayed
         if draw.missing:
             question.waiting += 1
-            self._submit(_Job(question, slot, draw))
+            self._submit(PendingRollouts(question, slot, draw))
         else:
-            self._settle(_Job(question, slot, draw))
+            self._settle(PendingRollouts(question, slot, draw))
 
-    def _submit(self, job: _Job[R]) -> None:
-        question, at = job.question, job.draw.sample.at
+    def _submit(self, job: PendingRollouts[R]) -> None:
+        question, at = job.question, job.draw.sample.prefix
         limit, seeds = question.judge.room(at), job.draw.seeds(self.seed)
-        wish = Wish(next(self._keys), question.prompt, at, limit, seeds)
-        self.pending[wish.key] = job
-        self.queue.append(wish)
+        request = SampleRequest(next(self._keys), question.prompt, at, limit, seeds)
+        self.pending[request.key] = job
+        self.queue.append(request)
 
-    def receive(self, wish: Wish, completions: list[Ids]) -> None:
-        """Judge what the engine delivered; settle the wish or draw what is UNSCORED again."""
-        job = self.pending.pop(wish.key, None)
-        if job is None or len(completions) != len(wish.seeds):
+    def receive(self, request: SampleRequest, completions: list[Ids]) -> None:
+        """Judge what the engine delivered; settle the request or draw what is UNSCORED again."""
+        job = self.pending.pop(request.key, None)
+        if job is None or len(completions) != len(request.seeds):
             raise EngineError(
                 f"{type(self.engine).__name__}.sample gave {len(completions)} completions for a "
-                f"wish of {len(wish.seeds)}, or answered it twice"
+                f"request of {len(request.seeds)}, or answered it twice"
             )
         judge, purpose = job.question.judge, job.draw.sample.purpose
-        job.draw.take([(judge.rollout(wish.at, ids, purpose), len(ids)) for ids in completions])
+        job.draw.take(
+            [(judge.rollout(request.prefix, ids, purpose), len(ids)) for ids in completions]
+        )
         self.progress.rollouts += len(completions)
         self.progress.tokens += sum(map(len, completions))
         if job.draw.missing and not job.draw.exhausted:
@@ -355,18 +358,18 @@ class _Live(Generic[R]):
         self._settle(job)
         self._advance(job.question)
 
-    def _settle(self, job: _Job[R]) -> None:
-        """Hand over and record the outcomes; without all of them the question is hopeless."""
+    def _settle(self, job: PendingRollouts[R]) -> None:
+        """Hand over and record the rollouts; without all of them the question is hopeless."""
         question, draw = job.question, job.draw
         question.spend(draw.sample.purpose, draw.spent)
-        question.answers[job.slot] = draw.outcomes
+        question.answers[job.slot] = draw.rollouts
         if draw.exhausted:
             question.hopeless = True
         elif self.journal is not None:
             draw.record(self.journal)
 
 
-def _step(question: _Question[R]) -> Wishes:
+def _step(question: _Question[R]) -> Requests:
     """The next yield of a question's generator; StopIteration carries its result."""
     try:
         if question.started:

@@ -21,17 +21,17 @@ from pts.algorithm.selection import Selection
 from pts.config import SearchConfig, parse_settings
 from pts.engines.base import Engine
 from pts.errors import ConfigError
-from pts.runtime.executors import Alone, Crew, Crowd
+from pts.runtime.executors import Executor, InProcessExecutor, WorkerPoolExecutor
 from pts.runtime.pool import Pool
 from pts.runtime.run_folder import RunFolder
-from pts.runtime.searcher import Task, describe_verifier
-from pts.runtime.session import Session
-from pts.runtime.summary import SearchRun, Summary
+from pts.runtime.searcher import SearchSpec, describe_verifier
+from pts.runtime.session import RunSession
+from pts.runtime.summary import RunSummary, SearchRun
 from pts.stats import score_test
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
 from pts.verifiers.base import Verifier
 
-__all__ = ["SearchRun", "Summary", "describe_verifier", "reselect", "search"]
+__all__ = ["RunSummary", "SearchRun", "describe_verifier", "reselect", "search"]
 
 
 def search(
@@ -53,7 +53,7 @@ def search(
     ones are counted in the summary's `paths`.
 
     `problems` may be a stream: `window` questions are under way at a time. With `output`, every
-    finished wish is journalled there; calling again with the same arguments resumes, draws no
+    finished request is journalled there; calling again with the same arguments resumes, draws no
     recorded rollout again, and ends with the same files as an undisturbed run; a finished run is
     left as it is. Problems may be added between sessions. Without `output` results are kept in
     memory.
@@ -72,21 +72,25 @@ def search(
     not raise: they end with status "unscored").
     """
     start = time.monotonic()
-    task = Task(verifier, config or SearchConfig(), seed)
+    spec = SearchSpec(verifier, config or SearchConfig(), seed)
     with ExitStack() as stack:
-        crew = _crew(engine, task, window, workers, stack)
+        executor = _executor(engine, spec, window, workers, stack)
         if isinstance(problems, Sized):  # can be iterated again
-            crew.check(problems)
-        session = Session(crew, task)
+            executor.check(problems)
+        session = RunSession(executor, spec)
         if output is not None:
             session.open(Path(output), stack)
         session.drive(problems, progress)
         return session.end(time.monotonic() - start)
 
 
-def _crew(
-    engine: Engine | Callable[[], Engine], task: Task, window: int, workers: int, stack: ExitStack
-) -> Crew:
+def _executor(
+    engine: Engine | Callable[[], Engine],
+    spec: SearchSpec,
+    window: int,
+    workers: int,
+    stack: ExitStack,
+) -> Executor:
     for name, value in (("workers", workers), ("window", window)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -97,10 +101,12 @@ def _crew(
                 f"with {workers} workers, engine must be a function that loads one in each of "
                 "them, e.g. functools.partial(pts.TransformersEngine.load, path, sampling)"
             )
-        return Alone(cast(Engine, engine), task, window)
+        return InProcessExecutor(cast(Engine, engine), spec, window)
     if workers == 1:
-        return Alone(engine(), task, window)
-    return Crowd(stack.enter_context(Pool(engine, task, workers)), task, window, workers)
+        return InProcessExecutor(engine(), spec, window)
+    return WorkerPoolExecutor(
+        stack.enter_context(Pool(engine, spec, workers)), spec, window, workers
+    )
 
 
 def reselect(
@@ -124,8 +130,8 @@ def reselect(
         )
     changed = {name: value for name, value in changes.items() if value is not None}
     config = parse_settings(SearchConfig, {**own.model_dump(), **changed}, "selection")
-    margin = None if p_gap is None else config.p_gap - config.zone
-    selection = Selection(config, folder.policy)
+    margin = None if p_gap is None else config.p_gap - config.indifference_margin
+    selection = Selection(config, folder.policy_digest)
     for record in folder.records:
         selection.see(_retested(record.result, margin))
     return list(selection.pick(_retested(record.result, margin) for record in folder.records))

@@ -14,15 +14,15 @@ from pts.engines.base import Engine
 from pts.files import plain
 from pts.runtime.completions import Completions
 from pts.runtime.journal import Journal
-from pts.runtime.results import Record, Tally
-from pts.runtime.scheduler import Finished, Progress, SetAside, run
+from pts.runtime.results import Record, RolloutCost
+from pts.runtime.scheduler import Finished, Progress, SkippedQuestion, run
 from pts.stats import jeffreys
 from pts.types import Cost, Ids, Problem, QuestionResult, Search
 from pts.verifiers.base import Verifier
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class SearchSpec:
     """What is asked of every question of a run. Picklable where its verifier is."""
 
     verifier: Verifier
@@ -30,21 +30,21 @@ class Task:
     seed: int
 
 
-class Questions:
+class QuestionSearcher:
     """What one engine does for a run."""
 
-    def __init__(self, engine: Engine, task: Task) -> None:
-        self.engine, self._task = engine, task
-        self._given = Completions(engine, task.config)
+    def __init__(self, engine: Engine, spec: SearchSpec) -> None:
+        self.engine, self._spec = engine, spec
+        self._given = Completions(engine, spec.config)
 
     def check(self, problems: Iterable[Problem]) -> None:
         """Raise one DataError for all problems and completions that cannot be searched."""
         self._given.check(problems)
 
-    def pieces(self, ids: Iterable[int]) -> dict[int, str]:
+    def token_texts(self, ids: Iterable[int]) -> dict[int, str]:
         """The text of each token."""
         asked = tuple(sorted(ids))
-        return dict(zip(asked, self.engine.pieces(asked), strict=True))
+        return dict(zip(asked, self.engine.token_texts(asked), strict=True))
 
     def search(
         self,
@@ -57,12 +57,12 @@ class Questions:
         finished = run(
             self._searches(problems),
             self.engine,
-            self._task.verifier,
-            seed=self._task.seed,
+            self._spec.verifier,
+            seed=self._spec.seed,
             window=window,
             journal=journal,
-            unscored_limit=self._task.config.unscored_limit,
-            set_aside=_set_aside,
+            unscored_limit=self._spec.config.unscored_limit,
+            on_skip=_skipped,
             on_progress=on_progress,
         )
         yield from map(_record, finished)
@@ -79,8 +79,8 @@ class Questions:
             problem.id,
             self.engine.encode(problem),
             self.engine.sampling.max_new_tokens,
-            self._task.config,
-            self._task.seed,
+            self._spec.config,
+            self._spec.seed,
             completions,
             self.engine.stop_ids,
         )
@@ -91,8 +91,8 @@ def _record(done: Finished[QuestionResult]) -> Record:
     return Record(dataclasses.replace(done.result, redrawn=redrawn), done.spent)
 
 
-def _set_aside(about: SetAside) -> QuestionResult:
-    filtered = about.spent.get("filter", Tally())
+def _skipped(about: SkippedQuestion) -> QuestionResult:
+    filtered = about.spent.get("filter", RolloutCost())
     return QuestionResult(
         problem_id=about.problem.id,
         prompt_ids=about.prompt,

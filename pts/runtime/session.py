@@ -1,8 +1,8 @@
 """One call of `search`: where records go, what is finished already, the files of the run.
 
-Questions are searched by a `Crew`. All else (the journal's lock, results, their order, pairs,
-totals) is here, in one process, whoever searches. Nothing here grows with the number of questions
-but their ids and, in the output folder, a few bytes for each.
+Questions are searched by an `Executor`. All else (the journal's lock, results, their order,
+pairs, totals) is here, in one process, whoever searches. Nothing here grows with the number of
+questions but their ids and, in the output folder, a few bytes for each.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from pts.algorithm.selection import Selection
 from pts.data.pairs import write_pairs
 from pts.errors import DataError, JournalError
 from pts.files import asked_digest, write_json
-from pts.runtime.executors import Crew
+from pts.runtime.executors import Executor
 from pts.runtime.journal import Journal
-from pts.runtime.progress import Watch
+from pts.runtime.progress import ProgressReporter
 from pts.runtime.results import Record, ResultFile, read_records
-from pts.runtime.searcher import Task, describe_verifier
-from pts.runtime.summary import Records, SearchRun, Summary, Totals, used_ids
+from pts.runtime.searcher import SearchSpec, describe_verifier
+from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
 from pts.types import Problem
 
-_SUMMARY = TypeAdapter(Summary)
+_SUMMARY = TypeAdapter(RunSummary)
 
 
-class Session:
+class RunSession:
     """One call of `search`."""
 
-    def __init__(self, crew: Crew, task: Task) -> None:
-        self._crew, self._task = crew, task
+    def __init__(self, executor: Executor, spec: SearchSpec) -> None:
+        self._executor, self._spec = executor, spec
         self._folder: Path | None = None
         self._file: ResultFile | None = None
         self._journal: Journal | None = None
@@ -65,14 +65,14 @@ class Session:
         self._folder = folder
 
     def _fingerprint(self) -> dict[str, Any]:
-        facts = self._crew.facts
+        engine_info = self._executor.engine_info
         return {
-            "policy": facts.policy,
-            "stop_ids": list(facts.stop_ids),
-            "sampling": facts.sampling.model_dump(mode="json"),
-            "config": self._task.config.model_dump(mode="json"),
-            "verifier": describe_verifier(self._task.verifier),
-            "seed": self._task.seed,
+            "policy_digest": engine_info.policy_digest,
+            "stop_ids": list(engine_info.stop_ids),
+            "sampling": engine_info.sampling.model_dump(mode="json"),
+            "config": self._spec.config.model_dump(mode="json"),
+            "verifier": describe_verifier(self._spec.verifier),
+            "seed": self._spec.seed,
         }
 
     def drive(self, problems: Iterable[Problem], progress: bool) -> None:
@@ -82,12 +82,12 @@ class Session:
             done = self._file.finished if self._file is not None else frozenset[str]()
             left = sum(p.id not in done for p in problems) if done else len(problems)
         try:
-            with Watch(left, progress) as watch:
+            with ProgressReporter(left, progress) as watch:
                 asked = self._unfinished(problems)
-                for record in self._crew.search(asked, left, self._journal, watch):
+                for record in self._executor.search(asked, left, self._journal, watch):
                     self._keep(record)
         except KeyboardInterrupt:
-            self._keep_pieces()
+            self._keep_token_texts()
             raise
         if isinstance(problems, Sized) and len(self._order) != len(problems):
             raise DataError(
@@ -130,7 +130,7 @@ class Session:
             return SearchRun(read_records(self._file.path), stored, self._folder)
         records = self._sorted()
         totals = Totals()
-        selection = Selection(self._task.config, self._crew.facts.policy)
+        selection = Selection(self._spec.config, self._executor.engine_info.policy_digest)
         for record in records:
             totals.add(record)
             selection.see(record.result)
@@ -138,7 +138,7 @@ class Session:
         if self._folder is None:
             selected = list(pairs)
             return SearchRun(records, totals.summary(seconds), None, selected)
-        self._write_pieces(self._crew.pieces(totals.ids, interrupted=False))
+        self._write_token_texts(self._executor.token_texts(totals.ids, interrupted=False))
         write_pairs(self._folder / "pairs.jsonl", pairs)
         summary = totals.summary(seconds)
         write_json(self._folder / "summary.json", dataclasses.asdict(summary))
@@ -158,7 +158,7 @@ class Session:
         self._file.sort(self._order)
         return read_records(self._file.path)
 
-    def _stored_summary(self) -> Summary | None:
+    def _stored_summary(self) -> RunSummary | None:
         """That of a finished run to which this session has added nothing; it is written last."""
         if self._folder is None or self._file is None or self._added:
             return None
@@ -168,18 +168,18 @@ class Session:
             return None
         return summary if sum(summary.questions.values()) == len(self._file.finished) else None
 
-    def _keep_pieces(self) -> None:
+    def _keep_token_texts(self) -> None:
         """Write the token texts that are at hand, for a report of an interrupted run."""
         if self._file is None or self._folder is None:
             return
         records = read_records(self._file.path)
         ids = set(chain.from_iterable(used_ids(record.result) for record in records))
-        path = self._folder / "pieces.json"
+        path = self._folder / "token_texts.json"
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known = {int(i): text for i, text in old.items()}
-        self._write_pieces(known | self._crew.pieces(ids, interrupted=True))
+        self._write_token_texts(known | self._executor.token_texts(ids, interrupted=True))
 
-    def _write_pieces(self, pieces: dict[int, str]) -> None:
+    def _write_token_texts(self, texts: dict[int, str]) -> None:
         if self._folder is not None:
-            texts = {str(i): pieces[i] for i in sorted(pieces)}
-            write_json(self._folder / "pieces.json", texts)
+            named = {str(i): texts[i] for i in sorted(texts)}
+            write_json(self._folder / "token_texts.json", named)

@@ -10,23 +10,23 @@ from pathlib import Path
 from typing import Protocol
 
 from pts.data.pairs import read_pairs
-from pts.runtime.results import Record, Tally
+from pts.runtime.results import Record, RolloutCost
 from pts.types import Purpose, QuestionResult, TokenPair
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class RunSummary:
     """Totals of a run. With an output folder they cover all of it, earlier sessions included."""
 
     questions: Mapping[str, int]
     """By status."""
-    spent: Mapping[Purpose, Tally]
+    spent: Mapping[Purpose, RolloutCost]
     """Sampled rollouts and tokens, by purpose."""
     proposed: Mapping[str, int]
     """Pairs that were confirmed by fresh rollouts or refuted by them, by criterion."""
     confirmed: Mapping[str, int]
     """Pairs that were selected, by criterion."""
-    cut_share: float
+    truncated_share: float
     """Share of the rollouts that the length limit cut; a large one says it is too low."""
     redrawn: int
     """UNSCORED rollouts that were drawn again."""
@@ -50,7 +50,7 @@ class SearchRun:
     """What `search` returns. With an output folder everything is read from it when asked for."""
 
     records: Records
-    summary: Summary
+    summary: RunSummary
     output: Path | None
     selected: list[TokenPair] = field(default_factory=list, repr=False)
     """The pairs of a run without a folder."""
@@ -76,7 +76,7 @@ class Totals:
         self._proposed: Counter[str] = Counter()
         self._confirmed: Counter[str] = Counter()
         self._stopped: Counter[str] = Counter()
-        self._spent: dict[Purpose, Tally] = {}
+        self._spent: dict[Purpose, RolloutCost] = {}
         self._pivotal = 0
 
     def add(self, record: Record) -> None:
@@ -88,7 +88,7 @@ class Totals:
             self._pivotal += sum(token.decided for token in path.tokens)
             self._pivotal += sum(step.decided for step in path.steps)
         for purpose, tally in record.spent.items():
-            self._spent[purpose] = self._spent.get(purpose, Tally()) + tally
+            self._spent[purpose] = self._spent.get(purpose, RolloutCost()) + tally
         self.ids |= used_ids(result)
 
     def confirmed(self, pairs: Iterable[TokenPair]) -> Iterable[TokenPair]:
@@ -97,14 +97,14 @@ class Totals:
             self._confirmed[pair.criterion] += 1
             yield pair
 
-    def summary(self, seconds: float) -> Summary:
-        total = sum(self._spent.values(), Tally())
-        return Summary(
+    def summary(self, seconds: float) -> RunSummary:
+        total = sum(self._spent.values(), RolloutCost())
+        return RunSummary(
             questions=dict(sorted(self._status.items())),
             spent=self._spent,
             proposed=dict(sorted(self._proposed.items())),
             confirmed=dict(sorted(self._confirmed.items())),
-            cut_share=total.cut / total.rollouts if total.rollouts else 0.0,
+            truncated_share=total.truncated / total.rollouts if total.rollouts else 0.0,
             redrawn=total.unscored,
             seconds=round(seconds, 3),
             paths=dict(sorted(self._stopped.items())),

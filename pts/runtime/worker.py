@@ -2,9 +2,9 @@
 
 The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, each a pair:
 
-    ("ready", facts)        the engine is loaded
-    ("next", None)          room for a question: the parent replies with a `Leased` or None
-    ("done", (record, pieces))  a question is finished, with texts of tokens not seen before
+    ("ready", engine_info)        the engine is loaded
+    ("next", None)          room for a question: the parent replies with a `LeasedQuestion` or None
+    ("done", (record, texts))  a question is finished, with texts of tokens not seen before
     ("progress", Progress)  what was done since the last such message
     ("idle", None)          everything leased is finished; waits for an order
     ("answer", value)       of a `Call`
@@ -35,7 +35,7 @@ from pts.engines.base import Engine
 from pts.errors import EngineError
 from pts.runtime.journal import JournalPart, Places
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import Questions, Task
+from pts.runtime.searcher import QuestionSearcher, SearchSpec
 from pts.runtime.summary import used_ids
 from pts.types import Problem
 
@@ -44,23 +44,25 @@ PROGRESS_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class EngineInfo:
     """What the parent needs to know of the engine."""
 
-    policy: str
+    policy_digest: str
     sampling: SamplingConfig
     stop_ids: tuple[int, ...]
-    longest: int | None
+    max_model_len: int | None
     """Tokens that a prompt and its completion may have together, where the engine says so."""
 
     @classmethod
-    def of(cls, engine: Engine) -> Facts:
+    def of(cls, engine: Engine) -> EngineInfo:
         stops = tuple(sorted(engine.stop_ids))
-        return cls(engine.policy, engine.sampling, stops, getattr(engine, "longest", None))
+        return cls(
+            engine.policy_digest, engine.sampling, stops, getattr(engine, "max_model_len", None)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Leased:
+class LeasedQuestion:
     """A question to be searched, and where the journal has lines about it."""
 
     problem: Problem
@@ -69,14 +71,14 @@ class Leased:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An order: `function(questions, *arguments)`, a method of `Questions`."""
+    """An order: `function(questions, *arguments)`, a method of `QuestionSearcher`."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SearchOrder:
     """An order: search what can be leased, `window` questions at a time, and keep a journal."""
 
     window: int
@@ -84,12 +86,14 @@ class Search:
     fingerprint: Mapping[str, Any]
 
 
-def work(pipe: Connection, number: int, make_engine: Callable[[], Engine], task: Task) -> None:
+def work(
+    pipe: Connection, number: int, make_engine: Callable[[], Engine], spec: SearchSpec
+) -> None:
     """Serve orders until there is None; the whole life of a worker process."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     line = _Line(pipe)
     try:
-        _Worker(line, number, Questions(make_engine(), task)).serve()
+        _Worker(line, number, QuestionSearcher(make_engine(), spec)).serve()
     except Exception as error:
         line.send(("failed", portable(error)))
 
@@ -126,7 +130,7 @@ class _Line:
 class _Worker:
     """One engine, its questions and the line to the parent."""
 
-    def __init__(self, pipe: _Line, number: int, questions: Questions) -> None:
+    def __init__(self, pipe: _Line, number: int, questions: QuestionSearcher) -> None:
         self._pipe, self._number, self._questions = pipe, number, questions
         self._journal: JournalPart | None = None
         self._told: set[int] = set()
@@ -135,14 +139,14 @@ class _Worker:
 
     def serve(self) -> None:
         engine = self._questions.engine
-        self._pipe.send(("ready", Facts.of(engine)))
+        self._pipe.send(("ready", EngineInfo.of(engine)))
         while (order := self._pipe.recv()) is not None:
             if isinstance(order, Call):
                 self._pipe.send(("answer", order.function(self._questions, *order.arguments)))
             else:
                 self._search(order)
 
-    def _search(self, order: Search) -> None:
+    def _search(self, order: SearchOrder) -> None:
         if order.journal is not None and self._journal is None:
             self._journal = JournalPart(order.journal, order.fingerprint, self._number)
         progress = Progress()
@@ -158,14 +162,14 @@ class _Worker:
         for record in self._questions.search(leased, order.window, self._journal, keep):
             new = used_ids(record.result) - self._told
             self._told |= new
-            self._pipe.send(("done", (record, self._questions.pieces(new))))
+            self._pipe.send(("done", (record, self._questions.token_texts(new))))
         self._report(progress)
         self._pipe.send(("idle", None))
 
     def _leased(self) -> Iterator[Problem]:
         while True:
             self._pipe.send(("next", None))
-            leased: Leased | None = self._pipe.recv()
+            leased: LeasedQuestion | None = self._pipe.recv()
             if leased is None:
                 return
             if self._journal is not None:

@@ -20,18 +20,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
 from pts.config import SamplingConfig
-from pts.engines.base import Engine, Wish
+from pts.engines.base import Engine, SampleRequest
 from pts.errors import ConfigError
 from pts.testing.contract import check_queue, check_text
-from pts.testing.factory import Bench, MakeEngine, Subject
-from pts.testing.probes import Path
-from pts.testing.report import ConformanceReport, Notebook, clipped
-from pts.testing.rollouts import Desk
+from pts.testing.factory import EngineFactory, EngineUnderTest, MakeEngine
+from pts.testing.probes import ProbePath
+from pts.testing.report import ConformanceReport, FindingCollector, clipped
+from pts.testing.rollouts import EngineHarness
 from pts.testing.rows import check_places, check_settings, scored
-from pts.testing.sampling import Trial, significant
+from pts.testing.sampling import DistributionTest, significant
 from pts.testing.seeds import check_seeds
 from pts.testing.statistics import FALSE_ALARM
-from pts.types import Ids, Problem, Row
+from pts.types import Ids, Problem, TokenDistribution
 
 EXPLORED = 8
 """Rollouts a problem among which the path of the checks is chosen."""
@@ -74,16 +74,16 @@ def check_engine(
             "check_engine needs a problem, rollouts >= 50, whole >= 2 and max_new_tokens >= 4, "
             f"got {len(questions)} problems, {rollouts}, {whole} and {max_new_tokens}"
         )
-    notes = Notebook()
-    bench = Bench(notes, max_new_tokens)
-    subjects = bench.subjects(engine, samplings)
+    notes = FindingCollector()
+    factory = EngineFactory(notes, max_new_tokens)
+    all_tested = factory.all_tested(engine, samplings)
     check = _Check(
-        notes, questions, bench.plain, rollouts, whole, max_new_tokens, tolerance, patience, seed
+        notes, questions, factory.plain, rollouts, whole, max_new_tokens, tolerance, patience, seed
     )
-    for first, subject in enumerate(subjects):
-        check.one(subject, thorough=first == 0)
+    for first, tested in enumerate(all_tested):
+        check.one(tested, thorough=first == 0)
     check.what_was_missed()
-    name = type(subjects[0].engine).__name__ if subjects else "engine"
+    name = type(all_tested[0].engine).__name__ if all_tested else "engine"
     return notes.report(name, FALSE_ALARM)
 
 
@@ -103,7 +103,7 @@ class _Check:
 
     def __init__(
         self,
-        notes: Notebook,
+        notes: FindingCollector,
         problems: Sequence[Problem],
         plain: Engine | None,
         rollouts: int,
@@ -124,59 +124,59 @@ class _Check:
 
     # Checks of one of them
 
-    def one(self, subject: Subject, thorough: bool) -> None:
+    def one(self, tested: EngineUnderTest, thorough: bool) -> None:
         """All checks; `thorough` adds those that do not depend on the sampling settings."""
-        desk = Desk(subject.engine, self.notes, subject.label, self.patience)
-        limit = min(self.max_new_tokens, subject.engine.sampling.max_new_tokens)
-        paths: list[Path] = []
-        with self.notes.part("rows", subject.label):
-            paths = self._paths(desk, limit)
+        harness = EngineHarness(tested.engine, self.notes, tested.label, self.patience)
+        limit = min(self.max_new_tokens, tested.engine.sampling.max_new_tokens)
+        paths: list[ProbePath] = []
+        with self.notes.part("rows", tested.label):
+            paths = self._paths(harness, limit)
             for path in paths:
-                check_places(desk, path.prompt, path.ids, path.rows, path.name)
+                check_places(harness, path.prompt, path.ids, path.rows, path.name)
         if not paths:
             return
-        if self.plain is not None and self.plain is not subject.engine:
-            with self.notes.part("settings", subject.label):
+        if self.plain is not None and self.plain is not tested.engine:
+            with self.notes.part("settings", tested.label):
                 for path in paths:
                     plain = self.plain.score(path.prompt, path.ids)
-                    check_settings(desk, path.rows, plain, subject.engine.sampling, path.name)
-        with self.notes.part("frequencies", subject.label):
-            self._trial(desk, paths, limit)
+                    check_settings(harness, path.rows, plain, tested.engine.sampling, path.name)
+        with self.notes.part("frequencies", tested.label):
+            self._trial(harness, paths, limit)
         if thorough:
-            self._once(desk, paths, limit)
+            self._once(harness, paths, limit)
 
-    def _paths(self, desk: Desk, limit: int) -> list[Path]:
+    def _paths(self, harness: EngineHarness, limit: int) -> list[ProbePath]:
         """One completion a problem, the longest of a few; its rows are checked on the way."""
-        prompts = {p.id: self._prompt(desk, p) for p in self.problems}
-        wishes = [
-            Wish(k, prompt, (), limit, self.seeds(EXPLORED))
+        prompts = {p.id: self._prompt(harness, p) for p in self.problems}
+        requests = [
+            SampleRequest(k, prompt, (), limit, self.seeds(EXPLORED))
             for k, prompt in enumerate(prompts.values())
         ]
-        answers = desk.collect(wishes)
+        answers = harness.collect(requests)
         found = []
-        for wish, name in zip(wishes, prompts, strict=True):
-            completions = [ids for ids in answers.get(wish.key, []) if ids]
+        for request, name in zip(requests, prompts, strict=True):
+            completions = [ids for ids in answers.get(request.key, []) if ids]
             if completions:
                 longest = max(completions, key=len)
-                rows = scored(desk, wish.prompt, longest, name)
+                rows = scored(harness, request.prompt, longest, name)
                 if rows is not None:
-                    found.append(Path(name, wish.prompt, longest, rows))
+                    found.append(ProbePath(name, request.prompt, longest, rows))
         return found
 
-    def _prompt(self, desk: Desk, problem: Problem) -> Ids:
-        prompt, again = desk.engine.encode(problem), desk.engine.encode(problem)
+    def _prompt(self, harness: EngineHarness, problem: Problem) -> Ids:
+        prompt, again = harness.engine.encode(problem), harness.engine.encode(problem)
         whole = isinstance(prompt, tuple) and all(type(token) is int for token in prompt)
         if not prompt or not whole or prompt != again:
             observed = f"{clipped(prompt, 60)}, then {clipped(again, 60)}"
             expected = "a tuple of Python ints, not empty, the same at each call"
             cause = "ids are handed over as the tokenizer made them (a list, an array, a tensor)"
-            where = f"{desk.settings}; problem {problem.id}"
+            where = f"{harness.settings}; problem {problem.id}"
             self.notes.add("protocol", where, expected, observed, cause)
         return tuple(int(token) for token in prompt)
 
-    def _trial(self, desk: Desk, paths: Sequence[Path], limit: int) -> None:
-        trial = Trial(
-            desk, paths, self._plain_row, self.seeds, rollouts=self.rollouts, whole=self.whole,
+    def _trial(self, harness: EngineHarness, paths: Sequence[ProbePath], limit: int) -> None:
+        trial = DistributionTest(
+            harness, paths, self._plain_row, self.seeds, rollouts=self.rollouts, whole=self.whole,
             limit=limit, tolerance=self.tolerance,
         )  # fmt: skip
         first = trial.run()
@@ -189,19 +189,19 @@ class _Check:
             observed = f"{result.observed} (p = {first[name].pvalue:.1g}, then {result.pvalue:.1g})"
             self.notes.add(name[0], result.where, result.expected, observed, result.cause)
 
-    def _plain_row(self, prompt: Ids, completion: Ids) -> Row | None:
+    def _plain_row(self, prompt: Ids, completion: Ids) -> TokenDistribution | None:
         if self.plain is None:
             return None
         return self.plain.score(prompt, completion)[-1]
 
-    def _once(self, desk: Desk, paths: Sequence[Path], limit: int) -> None:
-        with self.notes.part("queue", desk.settings):
-            check_queue(desk, paths[0], self.seeds, limit)
-        with self.notes.part("text", desk.settings):
-            check_text(desk, paths)
-        if desk.engine.reproducible:
-            with self.notes.part("seeds", desk.settings):
-                check_seeds(desk, paths, self.seeds, limit)
+    def _once(self, harness: EngineHarness, paths: Sequence[ProbePath], limit: int) -> None:
+        with self.notes.part("queue", harness.settings):
+            check_queue(harness, paths[0], self.seeds, limit)
+        with self.notes.part("text", harness.settings):
+            check_text(harness, paths)
+        if harness.engine.reproducible:
+            with self.notes.part("seeds", harness.settings):
+                check_seeds(harness, paths, self.seeds, limit)
 
     def what_was_missed(self) -> None:
         """Say which rules were never put to the test."""
@@ -209,7 +209,7 @@ class _Check:
             self.notes.skip(
                 "stop ids: no rollout stopped; raise max_new_tokens or take an easier problem"
             )
-        if self.notes.checked and "cut" not in self.notes.seen:
+        if self.notes.checked and "truncated" not in self.notes.seen:
             self.notes.skip("the length limit: no rollout reached it; lower max_new_tokens")
         if len(self.problems) < 2:
             self.notes.skip("mixing of questions: give two problems")

@@ -1,6 +1,6 @@
 """Which mistake explains a distribution? Truncations gone wrong, tried one after another.
 
-From the plain row of a position (temperature 1, nothing cut) and the settings, `suspects` makes
+From the plain row of a position (temperature 1, nothing cut) and the settings, `diagnoses` makes
 the rows that well-known mistakes would produce; `fitting` and `equal_to` say which of them a
 sample or a row agrees with.
 """
@@ -14,72 +14,78 @@ import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.testing.statistics import chi_square, distance, tally
-from pts.types import Row
+from pts.types import TokenDistribution
 
 RIGHT = "as configured"
 
 SAME = 2e-3
 """Rows closer than this in total variation are called equal; float32 logits differ by less."""
 
-Step = Callable[[Row, SamplingConfig], Row]
+Transform = Callable[[TokenDistribution, SamplingConfig], TokenDistribution]
 
 
-def _normed(row: Row, kept: npt.NDArray[np.bool_]) -> Row:
+def _normed(row: TokenDistribution, kept: npt.NDArray[np.bool_]) -> TokenDistribution:
     probs = row.probs[kept]
-    return Row(row.ids[kept], probs / probs.sum())
+    return TokenDistribution(row.ids[kept], probs / probs.sum())
 
 
-def temper(row: Row, sampling: SamplingConfig) -> Row:
+def temper(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
     """p^(1/T), renormalised; at temperature 0 the most likely token alone."""
     if sampling.temperature == 0:
         return _normed(row, np.arange(len(row.ids)) == 0)
     probs = np.power(row.probs / row.probs[0], 1.0 / sampling.temperature)
-    return Row(row.ids, probs / probs.sum())
+    return TokenDistribution(row.ids, probs / probs.sum())
 
 
-def top_k(row: Row, sampling: SamplingConfig) -> Row:
+def top_k(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
     """The k most likely tokens and what ties with the k-th."""
     if not 0 < sampling.top_k < len(row.ids):
         return row
     return _normed(row, row.probs >= row.probs[sampling.top_k - 1])
 
 
-def top_p(row: Row, sampling: SamplingConfig) -> Row:
+def top_p(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
     """The smallest head that holds top_p."""
     before = row.probs.cumsum() - row.probs
     return _normed(row, before < sampling.top_p) if sampling.top_p < 1 else row
 
 
-def min_p(row: Row, sampling: SamplingConfig) -> Row:
+def min_p(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
     """Tokens with at least min_p of the most likely one's probability."""
     return _normed(row, row.probs >= sampling.min_p * row.probs[0])
 
 
-def shaped(plain: Row, sampling: SamplingConfig, *steps: Step) -> Row:
+def shaped(
+    plain: TokenDistribution, sampling: SamplingConfig, *steps: Transform
+) -> TokenDistribution:
     """Apply steps in order; without any, those of `SamplingConfig` in their order."""
     for step in steps or (temper, top_k, top_p, min_p):
         plain = step(plain, sampling)
     return plain
 
 
-def sorted_row(row: Row) -> Row:
+def sorted_row(row: TokenDistribution) -> TokenDistribution:
     """Most likely first."""
     order = np.argsort(-row.probs, kind="stable")
-    return Row(row.ids[order], row.probs[order])
+    return TokenDistribution(row.ids[order], row.probs[order])
 
 
-def suspects(plain: Row, sampling: SamplingConfig) -> Mapping[str, Row]:
+def diagnoses(
+    plain: TokenDistribution, sampling: SamplingConfig
+) -> Mapping[str, TokenDistribution]:
     """Rows by the mistake that would make them; the right one first. Equal rows appear once."""
     plain = sorted_row(plain)
-    found: dict[str, Row] = {}
-    for name, row in _suspects(plain, sampling):
+    found: dict[str, TokenDistribution] = {}
+    for name, row in _diagnoses(plain, sampling):
         if all(distance(row, other) > SAME for other in found.values()):
             found[name] = row
     return found
 
 
-def _suspects(plain: Row, sampling: SamplingConfig) -> Iterator[tuple[str, Row]]:
-    def changed(**changes: object) -> Row:
+def _diagnoses(
+    plain: TokenDistribution, sampling: SamplingConfig
+) -> Iterator[tuple[str, TokenDistribution]]:
+    def changed(**changes: object) -> TokenDistribution:
         return shaped(plain, sampling.model_copy(update=changes))
 
     yield RIGHT, shaped(plain, sampling)
@@ -112,21 +118,21 @@ def _suspects(plain: Row, sampling: SamplingConfig) -> Iterator[tuple[str, Row]]
             yield why + "length); truncate first, remove second", shaped(rest, sampling)
 
 
-def _open_nucleus(plain: Row, sampling: SamplingConfig) -> Row:
+def _open_nucleus(plain: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
     row = top_k(temper(plain, sampling), sampling)
     kept = row.probs.cumsum() <= sampling.top_p
     kept[0] = True
     return min_p(_normed(row, kept), sampling)
 
 
-def _absolute(plain: Row, sampling: SamplingConfig) -> Row:
+def _absolute(plain: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
     row = shaped(plain, sampling, temper, top_k, top_p)
     kept = row.probs >= sampling.min_p
     kept[0] = True
     return _normed(row, kept)
 
 
-def fitting(tokens: Sequence[int], rows: Mapping[str, Row]) -> str | None:
+def fitting(tokens: Sequence[int], rows: Mapping[str, TokenDistribution]) -> str | None:
     """The name of the row that sampled tokens fit best; None when they fit none (p < 0.01)."""
     best, level = None, 0.01
     for name, row in rows.items():
@@ -137,12 +143,12 @@ def fitting(tokens: Sequence[int], rows: Mapping[str, Row]) -> str | None:
     return best
 
 
-def equal_to(row: Row, rows: Mapping[str, Row]) -> str | None:
+def equal_to(row: TokenDistribution, rows: Mapping[str, TokenDistribution]) -> str | None:
     """The name of the row that is the same; None when there is none."""
     return next((name for name, other in rows.items() if distance(row, other) <= SAME), None)
 
 
-def as_told(row: Row, plain: Row, sampling: SamplingConfig) -> bool:
+def as_told(row: TokenDistribution, plain: TokenDistribution, sampling: SamplingConfig) -> bool:
     """Is `row` the plain row under the settings? Rounding at an edge and ties are forgiven."""
     plain = sorted_row(plain)
     edges = (-1e-4, 0.0, 1e-4)

@@ -13,19 +13,19 @@ from collections import Counter
 from collections.abc import Generator
 from typing import TypeVar
 
-from pts.engines.base import Engine, Wish
+from pts.engines.base import Engine, SampleRequest
 from pts.engines.boundaries import completion_steps
 from pts.errors import VerifierError
 from pts.types import (
-    Boundaries,
     Ids,
+    LogprobQuery,
     Measurement,
-    Outcome,
     Problem,
-    Sample,
-    Score,
+    Requests,
+    Rollout,
+    RolloutQuery,
+    StepQuery,
     Verdict,
-    Wishes,
 )
 from pts.verifiers.base import Verifier
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def run_search(
-    search: Generator[Wishes, list[Measurement], T],
+    search: Generator[Requests, list[Measurement], T],
     engine: Engine,
     problem: Problem,
     verifier: Verifier,
@@ -47,9 +47,9 @@ def run_search(
     """
     answers = _Answers(engine, problem, verifier, seed)
     try:
-        wishes = next(search)
+        queries = next(search)
         while True:
-            wishes = search.send([answers.of(wish) for wish in wishes])
+            queries = search.send([answers.of(query) for query in queries])
     except StopIteration as stop:
         result: T = stop.value
         return result
@@ -61,37 +61,37 @@ class _Answers:
         self.prompt = engine.encode(problem)
         self.drawn: Counter[tuple[Ids, str]] = Counter()
 
-    def of(self, wish: Sample | Score | Boundaries) -> Measurement:
-        if isinstance(wish, Sample):
-            return self._outcomes(wish)
-        if isinstance(wish, Boundaries):
-            return completion_steps(self.engine, wish.at)
-        return self.engine.score(self.prompt, wish.at)
+    def of(self, query: RolloutQuery | LogprobQuery | StepQuery) -> Measurement:
+        if isinstance(query, RolloutQuery):
+            return self._outcomes(query)
+        if isinstance(query, StepQuery):
+            return completion_steps(self.engine, query.completion)
+        return self.engine.score(self.prompt, query.completion)
 
-    def _outcomes(self, wish: Sample) -> list[Outcome]:
-        left = self.engine.sampling.max_new_tokens - len(wish.at)
-        if left <= 0 or (wish.at and wish.at[-1] in self.engine.stop_ids):
-            return [self._judge(wish, ())] * wish.n
-        request = Wish(0, self.prompt, wish.at, left, self._seeds(wish))
-        ((_, rollouts),) = self.engine.sample(iter([request]))
-        return [self._judge(wish, ids) for ids in rollouts]
+    def _outcomes(self, query: RolloutQuery) -> list[Rollout]:
+        left = self.engine.sampling.max_new_tokens - len(query.prefix)
+        if left <= 0 or (query.prefix and query.prefix[-1] in self.engine.stop_ids):
+            return [self._judge(query, ())] * query.n
+        sought = SampleRequest(0, self.prompt, query.prefix, left, self._seeds(query))
+        ((_, rollouts),) = self.engine.sample(iter([sought]))
+        return [self._judge(query, ids) for ids in rollouts]
 
-    def _seeds(self, wish: Sample) -> tuple[int, ...]:
-        first = self.drawn[wish.at, wish.purpose]
-        self.drawn[wish.at, wish.purpose] += wish.n
-        name = f"{self.seed}/{self.problem.id}/{wish.at}/{wish.purpose}"
+    def _seeds(self, query: RolloutQuery) -> tuple[int, ...]:
+        first = self.drawn[query.prefix, query.purpose]
+        self.drawn[query.prefix, query.purpose] += query.n
+        name = f"{self.seed}/{self.problem.id}/{query.prefix}/{query.purpose}"
         digests = (
             hashlib.blake2b(f"{name}/{first + i}".encode(), digest_size=8).digest()
-            for i in range(wish.n)
+            for i in range(query.n)
         )
         return tuple(int.from_bytes(digest, "big") for digest in digests)
 
-    def _judge(self, wish: Sample, ids: Ids) -> Outcome:
-        whole = wish.at + ids
+    def _judge(self, query: RolloutQuery, ids: Ids) -> Rollout:
+        whole = query.prefix + ids
         cut = not whole or whole[-1] not in self.engine.stop_ids
         verdict = Verdict.FAIL
         if not cut:
             verdict = self.verifier(self.problem, self.engine.decode(whole)).verdict
         if verdict is Verdict.UNSCORED:
             raise VerifierError(f"problem {self.problem.id!r} could not be judged: {whole}")
-        return Outcome(ids if wish.purpose == "filter" else ids[:1], verdict, cut, len(ids))
+        return Rollout(ids if query.purpose == "filter" else ids[:1], verdict, cut, len(ids))

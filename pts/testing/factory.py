@@ -9,12 +9,12 @@ from typing import TypeAlias
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.errors import PTSError
-from pts.testing.report import Notebook, clipped
+from pts.testing.report import FindingCollector, clipped
 
 MakeEngine: TypeAlias = Callable[[SamplingConfig], Engine]
 
-ATTRIBUTES = ("sampling", "policy", "reproducible", "stop_ids")
-METHODS = ("encode", "decode", "pieces", "score", "sample")
+ATTRIBUTES = ("sampling", "policy_digest", "reproducible", "stop_ids")
+METHODS = ("encode", "decode", "token_texts", "score", "sample")
 
 SETTINGS: Mapping[str, Mapping[str, float]] = {
     "plain": {},
@@ -29,23 +29,23 @@ SETTINGS: Mapping[str, Mapping[str, float]] = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class EngineUnderTest:
     """An engine under one sampling configuration."""
 
     label: str
     engine: Engine
 
 
-class Bench:
+class EngineFactory:
     """Makes the engines to check, and a plain one to compare their rows with."""
 
-    def __init__(self, notes: Notebook, max_new_tokens: int) -> None:
+    def __init__(self, notes: FindingCollector, max_new_tokens: int) -> None:
         self.notes, self.max_new_tokens = notes, max_new_tokens
         self.plain: Engine | None = None
 
-    def subjects(
+    def all_tested(
         self, engine: Engine | MakeEngine, samplings: Mapping[str, SamplingConfig] | None
-    ) -> list[Subject]:
+    ) -> list[EngineUnderTest]:
         """Engines that have all the protocol's parts."""
         if not callable(engine):
             self.notes.skip(
@@ -53,16 +53,18 @@ class Bench:
                 "plain distribution: give a function from SamplingConfig to an engine"
             )
             label = _label("own settings", engine.sampling) if self._whole(engine) else ""
-            return [Subject(label, engine)] if label else []
+            return [EngineUnderTest(label, engine)] if label else []
         wanted = samplings or {
             name: SamplingConfig.model_validate({**changes, "max_new_tokens": self.max_new_tokens})
             for name, changes in SETTINGS.items()
         }
         made = [self._made(engine, name, sampling) for name, sampling in wanted.items()]
         self.plain = self._plain(engine, [s for s in made if s])
-        return [subject for subject in made if subject is not None]
+        return [tested for tested in made if tested is not None]
 
-    def _made(self, make: MakeEngine, name: str, sampling: SamplingConfig) -> Subject | None:
+    def _made(
+        self, make: MakeEngine, name: str, sampling: SamplingConfig
+    ) -> EngineUnderTest | None:
         label = _label(name, sampling)
         try:
             engine = make(sampling)
@@ -76,9 +78,9 @@ class Bench:
                 "protocol", label, f"sampling = {sampling}", f"sampling = {engine.sampling}",
                 "the engine keeps another configuration than the one it was made with",
             )  # fmt: skip
-        return Subject(label, engine)
+        return EngineUnderTest(label, engine)
 
-    def _plain(self, make: MakeEngine, made: Sequence[Subject]) -> Engine | None:
+    def _plain(self, make: MakeEngine, made: Sequence[EngineUnderTest]) -> Engine | None:
         """An engine at temperature 1 without truncation, for what truncation should do."""
         sampling = SamplingConfig(max_new_tokens=self.max_new_tokens)
         known = next((s.engine for s in made if _is_plain(s.engine.sampling)), None)
@@ -110,9 +112,13 @@ def _attribute_faults(engine: Engine) -> list[tuple[str, str, str]]:
     faults = []
     if not isinstance(engine.sampling, SamplingConfig):
         faults.append(("sampling is a SamplingConfig", repr(engine.sampling), "keep the one given"))
-    if not isinstance(engine.policy, str) or not engine.policy:
+    if not isinstance(engine.policy_digest, str) or not engine.policy_digest:
         faults.append(
-            ("policy is a digest of the weights, as text", repr(engine.policy), "pairs carry it")
+            (
+                "policy_digest is a digest of the weights, as text",
+                repr(engine.policy_digest),
+                "pairs carry it",
+            )
         )
     if not isinstance(engine.reproducible, bool):
         cause = "declare whether seeds are honoured"

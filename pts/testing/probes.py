@@ -13,37 +13,37 @@ import numpy as np
 
 from pts.testing.rows import likeliest_but
 from pts.testing.statistics import SURE
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
 
 @dataclass(frozen=True)
-class Path:
+class ProbePath:
     """A completion to draw places from."""
 
     name: str
     prompt: Ids
     ids: Ids
-    rows: Sequence[Row]
+    rows: Sequence[TokenDistribution]
 
 
 @dataclass(frozen=True)
-class Place:
+class ProbePrefix:
     """A prefix where first tokens are counted. `forced` ends in a sibling, off the path."""
 
     name: str
     prompt: Ids
-    at: Ids
+    prefix: Ids
     forced: bool
-    others: Mapping[str, Row]
+    others: Mapping[str, TokenDistribution]
     """Rows of wrong places, named by the mistake that would take them."""
 
 
-def choose_places(paths: Sequence[Path], stops: frozenset[int]) -> list[Place]:
+def choose_places(paths: Sequence[ProbePath], stops: frozenset[int]) -> list[ProbePrefix]:
     """The start of every path; of each, an early and a late uncertain position, one forced."""
     found = []
     for path in paths:
         others = {f"the prompt of problem {p.name}": p.rows[0] for p in paths if p is not path}
-        found.append(Place(path.name, path.prompt, (), False, others))
+        found.append(ProbePrefix(path.name, path.prompt, (), False, others))
         half = len(path.ids) // 2
         early = _most_uncertain(path, range(1, half))
         late = _most_uncertain(path, range(max(1, half), len(path.ids)))
@@ -56,27 +56,27 @@ def choose_places(paths: Sequence[Path], stops: frozenset[int]) -> list[Place]:
     return found
 
 
-def _most_uncertain(path: Path, positions: range) -> int | None:
+def _most_uncertain(path: ProbePath, positions: range) -> int | None:
     doubtful = [i for i in positions if path.rows[i].probs.max() <= SURE]
     return max(doubtful, key=lambda i: _entropy(path.rows[i]), default=None)
 
 
-def _entropy(row: Row) -> float:
+def _entropy(row: TokenDistribution) -> float:
     probs = row.probs[row.probs > 0]
     return float(-(probs * np.log(probs)).sum())
 
 
-def _on_path(path: Path, i: int) -> Place:
+def _on_path(path: ProbePath, i: int) -> ProbePrefix:
     others = {"the prefix without its last token (off by one)": path.rows[i - 1]}
     if i + 1 < len(path.rows):
         others["the prefix with one token more (off by one)"] = path.rows[i + 1]
     others["no prefix, the prompt alone"] = path.rows[0]
-    return Place(path.name, path.prompt, path.ids[:i], False, others)
+    return ProbePrefix(path.name, path.prompt, path.ids[:i], False, others)
 
 
-def _forced(path: Path, i: int, sibling: int) -> Place:
+def _forced(path: ProbePath, i: int, sibling: int) -> ProbePrefix:
     """The prefix with a sibling in the place of the path's token."""
     others = {"the prefix without its last token (off by one)": path.rows[i]}
     if i + 1 < len(path.rows):
         others["the path's own token instead of the forced one"] = path.rows[i + 1]
-    return Place(path.name, path.prompt, (*path.ids[:i], sibling), True, others)
+    return ProbePrefix(path.name, path.prompt, (*path.ids[:i], sibling), True, others)

@@ -64,7 +64,7 @@ class ConformanceReport:
 
 
 @dataclass
-class Notebook:
+class FindingCollector:
     """Collects findings while checks run; equal ones are merged."""
 
     findings: dict[tuple[str, str, str], Finding] = field(default_factory=dict)

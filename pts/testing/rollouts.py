@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pts.engines.base import Engine, Wish
-from pts.testing.report import Notebook, clipped
+from pts.engines.base import Engine, SampleRequest
+from pts.testing.report import FindingCollector, clipped
 from pts.types import Ids
 
 FREE_POLLS = 100
@@ -15,7 +15,7 @@ FREE_POLLS = 100
 POLL_SECONDS = 0.001
 
 Answers = dict[int, list[Ids]]
-"""Well-formed completions of each answered wish, by the wish's key."""
+"""Well-formed completions of each answered request, by the request's key."""
 
 
 class DeadlockError(Exception):
@@ -24,24 +24,24 @@ class DeadlockError(Exception):
 
 @dataclass
 class LiveQueue:
-    """Releases wishes in waves, the next one when the engine has delivered something.
+    """Releases requests in waves, the next one when the engine has delivered something.
 
     Between waves it yields None, as a search does whose questions all wait for answers. After
     `patience` seconds of asking without a delivery it raises DeadlockError.
     """
 
-    waves: Sequence[Sequence[Wish]]
+    waves: Sequence[Sequence[SampleRequest]]
     patience: float
     owed: set[int] = field(default_factory=set)
     pulled: int = 0
     ended: bool = False
 
-    def __iter__(self) -> Iterator[Wish | None]:
+    def __iter__(self) -> Iterator[SampleRequest | None]:
         for wave in self.waves:
-            for wish in wave:
-                self.owed.add(wish.key)
+            for request in wave:
+                self.owed.add(request.key)
                 self.pulled += 1
-                yield wish
+                yield request
             if wave is not self.waves[-1]:
                 yield from self._wait()
         self.ended = True
@@ -59,106 +59,112 @@ class LiveQueue:
 
 
 @dataclass
-class Desk:
+class EngineHarness:
     """One engine under check, with the notes about it and where they belong."""
 
     engine: Engine
-    notes: Notebook
+    notes: FindingCollector
     settings: str
     patience: float
 
-    def where(self, wish: Wish) -> str:
-        """The settings and the wish, for a finding."""
+    def where(self, request: SampleRequest) -> str:
+        """The settings and the request, for a finding."""
         return (
-            f"{self.settings}; prompt of {len(wish.prompt)} tokens, prefix of {len(wish.at)}, "
-            f"limit {wish.limit}, {len(wish.seeds)} seeds"
+            f"{self.settings}; prompt of {len(request.prompt)} tokens, prefix of "
+            f"{len(request.prefix)}, limit {request.max_tokens}, {len(request.seeds)} seeds"
         )
 
-    def collect(self, *waves: Sequence[Wish]) -> Answers:
-        """Well-formed answers to wishes given in waves; everything else becomes a finding."""
+    def collect(self, *waves: Sequence[SampleRequest]) -> Answers:
+        """Well-formed answers to requests given in waves; everything else becomes a finding."""
         queue = LiveQueue([wave for wave in waves if wave], self.patience)
-        wishes = {wish.key: wish for wave in waves for wish in wave}
+        requests = {request.key: request for wave in waves for request in wave}
         found: Answers = {}
         try:
-            self._receive(queue, wishes, found)
+            self._receive(queue, requests, found)
         except DeadlockError:
             self.notes.add(
                 "queue",
                 f"{self.settings}; a live queue that holds nothing for the moment",
                 "after None the engine delivers something, then asks again",
-                f"it pulled {queue.pulled} wishes and kept asking for {self.patience:g} s without "
-                f"a delivery ({len(queue.owed)} wishes owed)",
-                "sample reads the whole queue before it starts (list(wishes)), or a loop skips "
+                f"it pulled {queue.pulled} requests and kept asking for {self.patience:g} s "
+                f"without a delivery ({len(queue.owed)} requests owed)",
+                "sample reads the whole queue before it starts (list(requests)), or a loop skips "
                 "None without working on what it has",
             )
             return found
-        missing = [wishes[key] for key in wishes if key not in found and key in queue.owed]
+        missing = [requests[key] for key in requests if key not in found and key in queue.owed]
         if missing or not queue.ended:
-            which = clipped([wish.key for wish in wishes.values() if wish.key not in found])
+            which = clipped(
+                [request.key for request in requests.values() if request.key not in found]
+            )
             self.notes.add(
                 "answers",
-                self.where((missing or list(wishes.values()))[0]),
-                f"every one of {len(wishes)} wishes is answered before sample ends",
+                self.where((missing or list(requests.values()))[0]),
+                f"every one of {len(requests)} requests is answered before sample ends",
                 f"sample ended without answers to {which}, having pulled {queue.pulled}",
-                "wishes still in the batch are dropped when the queue is exhausted, or sample "
+                "requests still in the batch are dropped when the queue is exhausted, or sample "
                 "stops at the first None",
             )
         return found
 
-    def _receive(self, queue: LiveQueue, wishes: dict[int, Wish], found: Answers) -> None:
+    def _receive(
+        self, queue: LiveQueue, requests: dict[int, SampleRequest], found: Answers
+    ) -> None:
         twice = 0
         answers = self.engine.sample(iter(queue))
-        for wish, completions in answers:
-            own = wishes.get(wish.key)
-            if own is None or own != wish:
+        for request, completions in answers:
+            own = requests.get(request.key)
+            if own is None or own != request:
                 self.notes.add(
                     "answers",
-                    self.where(wish),
-                    "an answer names a wish of this call, unchanged",
-                    f"an answer to a wish with key {wish.key} that was not given so",
-                    "wishes of an earlier call that was closed early are still in the engine, or "
-                    "the wish was rebuilt instead of handed back",
+                    self.where(request),
+                    "an answer names a request of this call, unchanged",
+                    f"an answer to a request with key {request.key} that was not given so",
+                    "requests of an earlier call that was closed early are still in the engine, or "
+                    "the request was rebuilt instead of handed back",
                 )
-            elif wish.key not in queue.owed:
-                self._answered_twice(wish)
+            elif request.key not in queue.owed:
+                self._answered_twice(request)
                 twice += 1
-                if twice > len(wishes):
+                if twice > len(requests):
                     break
             else:
-                queue.owed.discard(wish.key)
-                found[wish.key] = self._checked(own, completions)
+                queue.owed.discard(request.key)
+                found[request.key] = self._checked(own, completions)
 
-    def _answered_twice(self, wish: Wish) -> None:
+    def _answered_twice(self, request: SampleRequest) -> None:
         self.notes.add(
             "answers",
-            self.where(wish),
-            "each wish is answered exactly once",
-            f"another answer to wish {wish.key}",
-            "finished wishes are not taken out of the batch, or partial answers are delivered",
+            self.where(request),
+            "each request is answered exactly once",
+            f"another answer to request {request.key}",
+            "finished requests are not taken out of the batch, or partial answers are delivered",
         )
 
-    def _checked(self, wish: Wish, completions: list[Ids]) -> list[Ids]:
-        if len(completions) != len(wish.seeds):
+    def _checked(self, request: SampleRequest, completions: list[Ids]) -> list[Ids]:
+        if len(completions) != len(request.seeds):
             self.notes.add(
                 "answers",
-                self.where(wish),
-                f"{len(wish.seeds)} completions, one a seed",
+                self.where(request),
+                f"{len(request.seeds)} completions, one a seed",
                 f"{len(completions)} completions",
                 "rollouts are lost, merged when they are equal, or n is set elsewhere",
             )
-        return [ids for ids in completions if self._well_formed(wish, ids)]
+        return [ids for ids in completions if self._well_formed(request, ids)]
 
-    def _well_formed(self, wish: Wish, ids: Ids) -> bool:
-        fault = _fault(wish, ids, self.engine.stop_ids)
+    def _well_formed(self, request: SampleRequest, ids: Ids) -> bool:
+        fault = _fault(request, ids, self.engine.stop_ids)
         if fault is not None:
-            self.notes.add(fault[0], self.where(wish), *fault[1:])
+            self.notes.add(fault[0], self.where(request), *fault[1:])
             return False
         if ids:
-            self.notes.seen.add("stopped" if ids[-1] in self.engine.stop_ids else "cut")
+            self.notes.seen.add("stopped" if ids[-1] in self.engine.stop_ids else "truncated")
         return True
 
 
-def _fault(wish: Wish, ids: Ids, stops: frozenset[int]) -> tuple[str, str, str, str] | None:
+def _fault(
+    request: SampleRequest, ids: Ids, stops: frozenset[int]
+) -> tuple[str, str, str, str] | None:
     """(check, expected, observed, cause) of a completion that breaks the protocol."""
     if not isinstance(ids, tuple) or not all(type(token) is int for token in ids):
         kinds = sorted({type(token).__name__ for token in ids})
@@ -178,24 +184,29 @@ def _fault(wish: Wish, ids: Ids, stops: frozenset[int]) -> tuple[str, str, str, 
             "a finished rollout stays in the batch (padding, or tokens after the stop), or the "
             "engine stops at another id than its stop_ids say",
         )
-    if len(ids) > wish.limit:
-        return "limit", f"at most {wish.limit} tokens", f"{len(ids)} tokens", _too_long(wish, ids)
-    if len(ids) < wish.limit and not stopped:
+    if len(ids) > request.max_tokens:
+        return (
+            "limit",
+            f"at most {request.max_tokens} tokens",
+            f"{len(ids)} tokens",
+            _too_long(request, ids),
+        )
+    if len(ids) < request.max_tokens and not stopped:
         return (
             "stop",
-            f"a completion fills its limit of {wish.limit} or ends with a stop id of "
+            f"a completion fills its limit of {request.max_tokens} or ends with a stop id of "
             f"{sorted(stops)}, which is part of it",
             f"{len(ids)} tokens without a stop id, ending in {clipped(ids[-3:])}",
             "the stop id is stripped from the returned ids, stop_ids lacks the id that the "
-            "engine stops at, or its limit is smaller than the wish's",
+            "engine stops at, or its limit is smaller than the request's",
         )
     return None
 
 
-def _too_long(wish: Wish, ids: Ids) -> str:
-    if len(ids) == wish.limit + 1:
+def _too_long(request: SampleRequest, ids: Ids) -> str:
+    if len(ids) == request.max_tokens + 1:
         return "off by one: limit counts all new tokens, the stop id included"
     return (
-        "the wish's limit is not used: a rollout from a prefix may add only what is left of the "
+        "the request's limit is not used: a rollout from a prefix may add only what is left of the "
         "whole completion, not max_new_tokens again"
     )

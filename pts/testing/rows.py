@@ -7,21 +7,23 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.testing.diagnoses import RIGHT, SAME, as_told, equal_to, suspects
-from pts.testing.report import Notebook, clipped
-from pts.testing.rollouts import Desk
+from pts.testing.diagnoses import RIGHT, SAME, as_told, diagnoses, equal_to
+from pts.testing.report import FindingCollector, clipped
+from pts.testing.rollouts import EngineHarness
 from pts.testing.statistics import distance
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
 SUM_ERROR = 1e-6
 
 
-def scored(desk: Desk, prompt: Ids, completion: Ids, name: str) -> list[Row] | None:
+def scored(
+    harness: EngineHarness, prompt: Ids, completion: Ids, name: str
+) -> list[TokenDistribution] | None:
     """The rows of a completion, checked; None when they cannot be used."""
-    where = f"{desk.settings}; problem {name}, completion of {len(completion)} tokens"
-    rows = desk.engine.score(prompt, completion)
+    where = f"{harness.settings}; problem {name}, completion of {len(completion)} tokens"
+    rows = harness.engine.score(prompt, completion)
     if len(rows) != len(completion):
-        desk.notes.add(
+        harness.notes.add(
             "rows",
             where,
             f"one row a token of the completion: {len(completion)}",
@@ -31,13 +33,13 @@ def scored(desk: Desk, prompt: Ids, completion: Ids, name: str) -> list[Row] | N
         )
         return None
     usable = [
-        check_row(desk.notes, row, f"{desk.settings}; problem {name}, position {position}")
+        check_row(harness.notes, row, f"{harness.settings}; problem {name}, position {position}")
         for position, row in enumerate(rows)
     ]
     return rows if all(usable) else None
 
 
-def check_row(notes: Notebook, row: Row, where: str) -> bool:
+def check_row(notes: FindingCollector, row: TokenDistribution, where: str) -> bool:
     """Note what is wrong with one row; False when nothing more can be read from it."""
     ids, probs = np.asarray(row.ids), np.asarray(row.probs)
     if ids.ndim != 1 or ids.shape != probs.shape or not len(ids):
@@ -74,38 +76,46 @@ def check_row(notes: Notebook, row: Row, where: str) -> bool:
     return True
 
 
-def check_places(desk: Desk, prompt: Ids, completion: Ids, rows: Sequence[Row], name: str) -> None:
+def check_places(
+    harness: EngineHarness,
+    prompt: Ids,
+    completion: Ids,
+    rows: Sequence[TokenDistribution],
+    name: str,
+) -> None:
     """A row depends on what stands before its token alone, and on nothing asked before."""
-    where = f"{desk.settings}; problem {name}, "
-    if desk.engine.score(prompt, ()) != []:
+    where = f"{harness.settings}; problem {name}, "
+    if harness.engine.score(prompt, ()) != []:
         cause = "the distribution after the prompt is returned although no token was asked for"
-        desk.notes.add("rows", where + "empty completion", "[]", "rows", cause)
-    again = desk.engine.score(prompt, completion)
+        harness.notes.add("rows", where + "empty completion", "[]", "rows", cause)
+    again = harness.engine.score(prompt, completion)
     for position, (row, other) in enumerate(zip(rows, again, strict=False)):
         if distance(row, other) > SAME:
             observed = f"they differ by {distance(row, other):.3f} in total variation"
             cause = "score depends on earlier calls: a cache is overwritten, or dropout is on"
             expected = "two calls give the same row"
-            desk.notes.add("rows", f"{where}position {position}", expected, observed, cause)
+            harness.notes.add("rows", f"{where}position {position}", expected, observed, cause)
             return
     doubtful = [k for k, row in enumerate(rows) if (row.probs > 0).sum() > 1]
     for position in {doubtful[0], doubtful[-1]} if doubtful else ():
-        _swap_token(desk, prompt, completion[: position + 1], rows, name)
+        _swap_token(harness, prompt, completion[: position + 1], rows, name)
 
 
-def _swap_token(desk: Desk, prompt: Ids, head: Ids, rows: Sequence[Row], name: str) -> None:
+def _swap_token(
+    harness: EngineHarness, prompt: Ids, head: Ids, rows: Sequence[TokenDistribution], name: str
+) -> None:
     """Change the last token of a head: the rows up to its own must not change."""
     last = len(head) - 1
     other = likeliest_but(rows[last], {head[-1]})
     if other is None:
         return
-    changed = desk.engine.score(prompt, (*head[:-1], other))
+    changed = harness.engine.score(prompt, (*head[:-1], other))
     for position in range(min(last + 1, len(changed))):
         gap = distance(rows[position], changed[position])
         if gap > SAME:
-            desk.notes.add(
+            harness.notes.add(
                 "rows",
-                f"{desk.settings}; problem {name}, position {position}",
+                f"{harness.settings}; problem {name}, position {position}",
                 f"the row does not change when token {last} is another one",
                 f"it changes by {gap:.3f} in total variation",
                 "rows are shifted by one: row i must be the distribution before token i, not "
@@ -115,17 +125,21 @@ def _swap_token(desk: Desk, prompt: Ids, head: Ids, rows: Sequence[Row], name: s
 
 
 def check_settings(
-    desk: Desk, rows: Sequence[Row], plain: Sequence[Row], sampling: SamplingConfig, name: str
+    harness: EngineHarness,
+    rows: Sequence[TokenDistribution],
+    plain: Sequence[TokenDistribution],
+    sampling: SamplingConfig,
+    name: str,
 ) -> None:
     """Rows equal the plain engine's under temperature, top-k, top-p, min-p, in this order."""
     for position, (row, base) in enumerate(zip(rows, plain, strict=True)):
         if not as_told(row, base, sampling):
-            known = equal_to(row, suspects(base, sampling))
-            desk.notes.add(
+            known = equal_to(row, diagnoses(base, sampling))
+            harness.notes.add(
                 "settings",
-                f"{desk.settings}; problem {name}, position {position}",
+                f"{harness.settings}; problem {name}, position {position}",
                 "the plain row after temperature, top-k, top-p and min-p, in this order: "
-                + shown(suspects(base, sampling)[RIGHT]),
+                + shown(diagnoses(base, sampling)[RIGHT]),
                 shown(row),
                 f"in score: {known}"
                 if known not in (None, RIGHT)
@@ -133,13 +147,13 @@ def check_settings(
             )
 
 
-def likeliest_but(row: Row, excluded: Collection[int]) -> int | None:
+def likeliest_but(row: TokenDistribution, excluded: Collection[int]) -> int | None:
     """The most likely token apart from some; None when no other is possible."""
     allowed = [k for k, token in enumerate(row.ids) if token not in excluded and row.probs[k] > 0]
     return int(row.ids[max(allowed, key=lambda k: row.probs[k])]) if allowed else None
 
 
-def shown(row: Row, most: int = 5) -> str:
+def shown(row: TokenDistribution, most: int = 5) -> str:
     """The head of a row, for a message."""
     head = [f"{int(t)}: {p:.3f}" for t, p in zip(row.ids[:most], row.probs[:most], strict=True)]
     more = f", … ({len(row.ids)} tokens)" if len(row.ids) > most else ""

@@ -2,7 +2,7 @@
 
 A place is a prefix at which many rollouts are drawn: the start, two uncertain positions of a
 completion (an early and a late one), and one of these with a sibling forced by a longer prefix.
-Their wishes share the engine's queue with whole rollouts, all of whose steps are tested too.
+Their requests share the engine's queue with whole rollouts, all of whose steps are tested too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pts.engines.base import Wish
-from pts.testing.diagnoses import RIGHT, SAME, equal_to, fitting, suspects
-from pts.testing.probes import Path, Place, choose_places
+from pts.engines.base import SampleRequest
+from pts.testing.diagnoses import RIGHT, SAME, diagnoses, equal_to, fitting
+from pts.testing.probes import ProbePath, ProbePrefix, choose_places
 from pts.testing.report import clipped
-from pts.testing.rollouts import Desk
+from pts.testing.rollouts import EngineHarness
 from pts.testing.rows import check_row, scored, shown
 from pts.testing.statistics import (
-    LEAST,
+    MIN_EXPECTED,
     SUSPICION,
     Floats,
     chi_square,
@@ -30,12 +30,12 @@ from pts.testing.statistics import (
     uniformity,
     without,
 )
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
 Seeds = Callable[[int], tuple[int, ...]]
 """Fresh 64-bit seeds, as many as asked for."""
 
-PlainRow = Callable[[Ids, Ids], Row | None]
+PlainRow = Callable[[Ids, Ids], TokenDistribution | None]
 """The plain distribution before the last token of a completion of a prompt, if it can be had."""
 
 
@@ -50,13 +50,13 @@ class Result:
     cause: str
 
 
-class Trial:
+class DistributionTest:
     """The statistical tests under one sampling configuration; `run` may be called again."""
 
     def __init__(
         self,
-        desk: Desk,
-        paths: Sequence[Path],
+        harness: EngineHarness,
+        paths: Sequence[ProbePath],
         plain: PlainRow,
         seeds: Seeds,
         *,
@@ -65,63 +65,65 @@ class Trial:
         limit: int,
         tolerance: float,
     ) -> None:
-        self.desk, self.paths, self.plain, self.seeds = desk, paths, plain, seeds
+        self.harness, self.paths, self.plain, self.seeds = harness, paths, plain, seeds
         self.rollouts, self.whole, self.limit = rollouts, whole, limit
         self.tolerance = tolerance
         self.rng = np.random.default_rng(0)
-        stops = desk.engine.stop_ids
+        stops = harness.engine.stop_ids
         self.places = [
             place
             for place in choose_places(paths, stops)
-            if limit > len(place.at) and not stops.intersection(place.at)
+            if limit > len(place.prefix) and not stops.intersection(place.prefix)
         ]
 
     def run(self) -> dict[tuple[str, str], Result]:
         """Fresh draws at all places and fresh whole rollouts; results by check and name."""
         places = [
-            Wish(k, p.prompt, p.at, min(2, self.limit - len(p.at)), self.seeds(self.rollouts))
+            SampleRequest(
+                k, p.prompt, p.prefix, min(2, self.limit - len(p.prefix)), self.seeds(self.rollouts)
+            )
             for k, p in enumerate(self.places)
         ]
         wholes = [
-            Wish(len(places) + k, path.prompt, (), self.limit, self.seeds(self.whole))
+            SampleRequest(len(places) + k, path.prompt, (), self.limit, self.seeds(self.whole))
             for k, path in enumerate(self.paths)
         ]
-        answers = self.desk.collect([*places[::2], *wholes], places[1::2])
+        answers = self.harness.collect([*places[::2], *wholes], places[1::2])
         results: dict[tuple[str, str], Result] = {}
-        for wish, place in zip(places, self.places, strict=True):
-            drawn = [ids for ids in answers.get(wish.key, []) if ids]
-            if len(drawn) > len(wish.seeds) // 2:
-                results.update(self._at(wish, place, drawn))
-        drawn_whole = [answers.get(wish.key, []) for wish in wholes]
+        for request, place in zip(places, self.places, strict=True):
+            drawn = [ids for ids in answers.get(request.key, []) if ids]
+            if len(drawn) > len(request.seeds) // 2:
+                results.update(self._at(request, place, drawn))
+        drawn_whole = [answers.get(request.key, []) for request in wholes]
         results.update(self._along(drawn_whole))
         return results
 
     # First tokens at a place
 
     def _at(
-        self, wish: Wish, place: Place, drawn: Sequence[Ids]
+        self, request: SampleRequest, place: ProbePrefix, drawn: Sequence[Ids]
     ) -> Iterator[tuple[tuple[str, str], Result]]:
         tokens = [ids[0] for ids in drawn]
         where = (
-            f"{self.desk.settings}; problem {place.name}, first token after a prefix of "
-            f"{len(place.at)}{' whose last token is a forced sibling' if place.forced else ''}"
+            f"{self.harness.settings}; problem {place.name}, first token after a prefix of "
+            f"{len(place.prefix)}{' whose last token is a forced sibling' if place.forced else ''}"
         )
-        row = self.desk.engine.score(place.prompt, (*place.at, tokens[0]))[-1]
-        if not check_row(self.desk.notes, row, where):
+        row = self.harness.engine.score(place.prompt, (*place.prefix, tokens[0]))[-1]
+        if not check_row(self.harness.notes, row, where):
             return
         self._equal(where, drawn, row)
         counts, outside = tally(row, tokens)
         if len(outside) > self.tolerance * len(tokens):
             self._outside(where, row, place, tokens, outside)
             return
-        name = f"{place.name} {place.at}"
+        name = f"{place.name} {place.prefix}"
         check = "longer prefix" if place.forced else "frequencies"
         told = (shown(row), shown(_counted(tokens)), self._cause(place, row, tokens))
         if counts.sum():
             yield (check, name), Result(chi_square(counts, row.probs), where, *told)
         top = int(row.ids[0])
         rest = [token for token in tokens if token != top]
-        if len(row.ids) > 2 and len(rest) >= 3 * LEAST:
+        if len(row.ids) > 2 and len(rest) >= 3 * MIN_EXPECTED:
             others = without(row, top)
             told = (shown(others), shown(_counted(rest)), told[2])
             yield (
@@ -133,24 +135,29 @@ class Trial:
                 ),
             )
 
-    def _equal(self, where: str, drawn: Sequence[Ids], row: Row) -> None:
+    def _equal(self, where: str, drawn: Sequence[Ids], row: TokenDistribution) -> None:
         """All rollouts alike although their seeds differ and the row leaves a choice."""
         chance = float((row.probs ** len(drawn)).sum())
-        self.desk.notes.tests += 1
+        self.harness.notes.tests += 1
         if len(set(drawn)) == 1 and chance < 1e-6:
-            self.desk.notes.add(
+            self.harness.notes.add(
                 "seeds",
                 where,
                 f"different rollouts under {len(drawn)} different seeds",
                 f"all are {clipped(drawn[0])} (probability {chance:.1g})",
-                "one rollout is repeated n times, the seeds of a wish are ignored, or sampling "
+                "one rollout is repeated n times, the seeds of a request are ignored, or sampling "
                 "is greedy",
             )
 
     def _outside(
-        self, where: str, row: Row, place: Place, tokens: Sequence[int], outside: Sequence[int]
+        self,
+        where: str,
+        row: TokenDistribution,
+        place: ProbePrefix,
+        tokens: Sequence[int],
+        outside: Sequence[int],
     ) -> None:
-        self.desk.notes.add(
+        self.harness.notes.add(
             "longer prefix" if place.forced else "frequencies",
             where,
             f"only tokens of score's row: {shown(row)}",
@@ -159,10 +166,10 @@ class Trial:
             self._cause(place, row, tokens),
         )
 
-    def _cause(self, place: Place, row: Row, tokens: Sequence[int]) -> str:
-        plain = self.plain(place.prompt, (*place.at, tokens[0]))
-        sampling = self.desk.engine.sampling
-        known = dict(suspects(plain, sampling)) if plain is not None else {"score's row": row}
+    def _cause(self, place: ProbePrefix, row: TokenDistribution, tokens: Sequence[int]) -> str:
+        plain = self.plain(place.prompt, (*place.prefix, tokens[0]))
+        sampling = self.harness.engine.sampling
+        known = dict(diagnoses(plain, sampling)) if plain is not None else {"score's row": row}
         for name, other in place.others.items():
             if all(distance(other, r) > SAME for r in known.values()):
                 known[f"continues {name}"] = other
@@ -181,7 +188,7 @@ class Trial:
         steps: list[tuple[int, Floats]] = []
         for path, completions in zip(self.paths, drawn, strict=True):
             for ids in completions:
-                rows = scored(self.desk, path.prompt, ids, path.name) if ids else None
+                rows = scored(self.harness, path.prompt, ids, path.name) if ids else None
                 if rows is not None:
                     steps += self._halves(rows, ids)
         for half, name in enumerate(("first half", "second half")):
@@ -192,7 +199,7 @@ class Trial:
             ("rollouts", "serial"),
             Result(
                 serial([u for _, u in steps]),
-                f"{self.desk.settings}; neighbouring steps of whole rollouts",
+                f"{self.harness.settings}; neighbouring steps of whole rollouts",
                 "independent draws at each step",
                 "the random numbers behind them are correlated",
                 "the generator is seeded anew at each step, so that every step of a rollout uses "
@@ -200,7 +207,7 @@ class Trial:
             ),
         )
 
-    def _halves(self, rows: Sequence[Row], ids: Ids) -> Iterator[tuple[int, Floats]]:
+    def _halves(self, rows: Sequence[TokenDistribution], ids: Ids) -> Iterator[tuple[int, Floats]]:
         middle = self.limit // 2
         for half, part in enumerate((slice(0, middle), slice(middle, None))):
             yield half, pit(rows[part], ids[part], self.rng)
@@ -218,21 +225,21 @@ class Trial:
             cause += "; if the first half agrees: positions, cache or window go wrong with length"
         return Result(
             uniformity(u),
-            f"{self.desk.settings}; {name} of whole rollouts of up to {self.limit} tokens",
+            f"{self.harness.settings}; {name} of whole rollouts of up to {self.limit} tokens",
             "each token is drawn from score's row at its own position",
             f"over {len(u)} steps the tokens are {tendency} score says",
             cause,
         )
 
 
-def _counted(tokens: Sequence[int]) -> Row:
+def _counted(tokens: Sequence[int]) -> TokenDistribution:
     """Sampled frequencies as a row, most frequent first."""
     ids, counts = np.unique(np.asarray(tokens, np.int64), return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return Row(ids[order], counts[order] / counts.sum())
+    return TokenDistribution(ids[order], counts[order] / counts.sum())
 
 
-def _likelier(row: Row, tokens: Sequence[int]) -> str:
+def _likelier(row: TokenDistribution, tokens: Sequence[int]) -> str:
     seen = float(np.mean([row.prob(token) for token in tokens]))
     meant = float((row.probs**2).sum())
     kind = "flatter" if seen < meant else "sharper"

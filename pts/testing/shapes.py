@@ -138,17 +138,17 @@ def _balanced(
             return machine, ids
 
 
-def _instance(rng: np.random.Generator, length: int, make: Callable[[], Plan]) -> Instance:
+def _instance(rng: np.random.Generator, length: int, make: Callable[[], OfferPlan]) -> Instance:
     machine, ids = _balanced(rng, length, make)
     return Instance(machine, ids, SamplingConfig(max_new_tokens=length + 40))
 
 
-Plan: TypeAlias = Callable[[int, float], Offer]
+OfferPlan: TypeAlias = Callable[[int, float], Offer]
 
 
 def _planned(
     rng: np.random.Generator, keep: Floats, jumps: Mapping[int, float], low: float = 0.3
-) -> Plan:
+) -> OfferPlan:
     """Quiet siblings, except that the token at i changes p by jumps[i] (towards 1/2 if it must)."""
 
     def offer(i: int, p: float) -> Offer:
@@ -163,7 +163,7 @@ def _planned(
 def sparse(rng: np.random.Generator, length: int = 150) -> Instance:
     """A fifth of the tokens uncertain, one to three of them pivotal by 0.3 to 0.6."""
 
-    def make() -> Plan:
+    def make() -> OfferPlan:
         keep = _mostly_sure(rng, length, length // 5)
         places = rng.choice(np.flatnonzero(keep < 0.9), size=int(rng.integers(1, 4)), replace=False)
         return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places})
@@ -174,7 +174,7 @@ def sparse(rng: np.random.Generator, length: int = 150) -> Instance:
 def cancelling(rng: np.random.Generator, length: int = 100) -> Instance:
     """Jumps up followed by jumps down of the same size, three to ten tokens later."""
 
-    def make() -> Plan:
+    def make() -> OfferPlan:
         keep, jumps = _mostly_sure(rng, length, length // 6), dict[int, float]()
         for start in rng.choice(length // 20 - 1, size=2, replace=False) * 20:
             size = _signed(rng, 0.3, 0.45)
@@ -189,7 +189,7 @@ def cancelling(rng: np.random.Generator, length: int = 100) -> Instance:
 def long(rng: np.random.Generator, length: int = 2000) -> Instance:
     """Thousands of nearly certain tokens, a dozen uncertain ones, up to three pivotal."""
 
-    def make() -> Plan:
+    def make() -> OfferPlan:
         keep = 1.0 - 10.0 ** rng.uniform(-5, -2.5, length)
         places = rng.choice(length, size=12, replace=False)
         keep[places] = rng.uniform(0.3, 0.8, 12)
@@ -201,7 +201,7 @@ def long(rng: np.random.Generator, length: int = 2000) -> Instance:
 def crowd(rng: np.random.Generator, length: int = 100) -> Instance:
     """Many tokens that change p by 0.1 to 0.3, on both sides of the usual threshold of 0.2."""
 
-    def make() -> Plan:
+    def make() -> OfferPlan:
         keep = _mostly_sure(rng, length, length // 6)
         places = rng.choice(length - 3, size=8, replace=False)
         jumps = {int(i): _signed(rng, 0.1, 0.3) for i in places} | {length - 3: 0.45}
@@ -213,7 +213,7 @@ def crowd(rng: np.random.Generator, length: int = 100) -> Instance:
 def rare(rng: np.random.Generator, length: int = 120) -> Instance:
     """Decisive tokens that the policy hardly ever takes (π of 0.02 to 0.15)."""
 
-    def make() -> Plan:
+    def make() -> OfferPlan:
         keep = _mostly_sure(rng, length, length // 6)
         places = rng.choice(length, size=2, replace=False)
         jumps = {int(i): _signed(rng, 0.35, 0.6) for i in places}
@@ -225,7 +225,7 @@ def rare(rng: np.random.Generator, length: int = 120) -> Instance:
 def calm(rng: np.random.Generator, length: int = 120) -> Instance:
     """No pivotal token: p drifts to the verdict in steps below 0.12."""
 
-    def make() -> Plan:
+    def make() -> OfferPlan:
         keep = _mostly_sure(rng, length, length // 3)
 
         def offer(i: int, p: float) -> Offer:
@@ -293,7 +293,7 @@ def leaning(rng: np.random.Generator, length: int = 60) -> Instance:
             return Instance(machine, ids, SamplingConfig(max_new_tokens=length + 40))
 
 
-def _leaning(rng: np.random.Generator, keep: Floats, ends: Mapping[int, float]) -> Plan:
+def _leaning(rng: np.random.Generator, keep: Floats, ends: Mapping[int, float]) -> OfferPlan:
     """Quiet siblings, except that those of the token at i succeed with ends[i]."""
 
     def offer(i: int, p: float) -> Offer:

@@ -3,7 +3,7 @@
 `SUSPICION` is the level of one test. A test that falls below it is made again with fresh draws,
 and only what fails both times is reported, so a right engine is accused by one test with
 probability SUSPICION squared. That needs the tail of each test to be right down to 1e-3 only,
-where the chi-square approximation holds once every cell expects `LEAST` draws.
+where the chi-square approximation holds once every cell expects `MIN_EXPECTED` draws.
 
 Tests along whole rollouts use the probability integral transform: with F the cumulative
 distribution of a row, most likely token first, u = F(before the token) + v · π(token), v uniform,
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc, ndtr
 
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
 SUSPICION = 1e-3
 """A test with a smaller p-value is repeated with fresh draws."""
@@ -28,7 +28,7 @@ SUSPICION = 1e-3
 FALSE_ALARM = SUSPICION**2
 """Probability that one test of a right engine fails both times."""
 
-LEAST = 8.0
+MIN_EXPECTED = 8.0
 """Draws expected at least in each cell of a chi-square test; smaller cells are pooled."""
 
 BINS = 8
@@ -36,22 +36,22 @@ SURE = 0.98
 """Steps whose likeliest token has more than this say nothing about a sampler."""
 
 Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.int64]
+Occurrences = npt.NDArray[np.int64]
 
 
-def chi_square(counts: Counts, probs: Floats) -> float:
+def chi_square(counts: Occurrences, probs: Floats) -> float:
     """p-value of Pearson's test that counts [K] were drawn with probabilities [K].
 
-    Cells that expect fewer than `LEAST` draws are pooled, and the pool, if it is still too
+    Cells that expect fewer than `MIN_EXPECTED` draws are pooled, and the pool, if it is still too
     small, joins the smallest other cell. With one cell left there is nothing to test: 1.
     """
     expected = probs / probs.sum() * counts.sum()
     order = np.argsort(expected)[::-1]
     expected, counts = expected[order], counts[order]
-    kept = int((expected >= LEAST).sum())
+    kept = int((expected >= MIN_EXPECTED).sum())
     cells = np.append(expected[:kept], expected[kept:].sum())
     seen = np.append(counts[:kept], counts[kept:].sum())
-    if kept and cells[-1] < LEAST:
+    if kept and cells[-1] < MIN_EXPECTED:
         cells[-2] += cells[-1]
         seen[-2] += seen[-1]
         cells, seen = cells[:-1], seen[:-1]
@@ -61,7 +61,7 @@ def chi_square(counts: Counts, probs: Floats) -> float:
     return float(chdtrc(len(cells) - 1, statistic))
 
 
-def tally(row: Row, tokens: Sequence[int]) -> tuple[Counts, list[int]]:
+def tally(row: TokenDistribution, tokens: Sequence[int]) -> tuple[Occurrences, list[int]]:
     """How often each token of a row occurs, and the occurrences of tokens outside of it."""
     place = {int(token): k for k, token in enumerate(row.ids) if row.probs[k] > 0}
     counts = np.zeros(len(row.ids), np.int64)
@@ -74,14 +74,14 @@ def tally(row: Row, tokens: Sequence[int]) -> tuple[Counts, list[int]]:
     return counts, outside
 
 
-def without(row: Row, token: int) -> Row:
+def without(row: TokenDistribution, token: int) -> TokenDistribution:
     """The row with one token removed and the rest renormalised: truncated first, removed second."""
     kept = row.ids != token
     probs = row.probs[kept]
-    return Row(row.ids[kept], probs / probs.sum())
+    return TokenDistribution(row.ids[kept], probs / probs.sum())
 
 
-def pit(rows: Sequence[Row], tokens: Ids, rng: np.random.Generator) -> Floats:
+def pit(rows: Sequence[TokenDistribution], tokens: Ids, rng: np.random.Generator) -> Floats:
     """u of each step of a rollout that was in doubt (likeliest token at most `SURE`).
 
     Which steps count is read from rows alone, so the u of those that do stay uniform. Tokens
@@ -102,7 +102,7 @@ def uniformity(u: Floats) -> float:
     A token drawn from another row than its own is less likely under its own on average, which
     raises the mean even where the errors of many rows cancel in the bins. Bonferroni over both.
     """
-    bins = min(BINS, int(len(u) / LEAST))
+    bins = min(BINS, int(len(u) / MIN_EXPECTED))
     if bins < 2:
         return 1.0
     counts = np.bincount(np.minimum((u * bins).astype(np.int64), bins - 1), minlength=bins)
@@ -123,7 +123,7 @@ def serial(rollouts: Sequence[Floats]) -> float:
     return float(2 * ndtr(-abs(sum(float(p.sum()) for p in products)) / math.sqrt(n)))
 
 
-def distance(a: Row, b: Row) -> float:
+def distance(a: TokenDistribution, b: TokenDistribution) -> float:
     """Total variation distance of two rows."""
     tokens = np.union1d(a.ids, b.ids)
     first, second = np.zeros(len(tokens)), np.zeros(len(tokens))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pts.types import Judgement, Problem
+from pts.types import Grade, Problem
 
 
 class Verifier(Protocol):
@@ -14,4 +14,4 @@ class Verifier(Protocol):
     is kept for a verifier that could not run (its reference is broken, its worker died).
     """
 
-    def __call__(self, problem: Problem, text: str) -> Judgement: ...
+    def __call__(self, problem: Problem, text: str) -> Grade: ...

@@ -13,26 +13,24 @@ from collections.abc import Callable
 import numpy as np
 
 from pts.errors import VerifierError
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 
 
 class CallableVerifier:
-    """Calls `function(problem, text)`, which returns a bool, a Verdict or a Judgement.
+    """Calls `function(problem, text)`, which returns a bool, a Verdict or a Grade.
 
     Raises VerifierError when it returns anything else (None, most often: a forgotten return).
     """
 
-    def __init__(self, function: Callable[[Problem, str], bool | Verdict | Judgement]) -> None:
+    def __init__(self, function: Callable[[Problem, str], bool | Verdict | Grade]) -> None:
         self.function = function
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
+    def __call__(self, problem: Problem, text: str) -> Grade:
         said = self.function(problem, text)
-        if isinstance(said, Judgement):
+        if isinstance(said, Grade):
             return said
         if isinstance(said, Verdict):
-            return Judgement(said)
+            return Grade(said)
         if isinstance(said, (bool, np.bool_)):
-            return Judgement(Verdict.PASS if said else Verdict.FAIL)
-        raise VerifierError(
-            f"{self.function!r} returned {said!r}, not a bool, Verdict or Judgement"
-        )
+            return Grade(Verdict.PASS if said else Verdict.FAIL)
+        raise VerifierError(f"{self.function!r} returned {said!r}, not a bool, Verdict or Grade")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 from pts.errors import ConfigError
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 
 
 class ChoiceVerifier:
@@ -33,17 +33,17 @@ class ChoiceVerifier:
         alone = rf"(?:\A|\n)[*(\s]*([{options}])[*).\s]*\Z"
         self._pattern = re.compile(f"{declared}|{said}|{alone}")
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
+    def __call__(self, problem: Problem, text: str) -> Grade:
         expected = problem.reference.strip().strip("().")
         if len(expected) != 1 or expected not in self.options:
             reason = f"reference of {problem.id}: {problem.reference!r} is none of {self.options}"
-            return Judgement(Verdict.UNSCORED, reason=reason)
+            return Grade(Verdict.UNSCORED, reason=reason)
         found = [next(filter(None, match)) for match in self._pattern.findall(text)]
         if not found:
-            return Judgement(Verdict.FAIL, reason="no letter declared")
+            return Grade(Verdict.FAIL, reason="no letter declared")
         if found[-1] == expected:
-            return Judgement(Verdict.PASS, found[-1])
-        return Judgement(Verdict.FAIL, found[-1], f"expected {expected}")
+            return Grade(Verdict.PASS, found[-1])
+        return Grade(Verdict.FAIL, found[-1], f"expected {expected}")
 
 
 def _capitals(options: str) -> bool:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 
 from pts.errors import ConfigError
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 
 
 def as_integer(text: str) -> str:
@@ -46,18 +46,18 @@ class ExactVerifier:
             )
         self._normalise = normalise
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
+    def __call__(self, problem: Problem, text: str) -> Grade:
         try:
             expected = self._normalise(problem.reference)
         except ValueError as error:
-            return Judgement(Verdict.UNSCORED, None, f"reference of {problem.id}: {error}")
+            return Grade(Verdict.UNSCORED, None, f"reference of {problem.id}: {error}")
         found = self._pattern.findall(text)
         if not found:
-            return Judgement(Verdict.FAIL, None, "no final answer")
+            return Grade(Verdict.FAIL, None, "no final answer")
         try:
             answer = self._normalise(found[-1])
         except ValueError as error:
-            return Judgement(Verdict.FAIL, found[-1], str(error))
+            return Grade(Verdict.FAIL, found[-1], str(error))
         if answer == expected:
-            return Judgement(Verdict.PASS, answer)
-        return Judgement(Verdict.FAIL, answer, f"expected {expected}")
+            return Grade(Verdict.PASS, answer)
+        return Grade(Verdict.FAIL, answer, f"expected {expected}")

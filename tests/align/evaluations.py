@@ -9,10 +9,10 @@ import numpy as np
 
 from align.evaluation.records import (
     BestTemperature,
+    EvalSummary,
     Evaluation,
     FamilyScores,
     Item,
-    Summary,
     write_evaluation,
 )
 from align.evaluation.statistics import mean_interval, rate_interval, wilson
@@ -39,11 +39,11 @@ def store(
             reference=str(k + 2),
             greedy=bool(greedy[k]),
             greedy_length=20,
-            greedy_cut=False,
+            greedy_truncated=False,
             greedy_text=f"The answer of {stage} is {k + 2 if greedy[k] else k + 3}.",
             samples=SAMPLES,
             passed=passed[k],
-            cut=0,
+            truncated=0,
             length=21.5,
             best=None if best is None else best[k],
         )
@@ -56,12 +56,12 @@ def store(
     return evaluation
 
 
-def _summary(stage: str, items: Sequence[Item], kl: Estimate | None) -> Summary:
+def _summary(stage: str, items: Sequence[Item], kl: Estimate | None) -> EvalSummary:
     best = None
     if items[0].best is not None:
         accuracy = rate_interval([item.best for item in items])
         best = BestTemperature(0.3, accuracy, ((0.0, accuracy), (0.3, accuracy)))
-    return Summary(
+    return EvalSummary(
         stage=stage,
         problems=len(items),
         unscored=0,

@@ -1,4 +1,4 @@
-"""A small run folder, complete enough for a report: a real search, evaluations, monitors."""
+"""A small run folder, complete enough for a report: a real search, evaluations, metrics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_run(folder: Path, question: str = "What is 2 + {}?", name: str = "tiny
         passed = [int(n) for n in rng.binomial(8, np.where(greedy, 0.8, 0.3))]
         store(folder, stage, greedy, passed, [float(v) for v in greedy], kl, question)
     for stage in ("sft", "token_dpo", "full_dpo"):
-        _monitors(folder / stage)
+        _metrics(folder / stage)
     _search(folder / "pts")
     (folder / "manifest.json").write_text(json.dumps(_manifest(name)), encoding="utf-8")
     return folder
@@ -42,10 +42,10 @@ def _search(folder: Path) -> None:
     search(engine.problems(), engine, TabularVerifier(), SearchConfig(), output=folder)
 
 
-def _monitors(folder: Path) -> None:
+def _metrics(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     keys = {"token_dpo": ("prob_chosen", "prob_rejected", "prob_others")}
-    with (folder / "monitors.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
         for step in range(1, 61):
             shares = (0.4 + step / 150, 0.45 - step / 160, 0.15 - step / 2400)
             row = {"step": step, "loss": 0.7 * math.exp(-step / 30)}
@@ -55,7 +55,10 @@ def _monitors(folder: Path) -> None:
 
 
 def _manifest(name: str) -> dict[str, object]:
-    numbers = {"sft": {"rows": 4800, "rows_too_long": 3}, "pts": {"pairs": 212, "cut_share": 0.001}}
+    metrics = {
+        "sft": {"rows": 4800, "rows_too_long": 3},
+        "pts": {"pairs": 212, "truncated_share": 0.001},
+    }
     order = ["eval/base", "sft", "eval/sft", "pts", "token_dpo", "eval/token_dpo"]
     return {
         "recipe": {
@@ -67,7 +70,7 @@ def _manifest(name: str) -> dict[str, object]:
         "git": {"commit": "0123456789abcdef", "changes": "yes"},
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "stages": {
-            stage: {"seconds": 61.5, "model": None, "numbers": numbers.get(stage, {"steps": 60})}
+            stage: {"seconds": 61.5, "model": None, "metrics": metrics.get(stage, {"steps": 60})}
             for stage in [*order, "full_dpo", "eval/full_dpo"]
         },
     }

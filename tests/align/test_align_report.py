@@ -131,7 +131,7 @@ def test_rows_follow_the_chain_and_not_the_order_in_which_they_were_made(
 def test_a_run_that_has_just_begun_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"name": "n"}, "stages": {}}))
     assert Page(write_report(tmp_path).read_text()).open == []
-    stages = {"eval/base": {"seconds": 1, "numbers": {}}}
+    stages = {"eval/base": {"seconds": 1, "metrics": {}}}
     (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {}, "stages": stages}))
     store(tmp_path, "base", [0, 1], [3, 4])
     assert "Evidence" in write_report(tmp_path).read_text()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from align.background import Background, cores, share_cores
+from align.background import BackgroundWorker, cores, share_cores
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +31,13 @@ def test_the_users_number_of_threads_is_kept(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_a_second_process_calls_run_at_once() -> None:
-    with Background(parallel=False) as worker:
+    with BackgroundWorker(parallel=False) as worker:
         assert worker.submit(divmod, 7, 2).result() == (3, 1)
         with pytest.raises(ZeroDivisionError):
             worker.submit(divmod, 7, 0)
 
 
 def test_a_second_process_runs_calls_in_order() -> None:
-    with Background(parallel=True) as worker:
+    with BackgroundWorker(parallel=True) as worker:
         jobs = [worker.submit(divmod, 7, k) for k in (2, 3)]
         assert [job.result() for job in jobs] == [(3, 1), (2, 1)]

@@ -148,7 +148,7 @@ def test_a_model_without_a_chat_template_does_not_chat(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_is_gone_is_told(tmp_path: Path) -> None:
-    record = {"seconds": 1, "numbers": {}, "model": "sft/model"}
+    record = {"seconds": 1, "metrics": {}, "model": "sft/model"}
     (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"sft": record}}))
     with pytest.raises(ManifestError, match=r"sft/model: holds no config\.json"):
         policy_folder(tmp_path)

@@ -16,12 +16,12 @@ from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
 from align.training import loop as training
 from pts.config import SearchConfig
 from pts.data.pairs import read_pairs
-from pts.types import Row
+from pts.types import TokenDistribution
 from tests.align import tiny
 from tests.align.test_sft import kill_at
 
 SETTINGS: dict[str, Any] = {
-    "questions": 12,
+    "num_problems": 12,
     "samples": 4,
     "batch_size": 4,
     "epochs": 2,
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that answers with one to five letters and then ends its turn."""
     folder = tmp_path_factory.mktemp("base")
-    settings = {"rows": 320, "batch_size": 8, "learning_rate": 1e-2}
+    settings = {"num_examples": 320, "batch_size": 8, "learning_rate": 1e-2}
     result = sft.run(context(tiny.save(folder / "raw"), folder / "sft", sft=settings))
     assert result.model is not None
     return result.model
@@ -50,20 +50,20 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return full_dpo.run(context(base, tmp_path_factory.mktemp("full"), full_dpo=SETTINGS))
 
 
-def monitors(result: Any) -> list[dict[str, float]]:
-    file = result.model.parent / training.MONITORS
+def metrics(result: Any) -> list[dict[str, float]]:
+    file = result.model.parent / training.METRICS
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_every_pair_is_trained_and_counted(trained: Any, base: Path) -> None:
     pairs = read_preferences(trained.model.parent / "pairs.jsonl")
-    numbers = trained.numbers
+    metrics = trained.metrics
     kinds = ("questions_mixed", "questions_all_right", "questions_all_wrong", "questions_unscored")
-    assert sum(numbers[kind] for kind in kinds) == numbers["questions"] == 12
-    assert numbers["pairs"] == len(pairs) == numbers["questions_mixed"]
-    assert numbers["steps"] == 2 * math.ceil(len(pairs) / 4)
+    assert sum(metrics[kind] for kind in kinds) == metrics["questions"] == 12
+    assert metrics["pairs"] == len(pairs) == metrics["questions_mixed"]
+    assert metrics["steps"] == 2 * math.ceil(len(pairs) / 4)
     digest = training.policy_digest(base, tiny.recipe(base).model)
-    assert {pair.policy for pair in pairs} == {digest}
+    assert {pair.policy_digest for pair in pairs} == {digest}
 
 
 def test_pairs_hold_the_ids_that_were_sampled_stop_id_included(trained: Any, base: Path) -> None:
@@ -72,13 +72,13 @@ def test_pairs_hold_the_ids_that_were_sampled_stop_id_included(trained: Any, bas
     for pair in read_preferences(trained.model.parent / "pairs.jsonl"):
         assert tokenizer.decode(pair.prompt_ids).endswith("<|im_start|>assistant<|im_sep|>")
         assert pair.chosen_ids[-1] in stops
-        assert pair.rejected_cut == (pair.rejected_ids[-1] not in stops)
+        assert pair.rejected_truncated == (pair.rejected_ids[-1] not in stops)
         text = tokenizer.decode(pair.chosen_ids, skip_special_tokens=True)
         assert len(text) % 2 == 0
 
 
 def test_policy_starts_as_its_reference_and_learns(trained: Any) -> None:
-    lines = monitors(trained)
+    lines = metrics(trained)
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert lines[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert lines[-1]["rewards/margins"] > 0.1
@@ -106,18 +106,18 @@ def test_first_loss_against_a_named_reference(base: Path, tmp_path: Path) -> Non
     pairs = read_preferences(tmp_path / "run" / "pairs.jsonl")
     gains = [margin(policy, pair) - margin(reference, pair) for pair in pairs]
     expected = sum(math.log(1 + math.exp(-0.5 * gain)) for gain in gains) / len(pairs)
-    assert monitors(result)[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    assert metrics(result)[0]["loss"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_anchor_adds_the_mean_nll_of_the_chosen_tokens(base: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "anchor": 0.7, "max_steps": 1, "batch_size": 64}
+    settings = {**SETTINGS, "nll_weight": 0.7, "max_steps": 1, "batch_size": 64}
     result = full_dpo.run(context(base, tmp_path, full_dpo=settings))
     policy = AutoModelForCausalLM.from_pretrained(base)
     pairs = read_preferences(tmp_path / "pairs.jsonl")
     nll = -sum(plain_logp(policy, pair.prompt_ids, pair.chosen_ids) for pair in pairs)
     tokens = sum(len(pair.chosen_ids) for pair in pairs)
     expected = math.log(2) + 0.7 * nll / tokens
-    assert monitors(result)[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    assert metrics(result)[0]["loss"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_another_reference_is_refused_before_sampling(base: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     result = full_dpo.run(asked)
     assert (tmp_path / "answers.journal.jsonl").read_text() == journal
     assert tiny.same(result.model, trained.model)  # type: ignore[arg-type]
-    assert result.numbers == trained.numbers
+    assert result.metrics == trained.metrics
 
 
 def test_no_mixed_question_is_an_error_with_the_counts(base: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_lora_is_merged(base: Path, tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if "proj" in name}
-    assert monitors(result)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics(result)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 # Rejection sampling and the search stage share the sampling
@@ -167,32 +167,32 @@ def test_rejection_sft_trains_on_right_answers_as_sampled(base: Path, tmp_path: 
     settings.pop("beta")
     result = rejection_sft.run(context(base, tmp_path, rejection_sft=settings))
     assert result.model is not None
-    assert 12 < result.numbers["rows"] <= 48
-    assert result.numbers["rows_other_stop"] == 0
-    assert result.numbers["questions"] == 12
-    assert result.numbers["steps"] == math.ceil(result.numbers["rows"] / 4)
+    assert 12 < result.metrics["rows"] <= 48
+    assert result.metrics["rows_other_stop"] == 0
+    assert result.metrics["questions"] == 12
+    assert result.metrics["steps"] == math.ceil(result.metrics["rows"] / 4)
 
 
 @pytest.mark.parametrize("source", ["search", "random", "coin"])
 def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: str) -> None:
     search = {"filter_rollouts": 8, "confirm_rollouts": 12, "max_rollouts": 40, "fdr": 0.5}
-    asked = context(base, tmp_path, pts={"questions": 8, "pairs_from": source, "search": search})
+    asked = context(base, tmp_path, pts={"num_problems": 8, "pairs_from": source, "search": search})
     result = pivotal_tokens.run(asked)
     pairs = read_pairs(tmp_path / "pairs.jsonl")
     assert result.model is None
-    assert result.numbers["pairs"] == len(pairs)
+    assert result.metrics["pairs"] == len(pairs)
     assert len({pair.prompt_ids for pair in pairs}) <= len(pairs)
     digest = training.policy_digest(base, asked.recipe.model)
-    assert {pair.policy for pair in pairs} <= {digest}
+    assert {pair.policy_digest for pair in pairs} <= {digest}
     if source == "random":
-        dropped = result.numbers["ties_dropped"] + result.numbers["questions_without_position"]
+        dropped = result.metrics["ties_dropped"] + result.metrics["questions_without_position"]
         assert len(pairs) + dropped == 8
         assert all(pair.gap.mean > 0 for pair in pairs)
     if source == "coin":
-        assert all(pair.worth == 0 and pair.gap.n == 0 for pair in pairs)
-        assert result.numbers["rollouts"] == 8
+        assert all(pair.expected_gain == 0 and pair.gap.n == 0 for pair in pairs)
+        assert result.metrics["rollouts"] == 8
     again = pivotal_tokens.run(asked)
-    assert again.numbers == result.numbers
+    assert again.metrics == result.metrics
     assert read_pairs(tmp_path / "pairs.jsonl") == pairs
 
 
@@ -201,10 +201,10 @@ def test_token_budget_opens_no_further_slice(
     base: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pivotal_tokens, "SLICE", 2)
-    settings = {"questions": 8, "pairs_from": source, "token_budget": 1}
+    settings = {"num_problems": 8, "pairs_from": source, "token_budget": 1}
     result = pivotal_tokens.run(context(base, tmp_path, pts=settings))
-    assert result.numbers["questions"] == 2
-    assert result.numbers["tokens_sampled"] > 1
+    assert result.metrics["questions"] == 2
+    assert result.metrics["tokens_sampled"] > 1
 
 
 def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> None:
@@ -212,15 +212,15 @@ def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> N
 
     from align.stages.control_pairs import draw_siblings
 
-    sure = Row(np.array([3, 4]), np.array([0.9, 0.1]))
-    open_row = Row(np.array([7, 8, 9]), np.array([0.5, 0.4, 0.1]))
+    sure = TokenDistribution(np.array([3, 4]), np.array([0.9, 0.1]))
+    open_row = TokenDistribution(np.array([7, 8, 9]), np.array([0.5, 0.4, 0.1]))
     drawn = [
         draw_siblings((3, 7, 3), [sure, open_row, sure], SearchConfig().p_gap, random.Random(seed))
         for seed in range(400)
     ]
     found = [siblings for siblings in drawn if siblings is not None]
     assert len(found) == 400
-    assert {siblings.at for siblings in found} == {(3,)}
+    assert {siblings.prefix for siblings in found} == {(3,)}
     assert all(siblings.tokens[0] == 7 and siblings.probs[0] == 0.5 for siblings in found)
     share = sum(siblings.tokens[1] == 8 for siblings in found) / 400
     assert share == pytest.approx(0.8, abs=0.06)

@@ -87,7 +87,7 @@ def test_digest_sees_names_and_bytes(tmp_path: Path) -> None:
         (b"{}", "has no object 'stages'"),
         (b'{"recipe": 1, "stages": {}}', "'recipe' must be an object, got int"),
         (b'{"stages": {"sft": 1}}', "the record of stage 'sft' has no keys"),
-        (b'{"stages": {"sft": {"seconds": 1, "numbers": {}}}}', "has no sound 'model'"),
+        (b'{"stages": {"sft": {"seconds": 1, "metrics": {}}}}', "has no sound 'model'"),
         (b"\xff", "not valid JSON"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: bytes, message: 
 
 
 def test_a_record_without_its_inputs_is_refused(tmp_path: Path) -> None:
-    record = {"seconds": 1, "numbers": {}, "model": None}
+    record = {"seconds": 1, "metrics": {}, "model": None}
     (tmp_path / "manifest.json").write_text(json.dumps({"stages": {"sft": record}}))
     with (
         Manifest.open(tmp_path, RECIPE) as manifest,

@@ -129,13 +129,13 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(recipe, tmp_path / "cut", kill)
+        pretrain(recipe, tmp_path / "truncated", kill)
     seen: list[str] = []
-    pretrain(recipe, tmp_path / "cut", seen.append)
+    pretrain(recipe, tmp_path / "truncated", seen.append)
     assert [line.split()[1] for line in seen] == ["100/100"]
-    whole, cut = (tmp_path / name / "model.safetensors" for name in ("whole", "cut"))
+    whole, cut = (tmp_path / name / "model.safetensors" for name in ("whole", "truncated"))
     assert whole.read_bytes() == cut.read_bytes()
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == sorted(
+    assert sorted(p.name for p in (tmp_path / "truncated").iterdir()) == sorted(
         p.name for p in (tmp_path / "whole").iterdir()
     )
 
@@ -196,8 +196,8 @@ def _prompt(task: WordProblems, problem: Problem, begun: bool) -> str:
     prompt = str(task.few_shot(problem).prompt)
     if not begun:
         return prompt
-    numbers = re.findall(r"\d+", prompt.rpartition("Question:")[2])
-    return f"{prompt} {numbers[1] if problem.metadata['family'] == 'boxes' else numbers[0]}"
+    metrics = re.findall(r"\d+", prompt.rpartition("Question:")[2])
+    return f"{prompt} {metrics[1] if problem.metadata['family'] == 'boxes' else metrics[0]}"
 
 
 def _stated(row: str) -> float:

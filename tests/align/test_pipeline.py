@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from align.background import Background
+from align.background import BackgroundWorker
 from align.context import StageResult
 from align.errors import ManifestError
-from align.pipeline import Chain
+from align.pipeline import PipelineRun
 from align.recipe import Recipe, load_recipe
 from align.run_folder import Manifest
 
 SMALL = [
-    "sft.rows=1600",
-    "pts.questions=24",
-    "full_dpo.questions=48",
+    "sft.num_examples=1600",
+    "pts.num_problems=24",
+    "full_dpo.num_problems=48",
     "evaluate.problems=60",
     "evaluate.samples=2",
     "token_dpo.max_steps=4",
@@ -100,7 +100,9 @@ def test_another_problem_file_is_another_evaluation(
     def evaluate() -> str:
         console = Console(record=True, width=200)
         with Manifest.open(tmp_path / "run", recipe) as manifest:
-            chain = Chain(recipe, manifest, Background(parallel=False), console, progress=False)
+            chain = PipelineRun(
+                recipe, manifest, BackgroundWorker(parallel=False), console, progress=False
+            )
             chain.evaluate("base", tmp_path / "model", before=None)
             chain._settle(wait=True)
         return console.export_text()
@@ -117,7 +119,7 @@ def test_another_problem_file_is_another_evaluation(
 def test_a_run_that_measures_nothing_says_so(tmp_path: Path) -> None:
     recipe = load_recipe("phi-nano", ['evaluate.skip=["base"]', "stages=[]"])
     console = Console(record=True, width=200)
-    with Manifest.open(tmp_path, recipe) as manifest, Background(parallel=False) as worker:
-        Chain(recipe, manifest, worker, console, progress=False).table(["base"])
+    with Manifest.open(tmp_path, recipe) as manifest, BackgroundWorker(parallel=False) as worker:
+        PipelineRun(recipe, manifest, worker, console, progress=False).table(["base"])
     assert "no table: evaluate.skip names every policy" in console.export_text()
     assert not (tmp_path / "table.json").exists()

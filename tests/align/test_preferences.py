@@ -76,8 +76,8 @@ def test_cut_answers_are_rejected_only_after_the_others() -> None:
     whole = question("q", *answers, ("whole", False, False))
     only_cut = question("q", *answers)
     for seed in range(10):
-        assert not build([whole], seed=seed)[0].rejected_cut
-        assert build([only_cut], seed=seed)[0].rejected_cut
+        assert not build([whole], seed=seed)[0].rejected_truncated
+        assert build([only_cut], seed=seed)[0].rejected_truncated
 
 
 def test_limit_keeps_a_random_share_in_order() -> None:

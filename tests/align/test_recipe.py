@@ -47,7 +47,7 @@ def test_all_faults_are_reported_at_once() -> None:
         ("stages=[pts]", "name both"),
         ("stages=[token_dpo, pts]", "must come before"),
         ("stages=[sft, sft]", "each may stand once"),
-        ("pts.search.zone=0.3", "zone must be smaller than p_gap"),
+        ("pts.search.indifference_margin=0.3", "indifference_margin must be smaller than p_gap"),
         ("evaluate.temperatures=[-1]", "greater than or equal to 0"),
         ("evaluate.temperatures=[.nan]", "finite number|greater than or equal"),
         ("sft.learning_rate=.inf", "finite number"),
@@ -66,8 +66,10 @@ def test_bad_override_says_why(override: str, message: str) -> None:
 
 
 def test_worth_cannot_weigh_pairs_whose_worth_was_not_measured() -> None:
-    with pytest.raises(RecipeError, match=r"token_dpo.weight_by: got 'worth'.* set it to 'none'"):
-        load_recipe("phi-nano", ["pts.pairs_from=coin", "token_dpo.weight_by=worth"])
+    with pytest.raises(
+        RecipeError, match=r"token_dpo.weight_by: got 'expected_gain'.* set it to 'none'"
+    ):
+        load_recipe("phi-nano", ["pts.pairs_from=coin", "token_dpo.weight_by=expected_gain"])
 
 
 def test_unknown_recipe_is_answered_with_the_nearest_name() -> None:

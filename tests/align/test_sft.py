@@ -28,7 +28,7 @@ from pts.types import Message
 from tests.align import tiny
 
 SETTINGS: dict[str, Any] = {
-    "rows": 24,
+    "num_examples": 24,
     "batch_size": 2,
     "gradient_accumulation": 2,
     "learning_rate": 1e-2,
@@ -56,14 +56,14 @@ def test_leaves_a_policy_that_chats_and_stops(trained: Any) -> None:
     assert tokenizer.pad_token == "<|pad|>"
     assert model.generation_config.eos_token_id == [end, 0]
     assert model.config.use_cache
-    assert {p.name for p in trained.outputs} == {"model", "monitors.jsonl"}
+    assert {p.name for p in trained.outputs} == {"model", "metrics.jsonl"}
 
 
 def test_counts_and_monitors(trained: Any) -> None:
-    assert trained.numbers["rows"] == 24
-    assert trained.numbers["rows_too_long"] == 0
-    assert trained.numbers["assistant_tokens"] == 24 * len("= 7" + "E")
-    assert trained.numbers["steps"] == 6
+    assert trained.metrics["rows"] == 24
+    assert trained.metrics["rows_too_long"] == 0
+    assert trained.metrics["assistant_tokens"] == 24 * len("= 7" + "E")
+    assert trained.metrics["steps"] == 6
     lines = (trained.outputs[1]).read_text().splitlines()
     assert '"loss"' in lines[0]
 
@@ -78,7 +78,7 @@ def test_checkpoints_are_removed_and_a_second_call_trains_nothing(trained: Any, 
 
 def test_other_settings_in_the_same_folder_are_refused(trained: Any, base: Path) -> None:
     with pytest.raises(StageError, match=r"begun with other settings or files \(stage\)"):
-        sft.run(tiny.context(base, trained.model.parent, sft={**SETTINGS, "rows": 20}))
+        sft.run(tiny.context(base, trained.model.parent, sft={**SETTINGS, "num_examples": 20}))
 
 
 def test_a_stage_that_was_begun_with_other_files_is_refused(trained: Any, base: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_stage_that_was_begun_with_other_files_is_refused(trained: Any, base: 
 
 
 def test_loss_is_the_mean_over_assistant_tokens(base: Path, tmp_path: Path) -> None:
-    context = tiny.context(base, tmp_path, sft={**SETTINGS, "rows": 4, "max_steps": 1})
+    context = tiny.context(base, tmp_path, sft={**SETTINGS, "num_examples": 4, "max_steps": 1})
     policy, tokenizer = training.load_trainable(base, context.recipe.model, context.recipe.sft)
     sft.prepare(policy, tokenizer)
     chats = context.task.demonstrations(4, context.seed("sft demonstrations"))
@@ -99,7 +99,7 @@ def test_loss_is_the_mean_over_assistant_tokens(base: Path, tmp_path: Path) -> N
         for position, (token, flag) in enumerate(zip(row.ids[1:], row.mask[1:], strict=True)):
             nll -= float(logps[position, token]) * flag
             tokens += flag
-    assert sft.run(context).numbers["final_loss"] == pytest.approx(nll / tokens, abs=1e-4)
+    assert sft.run(context).metrics["final_loss"] == pytest.approx(nll / tokens, abs=1e-4)
 
 
 def test_micro_batches_change_the_weights_by_rounding_only(
@@ -129,7 +129,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     result = sft.run(context)
     assert result.model is not None
     assert tiny.same(result.model, trained.model)
-    assert result.numbers == trained.numbers
+    assert result.metrics == trained.metrics
     assert result.outputs[1].read_text().count('"step"') == trained.outputs[1].read_text().count(
         '"step"'
     )
@@ -148,20 +148,20 @@ def test_a_run_killed_before_its_last_save_ends_with_the_same_weights(
     monkeypatch.undo()
     result = sft.run(context)
     assert tiny.same(result.model, trained.model)  # type: ignore[arg-type]
-    assert result.numbers == trained.numbers
+    assert result.metrics == trained.metrics
     assert result.outputs[1].read_text().count("\n") == 6
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise in the middle of the training, after the monitors of `step`."""
-    end = training.Monitors.on_step_end
+    """Raise in the middle of the training, after the metrics of `step`."""
+    end = training.MetricsLogger.on_step_end
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if state.global_step == step:
             raise KeyboardInterrupt
         return end(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(training.Monitors, "on_step_end", on_step_end)
+    monkeypatch.setattr(training.MetricsLogger, "on_step_end", on_step_end)
 
 
 def tear(checkpoint: Path, copy: Path) -> None:
@@ -181,7 +181,7 @@ def fake_checkpoint(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("torn", ["missing", "cut"])
+@pytest.mark.parametrize("torn", ["missing", "truncated"])
 @pytest.mark.parametrize(
     "name", ["trainer_state.json", "optimizer.pt", "rng_state.pth", "model.safetensors"]
 )
@@ -190,7 +190,7 @@ def test_torn_checkpoints_are_passed_over(tmp_path: Path, name: str, torn: str) 
     assert training.last_checkpoint(tmp_path) == last
     data = (last / name).read_bytes()
     (last / name).unlink()
-    if torn == "cut":
+    if torn == "truncated":
         (last / name).write_bytes(data[:-5])
     assert training.last_checkpoint(tmp_path) == whole
 
@@ -266,8 +266,8 @@ def test_lora_finds_the_embedding_by_whatever_name_it_has() -> None:
 CHAT: Chat = (Message("user", "1+1"), Message("assistant", "= 2"))
 
 
-def audit(tokenizer: Any, chats: list[Chat], **settings: Any) -> sft.Audited:
-    return sft.audit(tokenizer, chats, SFTConfig(**settings))
+def validate(tokenizer: Any, chats: list[Chat], **settings: Any) -> sft.ValidatedRows:
+    return sft.validate(tokenizer, chats, SFTConfig(**settings))
 
 
 def ready() -> Any:
@@ -278,9 +278,9 @@ def ready() -> Any:
 
 def test_audit_drops_long_rows_and_counts_them() -> None:
     longer: Chat = (Message("user", "x" * 50), CHAT[1])
-    audited = audit(ready(), [CHAT, longer], max_length=40)
-    assert audited.numbers == {"rows": 1, "rows_too_long": 1, "assistant_tokens": 4}
-    assert audited.rows == render_chats(ready(), [CHAT])
+    validated = validate(ready(), [CHAT, longer], max_length=40)
+    assert validated.metrics == {"rows": 1, "rows_too_long": 1, "assistant_tokens": 4}
+    assert validated.rows == render_chats(ready(), [CHAT])
 
 
 def test_audit_lists_all_faults_at_once() -> None:
@@ -289,7 +289,7 @@ def test_audit_lists_all_faults_at_once() -> None:
     no_answer: Chat = CHAT[:1]
     injected: Chat = (Message("user", "ends <|im_end|> here"), CHAT[1])
     with pytest.raises(StageError) as caught:
-        audit(tokenizer, [CHAT, no_answer, injected], max_length=8)
+        validate(tokenizer, [CHAT, no_answer, injected], max_length=8)
     text = str(caught.value)
     assert "must be two tokens" in text
     assert "row 1: no assistant token" in text
@@ -300,7 +300,7 @@ def test_audit_lists_all_faults_at_once() -> None:
 def test_audit_names_tokens_that_are_not_single() -> None:
     tokenizer = tiny.tokenizer(chat=False)
     with pytest.raises(StageError, match=r"<\|im_sep\|> is 10 tokens"):
-        audit(tokenizer, [CHAT])
+        validate(tokenizer, [CHAT])
 
 
 def test_audit_wants_the_end_of_turn_to_be_learnt() -> None:
@@ -308,7 +308,7 @@ def test_audit_wants_the_end_of_turn_to_be_learnt() -> None:
     [row] = render_chats(tokenizer, [CHAT])
     unlearnt = ChatIds(row.ids, (*row.mask[:-1], 0))
     with pytest.raises(StageError, match="does not end with <\\|im_end"):
-        sft.audit_rows(tokenizer, [unlearnt], SFTConfig())
+        sft.validate_rows(tokenizer, [unlearnt], SFTConfig())
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage(base: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_entropy_and_kl_agree_with_a_plain_forward(base: Path, other: Path, tmp_
     assert summary.kl is not None
     expected = _by_hand(context.task.problems("test", 12, 0), base, other, tmp_path, 0.5)
     assert (summary.entropy.mean, summary.kl.mean) == pytest.approx(expected, rel=1e-5)
-    assert result.numbers["KL to the stage before"] == summary.kl.mean
+    assert result.metrics["KL to the stage before"] == summary.kl.mean
     assert [path.name for path in result.outputs] == ["items.jsonl", "summary.json"]
 
 
@@ -127,7 +127,7 @@ def test_one_set_of_weights_serves_all_samplings(base: Path) -> None:
     load = evaluate.loader(base, tiny.recipe(base))
     first, second = load(SamplingConfig(temperature=0)), load(SamplingConfig(temperature=1))
     assert first.model is second.model
-    assert (first.policy, second.sampling.temperature) == (second.policy, 1)
+    assert (first.policy_digest, second.sampling.temperature) == (second.policy_digest, 1)
 
 
 def test_a_killed_evaluation_continues(base: Path, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_weights_and_anchor_enter_the_loss(tmp_path: Path) -> None:
         nll = -float(logits.log_softmax(-1)[row.chosen])
         expected += row.weight * (math.log(1 + math.exp(-BETA * gain)) + 0.2 * nll) / 4
     args = TrainingArguments(**plain_arguments(tmp_path))
-    trainer = training_token.TokenDPOTrainer(policy, args, rows, BETA, anchor=0.2)
+    trainer = training_token.TokenDPOTrainer(policy, args, rows, BETA, nll_weight=0.2)
     loss = trainer.compute_loss(policy, training_token.collate(rows))
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
@@ -248,7 +248,7 @@ SETTINGS: dict[str, Any] = {
     "max_steps": 6,
     "learning_rate": 1e-2,
     "save_steps": 2,
-    "weight_by": "worth",
+    "weight_by": "expected_gain",
 }
 
 
@@ -269,7 +269,7 @@ def test_stage_learns_and_watches_third_tokens(trained: Any) -> None:
     assert lines[0]["gain"] == pytest.approx(0, abs=1e-5)
     assert lines[-1]["gain"] > 0.1
     assert lines[-1]["accuracy"] > lines[0]["accuracy"]
-    assert trained.numbers["pairs"] == 12
+    assert trained.metrics["pairs"] == 12
 
 
 def test_a_killed_run_ends_with_the_same_weights(
@@ -300,9 +300,9 @@ def test_an_adapter_is_drawn_with_the_recipe_s_seed(
 
 
 def test_worth_that_is_nowhere_positive_cannot_weigh(base: Path) -> None:
-    found = [replace(pair, worth=0.0) for pair in token_pairs("policy")]
-    with pytest.raises(StageError, match="none of 12 pairs is worth more than 0"):
-        token_dpo.weights(found, TokenDPOConfig(weight_by="worth"))
+    found = [replace(pair, expected_gain=0.0) for pair in token_pairs("policy")]
+    with pytest.raises(StageError, match="none of 12 pairs has one above 0"):
+        token_dpo.weights(found, TokenDPOConfig(weight_by="expected_gain"))
 
 
 def test_pairs_of_another_policy_are_refused(base: Path, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_named_reference_enters_with_its_own_weights(
     rows = random_rows(12, vocab=len(tiny.tokenizer()))
     gains = [plain_margin(policy, row) - plain_margin(reference, row) for row in rows]
     expected = sum(math.log(1 + math.exp(-0.5 * gain)) for gain in gains) / 12
-    assert result.numbers["final_loss"] == pytest.approx(expected, abs=1e-5)
+    assert result.metrics["final_loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_stored_reference_margins_of_other_weights_are_refused(
@@ -355,17 +355,17 @@ def test_lora_is_merged(base: Path, pairs: Path, tmp_path: Path) -> None:
 def test_pairs_of_highest_worth_are_kept() -> None:
     found = token_pairs("p")
     kept = token_dpo.select_pairs(found, TokenDPOConfig(max_pairs=5))
-    least = min(pair.worth for pair in kept)
+    least = min(pair.expected_gain for pair in kept)
     assert len(kept) == 5
-    assert all(pair.worth <= least for pair in found if pair not in kept)
+    assert all(pair.expected_gain <= least for pair in found if pair not in kept)
     assert kept == [pair for pair in found if pair in kept]
 
 
 def test_worth_weights_have_mean_one() -> None:
     found = token_pairs("p")
-    weights = token_dpo.weights(found, TokenDPOConfig(weight_by="worth"))
+    weights = token_dpo.weights(found, TokenDPOConfig(weight_by="expected_gain"))
     assert sum(weights) == pytest.approx(len(found))
-    assert weights[0] / weights[1] == pytest.approx(found[0].worth / found[1].worth)
+    assert weights[0] / weights[1] == pytest.approx(found[0].expected_gain / found[1].expected_gain)
 
 
 def test_no_pairs(base: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 from align.context import StageContext
 from align.recipe import Recipe, data_folder
 from align.tasks.base import Chat, Split
-from pts.types import Judgement, Message, Problem, Verdict
+from pts.types import Grade, Message, Problem, Verdict
 from pts.verifiers.exact import ExactVerifier
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|pad|>")
@@ -95,8 +95,8 @@ class Sums:
 class ParityVerifier:
     """Passes completions with an even number of characters: random models pass about half."""
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
-        return Judgement(Verdict.PASS if len(text) % 2 == 0 else Verdict.FAIL)
+    def __call__(self, problem: Problem, text: str) -> Grade:
+        return Grade(Verdict.PASS if len(text) % 2 == 0 else Verdict.FAIL)
 
 
 class ParityTask(Sums):
@@ -114,8 +114,8 @@ class ParityTask(Sums):
 class NeverVerifier:
     """Fails everything."""
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
-        return Judgement(Verdict.FAIL)
+    def __call__(self, problem: Problem, text: str) -> Grade:
+        return Grade(Verdict.FAIL)
 
 
 class NeverTask(Sums):

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
-from pts.types import Ids, Judgement, Problem, Row, Verdict
+from pts.engines.base import SampleRequest
+from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
 
 STOP, RIGHT, WRONG, AGAIN = 0, 1, 2, 3
 WORDS = {STOP: "", RIGHT: "right", WRONG: "wrong", AGAIN: "again"}
@@ -25,7 +25,7 @@ class TwoWordEngine:
         self, logits: Mapping[str, tuple[float, float, float]], sampling: SamplingConfig
     ) -> None:
         self.logits, self.sampling = logits, sampling
-        self.policy = f"two words {sorted(logits.items())}"
+        self.policy_digest = f"two words {sorted(logits.items())}"
         self.sampled = 0
         self._prompts = sorted(logits)
 
@@ -43,33 +43,35 @@ class TwoWordEngine:
     def decode(self, ids: Ids) -> str:
         return " ".join(WORDS[i] for i in ids if i != STOP)
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         return [WORDS[i] or "<stop>" for i in ids]
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         probs = self.probs(self._prompts[prompt[0]])
-        ask = Row(np.array([RIGHT, WRONG, AGAIN]), probs)
-        stop = Row(np.array([STOP]), np.array([1.0]))
+        ask = TokenDistribution(np.array([RIGHT, WRONG, AGAIN]), probs)
+        stop = TokenDistribution(np.array([STOP]), np.array([1.0]))
         before = (AGAIN, *completion[:-1])
         return [ask if last == AGAIN else stop for last in before]
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        for wish in wishes:
-            if wish is not None:
-                yield wish, [self._rollout(wish, seed) for seed in wish.seeds]
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        for request in requests:
+            if request is not None:
+                yield request, [self._rollout(request, seed) for seed in request.seeds]
 
-    def _rollout(self, wish: Wish, seed: int) -> Ids:
+    def _rollout(self, request: SampleRequest, seed: int) -> Ids:
         self.sampled += 1
         draw, ids = random.Random(seed), [AGAIN]
-        probs = self.probs(self._prompts[wish.prompt[0]])
-        while len(ids) <= wish.limit and ids[-1] != STOP:
+        probs = self.probs(self._prompts[request.prompt[0]])
+        while len(ids) <= request.max_tokens and ids[-1] != STOP:
             word = draw.choices((RIGHT, WRONG, AGAIN), probs)[0] if ids[-1] == AGAIN else STOP
             ids.append(word)
         return tuple(ids[1:])
 
 
-def judge(problem: Problem, text: str) -> Judgement:
+def judge(problem: Problem, text: str) -> Grade:
     """PASS when the answer is right, UNSCORED for problems without a reference."""
     if not problem.reference:
-        return Judgement(Verdict.UNSCORED, reason="no reference")
-    return Judgement(Verdict.PASS if text.endswith("right") else Verdict.FAIL)
+        return Grade(Verdict.UNSCORED, reason="no reference")
+    return Grade(Verdict.PASS if text.endswith("right") else Verdict.FAIL)

@@ -26,9 +26,15 @@ CONFIGS = {
     ),
     "step": SearchConfig(unit="step", max_rollouts=200),
 }
-CHANGES: dict[str, str] = {}
+CHANGES: dict[str, str] = {
+    "cut": "truncated",
+    "cut_share": "truncated_share",
+    "worth": "expected_gain",
+    "zone": "indifference_margin",
+    "policy": "policy_digest",
+}
 """Keys of the recorded files by the names that they have now. Told in CHANGELOG.md."""
-FILES = {"pieces.json": "pieces.json"}
+FILES = {"pieces.json": "token_texts.json"}
 """Recorded files that are called otherwise now."""
 
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.runtime.processes import Launch
 from pts.runtime.search import search
 from pts.runtime.worker import work
@@ -55,7 +55,7 @@ class Threads(Launch):
 
         def live() -> None:
             try:
-                work(theirs, number, self.make_engine, self.task)
+                work(theirs, number, self.make_engine, self.spec)
             except (Killed, SystemExit):
                 pass
             finally:
@@ -65,20 +65,23 @@ class Threads(Launch):
 
 
 class MortalEngine(ScriptedEngine):
-    """Calls `die` before it answers a wish, with its number, over all engines, and the wish."""
+    """Calls `die` before it answers a request, with its number, over all engines, and the
+    request."""
 
-    die: ClassVar[Callable[[int, Wish], None]]
+    die: ClassVar[Callable[[int, SampleRequest], None]]
     asked: ClassVar[list[int]]
 
     @classmethod
-    def reset(cls, die: Callable[[int, Wish], None]) -> None:
+    def reset(cls, die: Callable[[int, SampleRequest], None]) -> None:
         cls.die, cls.asked = staticmethod(die), []
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        for wish, completions in super().sample(wishes):
-            type(self).die(len(self.asked), wish)
-            self.asked += wish.seeds
-            yield wish, completions
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        for request, completions in super().sample(requests):
+            type(self).die(len(self.asked), request)
+            self.asked += request.seeds
+            yield request, completions
 
 
 class SlowEngine(ScriptedEngine):
@@ -88,11 +91,13 @@ class SlowEngine(ScriptedEngine):
         super().__init__(max_new_tokens=8, width=5)
         self._asked = (folder / f"asked-{os.getpid()}.txt").open("a", buffering=1)
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        for wish, completions in super().sample(wishes):
-            self._asked.write(" ".join(map(str, wish.seeds)) + "\n")
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        for request, completions in super().sample(requests):
+            self._asked.write(" ".join(map(str, request.seeds)) + "\n")
             time.sleep(0.002)
-            yield wish, completions
+            yield request, completions
 
 
 def main(folder: Path, workers: int, n: int) -> None:

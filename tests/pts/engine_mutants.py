@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine, TabularEngine
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
-Wishes = Iterator[Wish | None]
-Answers = Iterator[tuple[Wish, list[Ids]]]
+Requests = Iterator[SampleRequest | None]
+Answers = Iterator[tuple[SampleRequest, list[Ids]]]
 
 
 def machine(seed: int, states: int = 12, tokens: int = 12) -> Machine:
@@ -48,44 +48,45 @@ class Base(TabularEngine):
         """A right engine under other settings."""
         return TabularEngine(MACHINES, self.sampling.model_copy(update=changes))
 
-    def answered(self, wishes: Wishes) -> Answers:
-        return super().sample(wishes)
+    def answered(self, requests: Requests) -> Answers:
+        return super().sample(requests)
 
 
-def completions(change: Callable[[Base, Wish, Ids], Ids]) -> type[Base]:
+def completions(change: Callable[[Base, SampleRequest, Ids], Ids]) -> type[Base]:
     """An engine that changes every completion on the way out."""
 
     class Changed(Base):
-        def sample(self, wishes: Wishes) -> Answers:
-            for wish, drawn in self.answered(wishes):
-                yield wish, [change(self, wish, ids) for ids in drawn]
+        def sample(self, requests: Requests) -> Answers:
+            for request, drawn in self.answered(requests):
+                yield request, [change(self, request, ids) for ids in drawn]
 
     return Changed
 
 
-def limits(change: Callable[[Base, Wish], int]) -> type[Base]:
-    """An engine that works with another limit than the wish's."""
+def limits(change: Callable[[Base, SampleRequest], int]) -> type[Base]:
+    """An engine that works with another limit than the request's."""
 
     class Changed(Base):
-        def sample(self, wishes: Wishes) -> Answers:
-            for wish in wishes:
-                if wish is not None:
-                    other = replace(wish, limit=change(self, wish))
+        def sample(self, requests: Requests) -> Answers:
+            for request in requests:
+                if request is not None:
+                    other = replace(request, max_tokens=change(self, request))
                     ((_, drawn),) = super().sample(iter([other]))
-                    yield wish, drawn
+                    yield request, drawn
 
     return Changed
 
 
-def seeded(change: Callable[[Wish, int, int], int]) -> type[Base]:
-    """An engine whose seeds are made from (wish, index in the wish, running number of the wish)."""
+def seeded(change: Callable[[SampleRequest, int, int], int]) -> type[Base]:
+    """An engine whose seeds are made from (request, index in the request, running number of the
+    request)."""
 
     class Changed(Base):
-        def sample(self, wishes: Wishes) -> Answers:
-            for number, wish in enumerate(w for w in wishes if w is not None):
-                seeds = tuple(change(wish, k, number) for k in range(len(wish.seeds)))
-                ((_, drawn),) = super().sample(iter([replace(wish, seeds=seeds)]))
-                yield wish, drawn
+        def sample(self, requests: Requests) -> Answers:
+            for number, request in enumerate(w for w in requests if w is not None):
+                seeds = tuple(change(request, k, number) for k in range(len(request.seeds)))
+                ((_, drawn),) = super().sample(iter([replace(request, seeds=seeds)]))
+                yield request, drawn
 
     return Changed
 
@@ -94,8 +95,8 @@ def sampled_under(**changes: Any) -> type[Base]:
     """An engine that samples under other settings than it scores."""
 
     class Changed(Base):
-        def sample(self, wishes: Wishes) -> Answers:
-            return self.twin(**changes).sample(wishes)
+        def sample(self, requests: Requests) -> Answers:
+            return self.twin(**changes).sample(requests)
 
     return Changed
 
@@ -104,17 +105,17 @@ def scored_under(**changes: Any) -> type[Base]:
     """An engine that scores under other settings than it samples."""
 
     class Changed(Base):
-        def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+        def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
             return self.twin(**changes).score(prompt, completion)
 
     return Changed
 
 
-def rows(change: Callable[[Row], Row]) -> type[Base]:
+def rows(change: Callable[[TokenDistribution], TokenDistribution]) -> type[Base]:
     """An engine that changes every row on the way out."""
 
     class Changed(Base):
-        def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+        def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
             return [change(row) for row in super().score(prompt, completion)]
 
     return Changed
@@ -127,49 +128,49 @@ class Drawn(Base):
         super().__init__(sampling)
         self.plain = self.twin(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
 
-    def row(self, wish: Wish, ids: Ids) -> Row:
-        state = self._states(wish.prompt, wish.at + ids)[-1]
-        return self.plain._support(wish.prompt[0], state).row
+    def row(self, request: SampleRequest, ids: Ids) -> TokenDistribution:
+        state = self._states(request.prompt, request.prefix + ids)[-1]
+        return self.plain._support(request.prompt[0], state).row
 
     def random(self, seed: int) -> Callable[[], float]:
         return random.Random(seed).random
 
-    def rollout(self, wish: Wish, seed: int) -> Ids:
+    def rollout(self, request: SampleRequest, seed: int) -> Ids:
         number, ids = self.random(seed), ()
-        while len(ids) < wish.limit and ids[-1:] != (STOP,):
-            row = self.row(wish, ids)
+        while len(ids) < request.max_tokens and ids[-1:] != (STOP,):
+            row = self.row(request, ids)
             ids += (
                 int(row.ids[min(np.searchsorted(row.probs.cumsum(), number()), len(row.ids) - 1)]),
             )
         return ids
 
-    def sample(self, wishes: Wishes) -> Answers:
-        for wish in wishes:
-            if wish is not None:
-                yield wish, [self.rollout(wish, seed) for seed in wish.seeds]
+    def sample(self, requests: Requests) -> Answers:
+        for request in requests:
+            if request is not None:
+                yield request, [self.rollout(request, seed) for seed in request.seeds]
 
 
-def kept(row: Row, mask: Any) -> Row:
-    return Row(row.ids[mask], row.probs[mask] / row.probs[mask].sum())
+def kept(row: TokenDistribution, mask: Any) -> TokenDistribution:
+    return TokenDistribution(row.ids[mask], row.probs[mask] / row.probs[mask].sum())
 
 
 class NucleusFirst(Drawn):
     """top-p on the untempered distribution, the temperature afterwards."""
 
-    def row(self, wish: Wish, ids: Ids) -> Row:
-        row = super().row(wish, ids)
+    def row(self, request: SampleRequest, ids: Ids) -> TokenDistribution:
+        row = super().row(request, ids)
         row = kept(row, row.probs.cumsum() - row.probs < self.sampling.top_p)
         tempered = row.probs ** (1 / self.sampling.temperature)
-        return Row(row.ids, tempered / tempered.sum())
+        return TokenDistribution(row.ids, tempered / tempered.sum())
 
 
 class BanThenCut(Drawn):
     """The most likely token is removed, then the nucleus is taken of what is left."""
 
-    def row(self, wish: Wish, ids: Ids) -> Row:
-        row = super().row(wish, ids)
+    def row(self, request: SampleRequest, ids: Ids) -> TokenDistribution:
+        row = super().row(request, ids)
         tempered = row.probs ** (1 / self.sampling.temperature)
-        row = Row(row.ids, tempered / tempered.sum())
+        row = TokenDistribution(row.ids, tempered / tempered.sum())
         if len(row.ids) > 1:
             row = kept(row, np.arange(len(row.ids)) > 0)
         return kept(row, row.probs.cumsum() - row.probs < self.sampling.top_p)
@@ -185,11 +186,11 @@ class SameNumber(Drawn):
 class ShortMemory(Drawn):
     """From the 25th token on, the state of the prefix without its last token is used."""
 
-    def row(self, wish: Wish, ids: Ids) -> Row:
-        whole = wish.at + ids
+    def row(self, request: SampleRequest, ids: Ids) -> TokenDistribution:
+        whole = request.prefix + ids
         if len(whole) > 24 and whole[-1] not in (RIGHT, WRONG):
             whole = whole[:-1]
-        return super().row(replace(wish, at=whole), ())
+        return super().row(replace(request, prefix=whole), ())
 
 
 class Stale(Base):
@@ -199,18 +200,18 @@ class Stale(Base):
         super().__init__(sampling)
         self.known: dict[Ids, Ids] = {}
 
-    def sample(self, wishes: Wishes) -> Answers:
-        for wish in wishes:
-            if wish is not None:
-                prompt = self.known.setdefault(wish.at, wish.prompt)
-                ((_, drawn),) = super().sample(iter([replace(wish, prompt=prompt)]))
-                yield wish, drawn
+    def sample(self, requests: Requests) -> Answers:
+        for request in requests:
+            if request is not None:
+                prompt = self.known.setdefault(request.prefix, request.prompt)
+                ((_, drawn),) = super().sample(iter([replace(request, prompt=prompt)]))
+                yield request, drawn
 
 
 class ShiftedRows(Base):
-    """Row i is the distribution after token i."""
+    """TokenDistribution i is the distribution after token i."""
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         states = self._states(prompt, completion)
         return [self._support(prompt[0], state).row for state in states[1:]]
 
@@ -218,20 +219,20 @@ class ShiftedRows(Base):
 class NotNormalised(Base):
     """Probabilities of the whole vocabulary, cut."""
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         whole = self.twin(top_k=0).score(prompt, completion)
         k = self.sampling.top_k
-        return [Row(row.ids[:k], row.probs[:k]) for row in whole]
+        return [TokenDistribution(row.ids[:k], row.probs[:k]) for row in whole]
 
 
 class RowForNothing(Base):
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         return super().score(prompt, completion) or [self._support(prompt[0], 0).row]
 
 
 class Twice(Base):
-    def sample(self, wishes: Wishes) -> Answers:
-        for answer in self.answered(wishes):
+    def sample(self, requests: Requests) -> Answers:
+        for answer in self.answered(requests):
             yield answer
             yield answer
 
@@ -239,15 +240,15 @@ class Twice(Base):
 class Fewer(Base):
     """Equal rollouts are merged."""
 
-    def sample(self, wishes: Wishes) -> Answers:
-        for wish, drawn in self.answered(wishes):
-            yield wish, list(dict.fromkeys(drawn))
+    def sample(self, requests: Requests) -> Answers:
+        for request, drawn in self.answered(requests):
+            yield request, list(dict.fromkeys(drawn))
 
 
 class AllEqual(Base):
-    def sample(self, wishes: Wishes) -> Answers:
-        for wish, drawn in self.answered(wishes):
-            yield wish, [drawn[0]] * len(drawn)
+    def sample(self, requests: Requests) -> Answers:
+        for request, drawn in self.answered(requests):
+            yield request, [drawn[0]] * len(drawn)
 
 
 class OneGenerator(Base):
@@ -257,74 +258,74 @@ class OneGenerator(Base):
         super().__init__(sampling)
         self.seeds = random.Random(0)
 
-    def sample(self, wishes: Wishes) -> Answers:
-        for wish in wishes:
-            if wish is not None:
-                seeds = tuple(self.seeds.getrandbits(64) for _ in wish.seeds)
-                ((_, drawn),) = super().sample(iter([replace(wish, seeds=seeds)]))
-                yield wish, drawn
+    def sample(self, requests: Requests) -> Answers:
+        for request in requests:
+            if request is not None:
+                seeds = tuple(self.seeds.getrandbits(64) for _ in request.seeds)
+                ((_, drawn),) = super().sample(iter([replace(request, seeds=seeds)]))
+                yield request, drawn
 
 
 class Company(Base):
-    """A wish's random numbers depend on how many wishes stand in the batch with it."""
+    """A request's random numbers depend on how many requests stand in the batch with it."""
 
-    def sample(self, wishes: Wishes) -> Answers:
-        batch: list[Wish] = []
-        for wish in wishes:
-            if wish is not None:
-                batch.append(wish)
-            if wish is None or len(batch) == 4:
+    def sample(self, requests: Requests) -> Answers:
+        batch: list[SampleRequest] = []
+        for request in requests:
+            if request is not None:
+                batch.append(request)
+            if request is None or len(batch) == 4:
                 yield from self._run(batch)
                 batch = []
         yield from self._run(batch)
 
-    def _run(self, batch: list[Wish]) -> Answers:
-        for wish in batch:
-            seeds = tuple(seed ^ len(batch) for seed in wish.seeds)
-            ((_, drawn),) = super().sample(iter([replace(wish, seeds=seeds)]))
-            yield wish, drawn
+    def _run(self, batch: list[SampleRequest]) -> Answers:
+        for request in batch:
+            seeds = tuple(seed ^ len(batch) for seed in request.seeds)
+            ((_, drawn),) = super().sample(iter([replace(request, seeds=seeds)]))
+            yield request, drawn
 
 
 class Eager(Base):
-    def sample(self, wishes: Wishes) -> Answers:
-        yield from super().sample(iter(list(wishes)))
+    def sample(self, requests: Requests) -> Answers:
+        yield from super().sample(iter(list(requests)))
 
 
 class StopsAtNone(Base):
-    """Two wishes are held back; None is taken for the end."""
+    """Two requests are held back; None is taken for the end."""
 
-    def sample(self, wishes: Wishes) -> Answers:
-        held: list[Wish] = []
-        for wish in wishes:
-            if wish is None:
+    def sample(self, requests: Requests) -> Answers:
+        held: list[SampleRequest] = []
+        for request in requests:
+            if request is None:
                 break
-            held.append(wish)
+            held.append(request)
             if len(held) > 2:
                 yield from super().sample(iter([held.pop(0)]))
         yield from super().sample(iter(held))
 
 
 class LastInFirstOut(Base):
-    """Right: it holds three wishes and delivers the newest first."""
+    """Right: it holds three requests and delivers the newest first."""
 
-    def sample(self, wishes: Wishes) -> Answers:
-        held: list[Wish] = []
-        for wish in wishes:
-            if wish is not None:
-                held.append(wish)
-            if held and (wish is None or len(held) > 3):
+    def sample(self, requests: Requests) -> Answers:
+        held: list[SampleRequest] = []
+        for request in requests:
+            if request is not None:
+                held.append(request)
+            if held and (request is None or len(held) > 3):
                 yield from super().sample(iter([held.pop()]))
         yield from super().sample(iter(held[::-1]))
 
 
 class NoneIsDropped(Base):
-    """Two wishes are held back; None does not release them."""
+    """Two requests are held back; None does not release them."""
 
-    def sample(self, wishes: Wishes) -> Answers:
-        held: list[Wish] = []
-        for wish in wishes:
-            if wish is not None:
-                held.append(wish)
+    def sample(self, requests: Requests) -> Answers:
+        held: list[SampleRequest] = []
+        for request in requests:
+            if request is not None:
+                held.append(request)
             if len(held) == 2:
                 yield from super().sample(iter(held))
                 held = []
@@ -332,17 +333,17 @@ class NoneIsDropped(Base):
 
 
 class Leftovers(Base):
-    """Wishes of a call that was closed early are answered by the next one."""
+    """Requests of a call that was closed early are answered by the next one."""
 
     def __init__(self, sampling: SamplingConfig) -> None:
         super().__init__(sampling)
-        self.held: list[Wish] = []
+        self.held: list[SampleRequest] = []
 
-    def sample(self, wishes: Wishes) -> Answers:
-        for wish in wishes:
-            if wish is not None:
-                self.held.append(wish)
-            while self.held and (wish is None or len(self.held) > 2):
+    def sample(self, requests: Requests) -> Answers:
+        for request in requests:
+            if request is not None:
+                self.held.append(request)
+            while self.held and (request is None or len(self.held) > 2):
                 yield from super().sample(iter([self.held.pop(0)]))
         while self.held:
             yield from super().sample(iter([self.held.pop(0)]))
@@ -352,29 +353,29 @@ class Spoken(Base):
     """Special tokens are part of the text."""
 
     def decode(self, ids: Ids) -> str:
-        return " ".join(self.pieces(ids))
+        return " ".join(self.token_texts(ids))
 
 
 class Silent(Base):
     """Special tokens have no piece."""
 
-    def pieces(self, ids: Ids) -> list[str]:
-        return super().pieces(tuple(i for i in ids if i != STOP))
+    def token_texts(self, ids: Ids) -> list[str]:
+        return super().token_texts(tuple(i for i in ids if i != STOP))
 
 
 class NoPolicy(Base):
     def __init__(self, sampling: SamplingConfig) -> None:
         super().__init__(sampling)
-        self.policy = ""
+        self.policy_digest = ""
 
 
 class SmallSeeds(Base):
     """Seeds are signed 64-bit numbers."""
 
-    def sample(self, wishes: Wishes) -> Answers:
-        for wish, drawn in self.answered(wishes):
-            np.asarray(wish.seeds, dtype=np.int64)
-            yield wish, drawn
+    def sample(self, requests: Requests) -> Answers:
+        for request, drawn in self.answered(requests):
+            np.asarray(request.seeds, dtype=np.int64)
+            yield request, drawn
 
 
 @dataclass(frozen=True)
@@ -388,10 +389,10 @@ class Mutant:
     sampling: dict[str, float] = field(default_factory=dict)
 
 
-def doubled(row: Row) -> Row:
+def doubled(row: TokenDistribution) -> TokenDistribution:
     """The drawn token listed twice, as a server does that adds it to the top ones."""
     ids, probs = np.append(row.ids, row.ids[0]), np.append(row.probs, row.probs[0])
-    return Row(ids, probs / probs.sum())
+    return TokenDistribution(ids, probs / probs.sum())
 
 
 PLAIN: dict[str, float] = {}
@@ -400,15 +401,20 @@ P = {"temperature": 0.6, "top_p": 0.8}
 M = {"temperature": 0.7, "min_p": 0.1}
 
 MUTANTS = [
-    Mutant("one token over the limit", limits(lambda _, w: w.limit + 1), "limit", "off by one"),
+    Mutant(
+        "one token over the limit", limits(lambda _, w: w.max_tokens + 1), "limit", "off by one"
+    ),
     Mutant(
         "limit of its own",
         limits(lambda e, w: e.sampling.max_new_tokens),
         "limit",
-        "the wish's limit is not used",
+        "the request's limit is not used",
     ),
     Mutant(
-        "limit too small", limits(lambda _, w: max(1, w.limit - 1)), "stop", "its limit is smaller"
+        "limit too small",
+        limits(lambda _, w: max(1, w.max_tokens - 1)),
+        "stop",
+        "its limit is smaller",
     ),
     Mutant(
         "stop id stripped",
@@ -418,7 +424,7 @@ MUTANTS = [
     ),
     Mutant(
         "tokens after the stop",
-        completions(lambda _, w, ids: (*ids, STOP, STOP)[: w.limit]),
+        completions(lambda _, w, ids: (*ids, STOP, STOP)[: w.max_tokens]),
         "stop",
         "a finished rollout stays in the batch",
     ),
@@ -456,10 +462,15 @@ MUTANTS = [
     Mutant("rows not renormalised", NotNormalised, "rows", "not renormalised", K),
     Mutant("rows shifted by one", ShiftedRows, "rows", "shifted by one"),
     Mutant("a token twice in a row", rows(doubled), "rows", "a second time"),
-    Mutant("rows by token id", rows(lambda r: Row(*_by_id(r))), "rows", "sort them by probability"),
+    Mutant(
+        "rows by token id",
+        rows(lambda r: TokenDistribution(*_by_id(r))),
+        "rows",
+        "sort them by probability",
+    ),
     Mutant(
         "log-probabilities",
-        rows(lambda r: Row(r.ids, np.log(r.probs))),
+        rows(lambda r: TokenDistribution(r.ids, np.log(r.probs))),
         "rows",
         "log-probabilities or logits",
     ),
@@ -467,25 +478,25 @@ MUTANTS = [
     Mutant("answers repeated", Twice, "answers", "not taken out of the batch"),
     Mutant("equal rollouts merged", Fewer, "answers", "merged when they are equal"),
     Mutant("n equal completions", AllEqual, "seeds", "one rollout is repeated n times"),
-    Mutant("seeds ignored", OneGenerator, "seeds", "seeds of a wish are not used"),
+    Mutant("seeds ignored", OneGenerator, "seeds", "seeds of a request are not used"),
     Mutant(
         "order decides",
         seeded(lambda w, k, number: w.seeds[k] + number),
         "seeds",
-        "depend on the order of the wishes",
+        "depend on the order of the requests",
     ),
     Mutant("company decides", Company, "seeds", "depends on the others in its batch"),
     Mutant(
-        "place in the wish decides",
+        "place in the request decides",
         seeded(lambda w, k, number: w.seeds[0] + k),
         "seeds",
-        "depends on its place in a wish",
+        "depends on its place in a request",
     ),
     Mutant("same number at each step", SameNumber, "rollouts", "the same random number"),
     Mutant("wrong from the 25th token", ShortMemory, "rollouts", "go wrong with length"),
     Mutant("prompts confused", Stale, "frequencies", "continues the prompt of problem"),
     Mutant("whole queue read at once", Eager, "queue", "reads the whole queue"),
-    Mutant("wishes held back at None", NoneIsDropped, "queue", "without working on what it has"),
+    Mutant("requests held back at None", NoneIsDropped, "queue", "without working on what it has"),
     Mutant("ends at None", StopsAtNone, "answers", "stops at the first None"),
     Mutant("leftovers of a closed call", Leftovers, "answers", "an earlier call"),
     Mutant("special tokens decoded", Spoken, "text", "decode shows special tokens"),
@@ -501,6 +512,6 @@ MUTANTS = [
 ]
 
 
-def _by_id(row: Row) -> tuple[Any, Any]:
+def _by_id(row: TokenDistribution) -> tuple[Any, Any]:
     order = np.argsort(row.ids)
     return row.ids[order], row.probs[order]

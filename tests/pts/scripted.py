@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
-from pts.types import Ids, Judgement, Problem, Row, Verdict
+from pts.engines.base import SampleRequest
+from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
 
 STOP = 0
 LETTERS = {STOP: "", 1: "a", 2: "b", 3: "c"}
@@ -22,16 +22,16 @@ NEXT = {
 
 
 class ScriptedEngine:
-    """`width` wishes are in hand at once and delivered last first, to shuffle the order."""
+    """`width` requests are in hand at once and delivered last first, to shuffle the order."""
 
-    policy = "scripted"
+    policy_digest = "scripted"
     reproducible = True
     stop_ids = frozenset({STOP})
 
     def __init__(self, max_new_tokens: int = 6, width: int = 1) -> None:
         self.sampling = SamplingConfig(max_new_tokens=max_new_tokens)
         self.width = width
-        self.wishes: list[Wish] = []
+        self.requests: list[SampleRequest] = []
 
     def encode(self, problem: Problem) -> Ids:
         return tuple(map(ord, str(problem.prompt)))
@@ -39,36 +39,40 @@ class ScriptedEngine:
     def decode(self, ids: Ids) -> str:
         return "".join(LETTERS[i] for i in ids)
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         return [LETTERS.get(i, chr(i)) or "<stop>" for i in ids]
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         states = (STOP, *completion[:-1])
         order = [np.argsort(NEXT[state])[::-1] for state in states]
-        return [Row(o, np.asarray(NEXT[s])[o]) for s, o in zip(states, order, strict=True)]
+        return [
+            TokenDistribution(o, np.asarray(NEXT[s])[o]) for s, o in zip(states, order, strict=True)
+        ]
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        held: list[Wish] = []
-        for wish in wishes:
-            if wish is not None:
-                self.wishes.append(wish)
-                held.append(wish)
-            if held and (wish is None or len(held) == self.width):
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        held: list[SampleRequest] = []
+        for request in requests:
+            if request is not None:
+                self.requests.append(request)
+                held.append(request)
+            if held and (request is None or len(held) == self.width):
                 last = held.pop()
                 yield last, [self._rollout(last, seed) for seed in last.seeds]
         yield from ((w, [self._rollout(w, seed) for seed in w.seeds]) for w in held)
 
-    def _rollout(self, wish: Wish, seed: int) -> Ids:
-        draw, state, ids = random.Random(seed), (STOP, *wish.at)[-1], []
-        while len(ids) < wish.limit and (not ids or ids[-1] != STOP):
+    def _rollout(self, request: SampleRequest, seed: int) -> Ids:
+        draw, state, ids = random.Random(seed), (STOP, *request.prefix)[-1], []
+        while len(ids) < request.max_tokens and (not ids or ids[-1] != STOP):
             state = draw.choices(range(4), NEXT[state])[0]
             ids.append(state)
         return tuple(ids)
 
 
-def judge_odd(problem: Problem, text: str) -> Judgement:
+def judge_odd(problem: Problem, text: str) -> Grade:
     """PASS when the number of a's is odd."""
-    return Judgement(Verdict.PASS if text.count("a") % 2 else Verdict.FAIL)
+    return Grade(Verdict.PASS if text.count("a") % 2 else Verdict.FAIL)
 
 
 def problems(n: int) -> list[Problem]:

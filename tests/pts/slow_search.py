@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Timer
 
 from pts.config import SearchConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.runtime.search import search
 from pts.types import Ids
 
@@ -28,25 +28,27 @@ CONFIG = SearchConfig(
 class DyingEngine(ScriptedEngine):
     """Writes each seed to `asked` before it draws."""
 
-    def __init__(self, asked: Path, wishes: int | None, seconds: float) -> None:
+    def __init__(self, asked: Path, requests: int | None, seconds: float) -> None:
         super().__init__(max_new_tokens=8, width=5)
         self._asked = asked.open("a", buffering=1)
-        self._left, self._seconds = wishes, seconds
+        self._left, self._seconds = requests, seconds
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        for wish, completions in super().sample(wishes):
-            self._asked.write(" ".join(map(str, wish.seeds)) + "\n")
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        for request, completions in super().sample(requests):
+            self._asked.write(" ".join(map(str, request.seeds)) + "\n")
             if self._left is not None:
                 time.sleep(0.0005)
                 self._left -= 1
                 if self._left == 0:
                     Timer(self._seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
-            yield wish, completions
+            yield request, completions
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(exist_ok=True)
-    wishes, seconds = (int(sys.argv[2]), float(sys.argv[3])) if len(sys.argv) > 2 else (None, 0.0)
-    engine = DyingEngine(folder / "asked.txt", wishes, seconds)
+    requests, seconds = (int(sys.argv[2]), float(sys.argv[3])) if len(sys.argv) > 2 else (None, 0.0)
+    engine = DyingEngine(folder / "asked.txt", requests, seconds)
     search(problems(20), engine, judge_odd, CONFIG, output=folder, window=4)

@@ -21,13 +21,13 @@ from pts.data.pairs import read_pairs
 from pts.engines.base import Engine
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.errors import ConfigError, DataError, JournalError
-from pts.runtime.progress import LOG_SECONDS, Watch, describe, duration
+from pts.runtime.progress import LOG_SECONDS, ProgressReporter, describe, duration
 from pts.runtime.results import read_results
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.scheduler import Progress, _Question, run
 from pts.runtime.search import SearchRun, describe_verifier, reselect, search
 from pts.testing.shapes import sparse
-from pts.types import Judgement, Problem, Sample, Verdict
+from pts.types import Grade, Problem, RolloutQuery, Verdict
 from pts.verifiers.choice import ChoiceVerifier
 from pts.verifiers.exact import ExactVerifier
 
@@ -35,7 +35,7 @@ from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
 from .test_runner import sample_once
 
-FILES = {"journal.jsonl", "results.jsonl", "pairs.jsonl", "pieces.json", "summary.json"}
+FILES = {"journal.jsonl", "results.jsonl", "pairs.jsonl", "token_texts.json", "summary.json"}
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +72,18 @@ def test_totals_are_those_of_the_results(finished: SearchRun) -> None:
         assert tally.tokens == sum(cost.tokens for cost in costs)
     assert sum(summary.confirmed.values()) == len(finished.pairs)
     assert sum(summary.proposed.values()) >= len(finished.pairs)
-    assert 0 < summary.cut_share < 1
+    assert 0 < summary.truncated_share < 1
 
 
 def test_a_finished_run_draws_nothing_and_problems_may_be_added(tmp_path: Path) -> None:
     search(problems(4), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
     engine = ScriptedEngine(8)
     search(problems(4), engine, judge_odd, CONFIG, output=tmp_path)
-    assert engine.wishes == []
+    assert engine.requests == []
     more = search(problems(6), engine, judge_odd, CONFIG, output=tmp_path)
-    assert {wish.prompt for wish in engine.wishes} == {engine.encode(p) for p in problems(6)[4:]}
+    assert {request.prompt for request in engine.requests} == {
+        engine.encode(p) for p in problems(6)[4:]
+    }
     whole = search(problems(6), ScriptedEngine(8), judge_odd, CONFIG)
     assert list(more.results) == list(whole.results)
     assert more.pairs == whole.pairs
@@ -168,13 +170,13 @@ def test_what_can_be_iterated_only_once_must_not_claim_a_length() -> None:
 
 def test_an_engine_that_says_its_context_refuses_prompts_beforehand() -> None:
     engine = ScriptedEngine(8)
-    engine.longest = 2000  # type: ignore[attr-defined]
+    engine.max_model_len = 2000  # type: ignore[attr-defined]
     asked = [*problems(2), Problem("long", "a" * 1993, "odd"), Problem("fits", "a" * 1992, "odd")]
     with pytest.raises(DataError) as caught:
         search(asked, engine, judge_odd, CONFIG)
     assert "problem 'long': its prompt has 1993 tokens" in str(caught.value)
     assert "fits" not in str(caught.value)
-    assert engine.wishes == []
+    assert engine.requests == []
 
 
 def test_a_class_of_engines_is_a_function_that_loads_one() -> None:
@@ -212,7 +214,7 @@ def test_repeated_ids_are_refused_even_when_finished(finished: SearchRun) -> Non
 
 
 def test_a_question_that_cannot_be_judged_ends_as_unscored() -> None:
-    def verifier(problem: Problem, text: str) -> Judgement:
+    def verifier(problem: Problem, text: str) -> Grade:
         if problem.id == "q1":
             raise OSError("no reference")
         return judge_odd(problem, text)
@@ -250,7 +252,7 @@ def test_the_tabular_engine_is_searched_the_same_in_any_window() -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_questions() -> None:
-    searches = ((p, sample_once(Sample((), 2, "search"))) for p in problems(300))
+    searches = ((p, sample_once(RolloutQuery((), 2, "search"))) for p in problems(300))
     for count, _ in enumerate(run(searches, ScriptedEngine(width=4), judge_odd, window=8)):
         if count % 100 == 99:
             gc.collect()
@@ -310,7 +312,7 @@ def test_progress_is_silent_off_a_terminal_and_logs_now_and_then(
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     caplog.set_level(logging.INFO)
-    with Watch(10) as watch:
+    with ProgressReporter(10) as watch:
         for second in range(round(2.5 * LOG_SECONDS)):
             now[0] = float(second)
             watch(Progress(questions=1))
@@ -321,13 +323,13 @@ def test_progress_is_silent_off_a_terminal_and_logs_now_and_then(
 def test_verdicts_are_asked_once_for_each_text() -> None:
     asked: list[str] = []
 
-    def verifier(problem: Problem, text: str) -> Judgement:
+    def verifier(problem: Problem, text: str) -> Grade:
         asked.append(text)
-        return Judgement(Verdict.PASS)
+        return Grade(Verdict.PASS)
 
     list(
         run(
-            [(problems(1)[0], sample_once(Sample((), 300, "search")))],
+            [(problems(1)[0], sample_once(RolloutQuery((), 300, "search")))],
             ScriptedEngine(4),
             verifier,
         )

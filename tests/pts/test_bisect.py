@@ -8,38 +8,41 @@ import numpy as np
 import pytest
 
 from pts.algorithm.bisect import search_bisect, split_point
-from pts.algorithm.pairs import Finding
-from pts.algorithm.paths import Path
+from pts.algorithm.pairs import PathAnalysis
+from pts.algorithm.paths import ScoredCompletion
 from pts.config import SearchConfig
-from pts.types import Ids, Outcome, Row, Sample, Verdict
+from pts.types import Ids, Rollout, RolloutQuery, TokenDistribution, Verdict
 
 CONFIG = SearchConfig(method="bisect", bisect_rollouts=100)
 
 
-def make_path(probs: list[float], verdict: Verdict = Verdict.PASS, first: int = 7) -> Path:
+def make_path(
+    probs: list[float], verdict: Verdict = Verdict.PASS, first: int = 7
+) -> ScoredCompletion:
     ids = (first, *(7,) * (len(probs) - 1))
     rows = tuple(
-        Row(np.array([t, 90]), np.array([q, 1 - q])) for t, q in zip(ids, probs, strict=True)
+        TokenDistribution(np.array([t, 90]), np.array([q, 1 - q]))
+        for t, q in zip(ids, probs, strict=True)
     )
-    return Path(ids, verdict, rows)
+    return ScoredCompletion(ids, verdict, rows)
 
 
-def drive(search: Generator[Any, Any, list[Finding]], p: Callable[[Ids], float]) -> Any:
+def drive(search: Generator[Any, Any, list[PathAnalysis]], p: Callable[[Ids], float]) -> Any:
     """Answer each sample with exactly p(prefix) n successes; also return the prefixes asked for."""
-    asked: list[list[Sample]] = []
+    asked: list[list[RolloutQuery]] = []
     try:
-        wishes = next(search)
+        queries = next(search)
         while True:
-            asked.append(wishes)
-            wishes = search.send([outcomes(wish, p(wish.at)) for wish in wishes])
+            asked.append(queries)
+            queries = search.send([rollouts(query, p(query.prefix)) for query in queries])
     except StopIteration as stop:
         return stop.value, asked
 
 
-def outcomes(wish: Sample, p: float) -> list[Outcome]:
-    passed = round(p * wish.n)
-    verdicts = [Verdict.PASS] * passed + [Verdict.FAIL] * (wish.n - passed)
-    return [Outcome((90 if v is Verdict.FAIL else 7,), v, False, 5) for v in verdicts]
+def rollouts(query: RolloutQuery, p: float) -> list[Rollout]:
+    passed = round(p * query.n)
+    verdicts = [Verdict.PASS] * passed + [Verdict.FAIL] * (query.n - passed)
+    return [Rollout((90 if v is Verdict.FAIL else 7,), v, False, 5) for v in verdicts]
 
 
 def test_split_after_the_token_that_reaches_half_the_surprise() -> None:
@@ -65,8 +68,8 @@ def test_prefixes_are_asked_for_once_level_by_level() -> None:
     path = make_path([0.5] * 8)
     levels = [0.4] * 5 + [1.0] * 3  # p jumps at token 4 (index from 0)
     (finding,), asked = drive(search_bisect([path], CONFIG), lambda at: levels[len(at)])
-    assert [[len(s.at) for s in wishes] for wishes in asked] == [[0], [4], [6], [5]]
-    assert all(s.n == 100 and s.purpose == "search" for wishes in asked for s in wishes)
+    assert [[len(s.prefix) for s in queries] for queries in asked] == [[0], [4], [6], [5]]
+    assert all(s.n == 100 and s.purpose == "search" for queries in asked for s in queries)
     (token,) = finding.result.tokens
     assert (token.position, token.delta.mean, token.decided) == (4, pytest.approx(0.6), True)
     assert finding.result.curve_at == (0, 4, 5, 6, 8)
@@ -81,14 +84,14 @@ def test_a_change_of_exactly_the_gap_is_followed() -> None:
     (finding,), asked = drive(
         search_bisect([make_path([0.5] * 4)], config), lambda at: levels[len(at)]
     )
-    assert [[len(s.at) for s in wishes] for wishes in asked] == [[0], [2], [1, 3]]
+    assert [[len(s.prefix) for s in queries] for queries in asked] == [[0], [2], [1, 3]]
     assert [token.position for token in finding.result.tokens] == [1, 3]
 
 
 def test_end_of_the_path_is_judged_not_sampled() -> None:
     path = make_path([0.5] * 4, Verdict.FAIL)
     (finding,), asked = drive(search_bisect([path], CONFIG), lambda at: 0.6)
-    assert max(len(s.at) for wishes in asked for s in wishes) == 3
+    assert max(len(s.prefix) for queries in asked for s in queries) == 3
     (token,) = finding.result.tokens
     assert (token.position, token.delta.mean) == (3, pytest.approx(-0.6))
     assert token.after.n == 0
@@ -105,7 +108,7 @@ def test_opposite_changes_inside_a_level_segment_stay_hidden() -> None:
 def test_sister_paths_share_their_prefixes() -> None:
     paths = [make_path([0.5] * 4), make_path([0.5] * 4), make_path([0.5] * 4, first=8)]
     _, asked = drive(search_bisect(paths, CONFIG), lambda at: 0.5 if len(at) < 2 else 1.0)
-    prefixes = [s.at for wishes in asked for s in wishes]
+    prefixes = [s.prefix for queries in asked for s in queries]
     assert len(prefixes) == len(set(prefixes))
     assert prefixes.count(()) == 1
 

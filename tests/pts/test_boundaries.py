@@ -126,7 +126,7 @@ def test_the_cut_into_tokens_moves_a_boundary_by_less_than_a_token() -> None:
 
 def test_a_stop_token_belongs_to_the_last_step() -> None:
     class Lines(ScriptedEngine):
-        def pieces(self, ids: Ids) -> list[str]:
+        def token_texts(self, ids: Ids) -> list[str]:
             return [{0: "<stop>", 1: "a", 2: "\n", 3: "<stop>"}[i] for i in ids]
 
     assert completion_steps(Lines(), (1, 2, 1, 2, 0)) == [2, 5]
@@ -136,8 +136,8 @@ def test_a_stop_token_belongs_to_the_last_step() -> None:
 
 def test_pieces_that_do_not_match_the_tokens_are_refused() -> None:
     class Short(ScriptedEngine):
-        def pieces(self, ids: Ids) -> list[str]:
+        def token_texts(self, ids: Ids) -> list[str]:
             return ["a"]
 
-    with pytest.raises(EngineError, match=r"Short\.pieces gave 1 texts for 2 tokens"):
+    with pytest.raises(EngineError, match=r"Short\.token_texts gave 1 texts for 2 tokens"):
         completion_steps(Short(), (1, 2))

@@ -7,29 +7,31 @@ import numpy as np
 import pytest
 
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import Finding
-from pts.algorithm.paths import Path
+from pts.algorithm.pairs import PathAnalysis
+from pts.algorithm.paths import ScoredCompletion
 from pts.config import SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.testing import run_search
 from pts.testing.shapes import SHAPES, Instance, calm, cancelling, sparse
-from pts.types import Outcome, Row, Sample, Verdict
+from pts.types import Rollout, RolloutQuery, TokenDistribution, Verdict
 
 CONFIG = SearchConfig(max_rollouts=1200)
 
 
-def planted_path(instance: Instance) -> tuple[TabularEngine, Path]:
+def planted_path(instance: Instance) -> tuple[TabularEngine, ScoredCompletion]:
     engine = TabularEngine([instance.machine], instance.sampling)
     assert instance.path is not None
     verdict = Verdict.PASS if engine.success(instance.path) else Verdict.FAIL
-    return engine, Path(instance.path, verdict, tuple(engine.score((0,), instance.path)))
+    return engine, ScoredCompletion(
+        instance.path, verdict, tuple(engine.score((0,), instance.path))
+    )
 
 
-def truth(engine: TabularEngine, path: Path) -> np.ndarray:
+def truth(engine: TabularEngine, path: ScoredCompletion) -> np.ndarray:
     return np.array(engine.curve(path.ids))
 
 
-def found_in(instance: Instance, seed: int, config: SearchConfig = CONFIG) -> Finding:
+def found_in(instance: Instance, seed: int, config: SearchConfig = CONFIG) -> PathAnalysis:
     engine, path = planted_path(instance)
     search = search_branch(path, [], config, np.random.default_rng(seed))
     return run_search(search, engine, engine.problems()[0], TabularVerifier(), seed)
@@ -54,8 +56,8 @@ def test_nothing_is_decided_where_nothing_is_pivotal(seed: int) -> None:
 
 
 def test_a_path_of_certain_tokens_costs_nothing() -> None:
-    row = Row(np.array([7, 8]), np.array([0.9, 0.1]))
-    path = Path((7, 7), Verdict.PASS, (row, row))
+    row = TokenDistribution(np.array([7, 8]), np.array([0.9, 0.1]))
+    path = ScoredCompletion((7, 7), Verdict.PASS, (row, row))
     search = search_branch(path, [], CONFIG, np.random.default_rng(0))
     with pytest.raises(StopIteration) as stop:
         next(search)
@@ -64,41 +66,43 @@ def test_a_path_of_certain_tokens_costs_nothing() -> None:
     assert result.curve[0].low == pytest.approx(0.81)  # what the end of the path alone proves
 
 
-def uncertain_path(tokens: int = 3) -> Path:
-    row = Row(np.array([7, 8, 9]), np.array([0.5, 0.3, 0.2]))
-    return Path((7,) * tokens, Verdict.PASS, (row,) * tokens)
+def uncertain_path(tokens: int = 3) -> ScoredCompletion:
+    row = TokenDistribution(np.array([7, 8, 9]), np.array([0.5, 0.3, 0.2]))
+    return ScoredCompletion((7,) * tokens, Verdict.PASS, (row,) * tokens)
 
 
-def drive(search: Generator[Any, Any, Finding], passes: Any) -> tuple[Finding, list[list[Sample]]]:
-    rounds: list[list[Sample]] = []
+def drive(
+    search: Generator[Any, Any, PathAnalysis], passes: Any
+) -> tuple[PathAnalysis, list[list[RolloutQuery]]]:
+    rounds: list[list[RolloutQuery]] = []
     try:
-        wishes = next(search)
+        queries = next(search)
         while True:
-            rounds.append(wishes)
+            rounds.append(queries)
             answers = []
-            for wish in wishes:
-                verdict = Verdict.PASS if passes(wish.at) else Verdict.FAIL
-                answers.append([Outcome((1,), verdict, False, 3)] * wish.n)
-            wishes = search.send(answers)
+            for query in queries:
+                verdict = Verdict.PASS if passes(query.prefix) else Verdict.FAIL
+                answers.append([Rollout((1,), verdict, False, 3)] * query.n)
+            queries = search.send(answers)
     except StopIteration as stop:
         return stop.value, rounds
 
 
-def test_wishes_leave_the_path_by_one_sibling() -> None:
+def test_queries_leave_the_path_by_one_sibling() -> None:
     path = uncertain_path()
     config = SearchConfig(round_rollouts=4, round_blocks=2)
     search = search_branch(path, [], config, np.random.default_rng(0))
     _, rounds = drive(search, lambda at: True)
-    for wishes in rounds:
-        assert sum(wish.n for wish in wishes) <= 8
-        assert len({len(wish.at) for wish in wishes}) <= 2
-        for wish in wishes:
-            assert wish.at[:-1] == path.ids[: len(wish.at) - 1]
-            assert wish.at[-1] in (8, 9)
-            assert wish.purpose == "search"
+    for queries in rounds:
+        assert sum(query.n for query in queries) <= 8
+        assert len({len(query.prefix) for query in queries}) <= 2
+        for query in queries:
+            assert query.prefix[:-1] == path.ids[: len(query.prefix) - 1]
+            assert query.prefix[-1] in (8, 9)
+            assert query.purpose == "search"
 
 
-def test_answers_are_read_in_the_order_of_the_wishes() -> None:
+def test_answers_are_read_in_the_order_of_the_queries() -> None:
     """Only branches by token 9 at position 1 fail: the table must say exactly that."""
     search = search_branch(uncertain_path(), [], CONFIG, np.random.default_rng(0))
     finding, _ = drive(search, lambda at: at != (7, 9))
@@ -109,7 +113,7 @@ def test_answers_are_read_in_the_order_of_the_wishes() -> None:
 
 def test_deltas_follow_the_recursion() -> None:
     # All siblings fail, the path passes: p = 1, .5, .25, .125 from the end, Δ = .5, .25, .125.
-    config = SearchConfig(max_rollouts=4000, zone=0.01)
+    config = SearchConfig(max_rollouts=4000, indifference_margin=0.01)
     search = search_branch(uncertain_path(), [], config, np.random.default_rng(0))
     finding, _ = drive(search, lambda at: False)
     result = finding.result
@@ -136,21 +140,21 @@ def test_same_seed_same_search() -> None:
     assert found_in(instance, 1).result != found_in(instance, 2).result
 
 
-def unforced(path: Path, at: int, length: int, n: int = 60) -> list[Outcome]:
+def unforced(path: ScoredCompletion, at: int, length: int, n: int = 60) -> list[Rollout]:
     """Failed whole rollouts that leave the path at a position, `length` tokens after that."""
     ids = (*path.ids[:at], 8, *(1,) * length)
-    return [Outcome(ids, Verdict.FAIL, False, len(ids))] * n
+    return [Rollout(ids, Verdict.FAIL, False, len(ids))] * n
 
 
 def test_unforced_rollouts_enter_no_estimate() -> None:
     """They say that every branch fails, the branches drawn say that all pass: p is 1 throughout."""
     path = uncertain_path()
-    known = [outcome for at in range(3) for outcome in unforced(path, at, 2)]
+    known = [rollout for at in range(3) for rollout in unforced(path, at, 2)]
     search = search_branch(path, known, CONFIG, np.random.default_rng(0))
     finding, rounds = drive(search, lambda at: True)
     assert rounds
     assert [point.mean for point in finding.result.curve] == [1.0] * 4
-    drawn = sum(wish.n for wishes in rounds for wish in wishes)
+    drawn = sum(query.n for queries in rounds for query in queries)
     assert finding.result.curve[0].n == drawn
 
 
@@ -160,10 +164,10 @@ def test_unforced_rollouts_guide_the_allocation() -> None:
     path = uncertain_path(2)
     config = SearchConfig(round_blocks=1)
     first = search_branch(path, [], config, np.random.default_rng(0))
-    assert {len(wish.at) for wish in next(first)} == {2}
+    assert {len(query.prefix) for query in next(first)} == {2}
     known = unforced(path, 1, 1000)
     guided = search_branch(path, known, config, np.random.default_rng(0))
-    assert {len(wish.at) for wish in next(guided)} == {1}
+    assert {len(query.prefix) for query in next(guided)} == {1}
 
 
 def test_no_report_rests_on_a_few_branches() -> None:

@@ -8,21 +8,21 @@ from scipy.special import chdtrc
 
 from pts.algorithm.paths import (
     Branches,
-    Exit,
-    Path,
+    BranchPoint,
+    ScoredCompletion,
+    departure,
     exit_weights,
-    leaves_at,
     pick,
     split_blocks,
 )
-from pts.types import Outcome, Row, Verdict
+from pts.types import Rollout, TokenDistribution, Verdict
 
 
-def row(*pairs: tuple[int, float]) -> Row:
-    return Row(np.array([t for t, _ in pairs]), np.array([p for _, p in pairs]))
+def row(*pairs: tuple[int, float]) -> TokenDistribution:
+    return TokenDistribution(np.array([t for t, _ in pairs]), np.array([p for _, p in pairs]))
 
 
-def small_path() -> Path:
+def small_path() -> ScoredCompletion:
     """q = .9, .5, .98, .95: one candidate at position 1 for p_gap = .2."""
     rows = (
         row((7, 0.9), (8, 0.06), (9, 0.04)),
@@ -30,41 +30,41 @@ def small_path() -> Path:
         row((7, 0.98), (8, 0.02)),
         row((7, 0.95), (8, 0.03), (9, 0.02)),
     )
-    return Path((7, 7, 7, 7), Verdict.PASS, rows)
+    return ScoredCompletion((7, 7, 7, 7), Verdict.PASS, rows)
 
 
-def rollout(*ids: int, passed: bool = True) -> Outcome:
-    return Outcome(ids, Verdict.PASS if passed else Verdict.FAIL, False, len(ids))
+def rollout(*ids: int, passed: bool = True) -> Rollout:
+    return Rollout(ids, Verdict.PASS if passed else Verdict.FAIL, False, len(ids))
 
 
 def test_path_reads_probabilities_of_its_tokens() -> None:
     path = small_path()
     assert path.probs == pytest.approx([0.9, 0.5, 0.98, 0.95])
-    assert path.leave == pytest.approx([0.1, 0.5, 0.02, 0.05])
+    assert path.exit_prob == pytest.approx([0.1, 0.5, 0.02, 0.05])
     assert path.end == 1.0
     assert path.possible
-    assert not Path((3,), Verdict.FAIL, (row((7, 1.0)),)).possible
+    assert not ScoredCompletion((3,), Verdict.FAIL, (row((7, 1.0)),)).possible
 
 
 def test_path_wants_a_row_for_each_token() -> None:
     with pytest.raises(ValueError, match="2 tokens need as many rows, got 1"):
-        Path((7, 7), Verdict.PASS, (row((7, 1.0)),))
+        ScoredCompletion((7, 7), Verdict.PASS, (row((7, 1.0)),))
 
 
 def test_blocks_isolate_candidates_and_bundle_the_rest() -> None:
-    blocks = split_blocks(small_path().leave, 0.2)
+    blocks = split_blocks(small_path().exit_prob, 0.2)
     assert [(b.start, b.end, b.candidate) for b in blocks] == [
         (0, 1, False),
         (1, 2, True),
         (2, 4, False),
     ]
-    assert [b.leave for b in blocks] == pytest.approx([0.1, 0.5, 1 - 0.98 * 0.95])
+    assert [b.exit_prob for b in blocks] == pytest.approx([0.1, 0.5, 1 - 0.98 * 0.95])
 
 
 def test_a_path_without_candidates_is_one_block() -> None:
     (block,) = split_blocks(np.full(2000, 1e-9), 0.2)
     assert (block.start, block.end, block.candidate) == (0, 2000, False)
-    assert block.leave == pytest.approx(2e-6, rel=1e-5)
+    assert block.exit_prob == pytest.approx(2e-6, rel=1e-5)
 
 
 def test_exit_places_by_hand() -> None:
@@ -83,13 +83,13 @@ def test_pick_inverts_the_cdf_and_passes_the_rest_of_the_draw_on() -> None:
     assert inside < 1.0
 
 
-def expected_exits() -> dict[Exit, float]:
+def expected_exits() -> dict[BranchPoint, float]:
     """Exact distribution of an exit from the last block of `small_path`."""
     out = 1 - 0.98 * 0.95
     return {
-        Exit(2, 8): 0.02 / out,
-        Exit(3, 8): 0.98 * 0.05 / out * 0.6,
-        Exit(3, 9): 0.98 * 0.05 / out * 0.4,
+        BranchPoint(2, 8): 0.02 / out,
+        BranchPoint(3, 8): 0.98 * 0.05 / out * 0.6,
+        BranchPoint(3, 9): 0.98 * 0.05 / out * 0.4,
     }
 
 
@@ -121,8 +121,8 @@ def test_draws_never_take_the_paths_token_nor_leave_the_support() -> None:
 
 def test_outcomes_are_counted_by_block_and_by_sibling() -> None:
     pool = Branches(small_path(), 0.2, np.random.default_rng(0))
-    pool.record(Exit(3, 8), [rollout(1, 2), rollout(1, passed=False)])
-    pool.record(Exit(2, 8), [rollout(1)])
+    pool.record(BranchPoint(3, 8), [rollout(1, 2), rollout(1, passed=False)])
+    pool.record(BranchPoint(2, 8), [rollout(1)])
     assert [(t.successes, t.n, t.tokens) for t in pool.tallies] == [(0, 0, 0), (0, 0, 0), (2, 3, 4)]
     table = pool.groups.table(pool.path)
     assert table == {2: ((8, 0.02, 1, 1),), 3: ((8, 0.03, 1, 2),)}
@@ -139,15 +139,15 @@ def test_unforced_rollouts_count_where_they_leave_the_path() -> None:
     )
     assert [(t.successes, t.n, t.tokens) for t in pool.hints] == [(0, 0, 0), (1, 1, 3), (0, 1, 0)]
     assert pool.groups[1, 9].successes == 1
-    assert all(tally.n == 0 for tally in pool.tallies)  # selected outcomes enter no estimate
-    pool.record(Exit(1, 8), [rollout(1, 2, passed=False)])
+    assert all(tally.n == 0 for tally in pool.tallies)  # selected rollouts enter no estimate
+    pool.record(BranchPoint(1, 8), [rollout(1, 2, passed=False)])
     assert (pool.seen(1).successes, pool.seen(1).n, pool.seen(1).tokens) == (1, 2, 5)
 
 
 def test_leaves_at() -> None:
-    assert leaves_at((1, 2, 3), (1, 5)) == 1
-    assert leaves_at((1, 2, 3), (1, 2, 3)) is None
-    assert leaves_at((1, 2), (1, 2, 3)) is None
+    assert departure((1, 2, 3), (1, 5)) == 1
+    assert departure((1, 2, 3), (1, 2, 3)) is None
+    assert departure((1, 2), (1, 2, 3)) is None
 
 
 def test_same_seed_same_draws() -> None:

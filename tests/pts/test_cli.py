@@ -87,7 +87,13 @@ def run(model: Path, asked: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_a_search_from_the_shell_leaves_a_run(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    assert names >= {"results.jsonl", "pairs.jsonl", "summary.json", "report.html", "pieces.json"}
+    assert names >= {
+        "results.jsonl",
+        "pairs.jsonl",
+        "summary.json",
+        "report.html",
+        "token_texts.json",
+    }
     assert len((run / "results.jsonl").read_text().splitlines()) == 4
     assert len((run / "pairs.jsonl").read_text().splitlines()) > 0
 
@@ -118,7 +124,7 @@ def test_two_workers_leave_the_files_of_one(model: Path, asked: Path, tmp_path: 
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             check=True,
         )
-    for name in ("results.jsonl", "pairs.jsonl", "pieces.json"):
+    for name in ("results.jsonl", "pairs.jsonl", "token_texts.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     assert len(list((tmp_path / "2").glob("journal-*.jsonl"))) == 2
 

@@ -89,7 +89,10 @@ def test_the_three_kinds_of_records_become_pairs(tmp_path: Path, tokenizer: Any)
     assert tokens == [ids(t) for t in ("23", "24", "25", "26")]
     assert [pair.problem_id for pair in pairs[:2]] == ["sums:7", "sums:7"]
     assert pairs[2].problem_id == pairs[3].problem_id != "sums:7", "both asked the same question"
-    assert [p.policy for p in pairs[1:3]] == ["codelion/pts:Qwen/Qwen3-0.6B", "codelion/pts:m"]
+    assert [p.policy_digest for p in pairs[1:3]] == [
+        "codelion/pts:Qwen/Qwen3-0.6B",
+        "codelion/pts:m",
+    ]
     write_pairs(tmp_path / "pairs.jsonl", pairs)
     assert read_pairs(tmp_path / "pairs.jsonl") == pairs
 
@@ -108,7 +111,12 @@ def test_nothing_is_claimed_that_the_file_does_not_tell(tmp_path: Path, tokenize
     assert harmful.gap == pivot.gap
     assert pair.gap == Estimate(pytest.approx(0.6), -1.0, 1.0, 0, "reported")
     for found in (pivot, harmful, event, pair):
-        assert (found.pvalue, found.worth, found.chosen_prob, found.rejected_prob) == (1, 0, 0, 0)
+        assert (found.pvalue, found.expected_gain, found.chosen_prob, found.rejected_prob) == (
+            1,
+            0,
+            0,
+            0,
+        )
 
 
 def test_what_cannot_be_rebuilt_is_dropped_and_counted(

@@ -135,7 +135,7 @@ def test_faults_name_problem_and_place_before_anything_is_sampled() -> None:
     assert "over the limit of 6" in lines[6]
     assert "has no tokens" in lines[7]
     assert lines[8].startswith("problem 'q3': completions must be a tuple")
-    assert engine.wishes == []
+    assert engine.requests == []
 
 
 def test_a_stream_tells_faults_when_they_come() -> None:

@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from pts.config import SamplingConfig
-from pts.engines.base import Engine, Wish
+from pts.engines.base import Engine, SampleRequest
 from pts.engines.transformers import kv_cache as slots
-from pts.engines.transformers.batch import Limits, RolloutBatch
+from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.kv_cache import Kv
-from pts.engines.transformers.prefix_cache import Path, PathStore
+from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate
 from pts.errors import EngineError
 from tests.pts.tiny_models import (
@@ -31,7 +31,7 @@ from tests.pts.tiny_models import (
     drawn,
     engine,
     reference_rollout,
-    some_wishes,
+    some_requests,
     tiny,
     tiny_tokenizer,
 )
@@ -60,7 +60,7 @@ def test_greedy_equals_generate(model: Any, tokenizer: Any) -> None:
         ids = torch.tensor([[*PROMPT, *at]])
         out = model.generate(ids, do_sample=False, max_new_tokens=25, eos_token_id=STOP)
         expected = tuple(out[0, ids.shape[1] :].tolist())
-        assert drawn(greedy, [Wish(0, PROMPT, at, 25, (1, 2))])[0] == [expected, expected]
+        assert drawn(greedy, [SampleRequest(0, PROMPT, at, 25, (1, 2))])[0] == [expected, expected]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_score_in_pieces_equals_score_at_once(
 
 def test_score_does_not_depend_on_what_was_sampled_before(model: Any, tokenizer: Any) -> None:
     fresh, used = engine(model, tokenizer), engine(model, tokenizer)
-    drawn(used, some_wishes())
+    drawn(used, some_requests())
     for row, other in zip(
         fresh.score(PROMPT, (7, 8, 9)), used.score(PROMPT, (7, 8, 9)), strict=True
     ):
@@ -114,7 +114,7 @@ def test_score_does_not_depend_on_what_was_sampled_before(model: Any, tokenizer:
 )
 def test_frequencies_match_score(tokenizer: Any, sampling: dict) -> None:
     n, made = 3000, engine(tiny("phi3"), tokenizer, **sampling)
-    outputs = drawn(made, [Wish(0, PROMPT, (7,), 2, tuple(range(n)))])[0]
+    outputs = drawn(made, [SampleRequest(0, PROMPT, (7,), 2, tuple(range(n)))])[0]
     first = made.score(PROMPT, (7, 8))[1]
     assert chi_square(first, [o[0] for o in outputs]) > 1e-3
     common = int(first.ids[0]) if first.ids[0] != STOP else int(first.ids[1])
@@ -135,75 +135,75 @@ def chi_square(row: Any, tokens: list[int]) -> float:
 
 def test_rollouts_do_not_depend_on_the_batch(model: Any, tokenizer: Any) -> None:
     sampling = {"temperature": 0.9, "top_p": 0.95}
-    wishes = some_wishes()
+    requests = some_requests()
     expected = {
         w.key: [reference_rollout(model, w, s, SamplingConfig(**sampling)) for s in w.seeds]
-        for w in wishes
+        for w in requests
     }
     for max_rows in (1, 3, 512):
-        assert drawn(engine(model, tokenizer, max_rows, **sampling), wishes) == expected
-    assert drawn(engine(model, tokenizer, 5, **sampling), wishes[::-1]) == expected
+        assert drawn(engine(model, tokenizer, max_rows, **sampling), requests) == expected
+    assert drawn(engine(model, tokenizer, 5, **sampling), requests[::-1]) == expected
     alone = engine(model, tokenizer, **sampling)
-    assert drawn(alone, wishes[7:8])[7] == expected[7]
+    assert drawn(alone, requests[7:8])[7] == expected[7]
 
 
 def test_the_same_call_gives_the_same_bits(model: Any, tokenizer: Any) -> None:
     a, b = (engine(model, tokenizer, 7) for _ in range(2))
-    assert drawn(a, some_wishes()) == drawn(b, some_wishes())
+    assert drawn(a, some_requests()) == drawn(b, some_requests())
 
 
 def test_sharing_a_path_changes_nothing(model: Any, tokenizer: Any) -> None:
     path = tuple(range(10, 40))
-    wishes = [
-        Wish(0, PROMPT, path[:12], 15, (1, 2, 3)),
-        Wish(1, PROMPT, (*path[:12], 50), 14, (4, 5, 6)),
-        Wish(2, PROMPT, path, 4, (7,)),
-        Wish(3, PROMPT, (*path[:5], 50, 51), 14, (8, 9)),
+    requests = [
+        SampleRequest(0, PROMPT, path[:12], 15, (1, 2, 3)),
+        SampleRequest(1, PROMPT, (*path[:12], 50), 14, (4, 5, 6)),
+        SampleRequest(2, PROMPT, path, 4, (7,)),
+        SampleRequest(3, PROMPT, (*path[:5], 50, 51), 14, (8, 9)),
     ]
     cold, warm = engine(model, tokenizer), engine(model, tokenizer)
     warm.score(PROMPT, path)
-    assert drawn(cold, wishes) == drawn(warm, wishes)
+    assert drawn(cold, requests) == drawn(warm, requests)
 
 
 def test_limit_and_stop(model: Any, tokenizer: Any) -> None:
-    wish = Wish(0, PROMPT, (), 6, tuple(range(300)))
-    outputs = drawn(engine(model, tokenizer), [wish])[0]
+    request = SampleRequest(0, PROMPT, (), 6, tuple(range(300)))
+    outputs = drawn(engine(model, tokenizer), [request])[0]
     assert all(1 <= len(o) <= 6 for o in outputs)
     assert all(STOP not in o[:-1] for o in outputs)
     stopped = [o for o in outputs if o[-1] == STOP]
     assert stopped
     assert all(len(o) == 6 for o in outputs if o[-1] != STOP)
-    assert drawn(engine(model, tokenizer), [Wish(1, PROMPT, (), 0, (1,))]) == {1: [()]}
-    assert drawn(engine(model, tokenizer), [Wish(2, PROMPT, (), 4, ())]) == {2: []}
+    assert drawn(engine(model, tokenizer), [SampleRequest(1, PROMPT, (), 0, (1,))]) == {1: [()]}
+    assert drawn(engine(model, tokenizer), [SampleRequest(2, PROMPT, (), 4, ())]) == {2: []}
 
 
 def test_a_prefix_of_one_token(model: Any, tokenizer: Any) -> None:
-    wish = Wish(0, (5,), (), 8, (1, 2))
-    expected = [reference_rollout(model, wish, s, SamplingConfig()) for s in wish.seeds]
-    assert drawn(engine(model, tokenizer), [wish])[0] == expected
+    request = SampleRequest(0, (5,), (), 8, (1, 2))
+    expected = [reference_rollout(model, request, s, SamplingConfig()) for s in request.seeds]
+    assert drawn(engine(model, tokenizer), [request])[0] == expected
 
 
 def test_a_live_queue_answers_before_it_is_exhausted(model: Any, tokenizer: Any) -> None:
     answered: list[int] = []
 
-    def queue() -> Iterator[Wish | None]:
-        yield Wish(0, PROMPT, (), 5, (1,))
+    def queue() -> Iterator[SampleRequest | None]:
+        yield SampleRequest(0, PROMPT, (), 5, (1,))
         while 0 not in answered:
             yield None
-        yield Wish(1, PROMPT, (7,), 40, (2, 3))
+        yield SampleRequest(1, PROMPT, (7,), 40, (2, 3))
         yield None
-        yield Wish(2, PROMPT, (7, 8), 5, (4,))
+        yield SampleRequest(2, PROMPT, (7, 8), 5, (4,))
 
-    for wish, outputs in engine(model, tokenizer).sample(queue()):
-        answered.append(wish.key)
-        assert len(outputs) == len(wish.seeds)
+    for request, outputs in engine(model, tokenizer).sample(queue()):
+        answered.append(request.key)
+        assert len(outputs) == len(request.seeds)
     assert sorted(answered) == [0, 1, 2]
     assert list(engine(model, tokenizer).sample(iter([]))) == []
 
 
 def test_a_queue_that_can_never_move_is_a_deadlock(model: Any, tokenizer: Any) -> None:
-    def queue() -> Iterator[Wish | None]:
-        yield Wish(0, PROMPT, (), 3, (1,))
+    def queue() -> Iterator[SampleRequest | None]:
+        yield SampleRequest(0, PROMPT, (), 3, (1,))
         while True:
             yield None
 
@@ -213,22 +213,22 @@ def test_a_queue_that_can_never_move_is_a_deadlock(model: Any, tokenizer: Any) -
         next(results)
 
 
-def test_bad_wishes_are_refused(model: Any, tokenizer: Any) -> None:
+def test_bad_requestes_are_refused(model: Any, tokenizer: Any) -> None:
     with pytest.raises(EngineError, match="at least one token"):
-        drawn(engine(model, tokenizer), [Wish(4, (), (), 3, (1,))])
+        drawn(engine(model, tokenizer), [SampleRequest(4, (), (), 3, (1,))])
     with pytest.raises(EngineError, match="max_rows"):
         engine(model, tokenizer, max_rows=0)
     with pytest.raises(EngineError, match="prompt token"):
         engine(model, tokenizer).score((), (3,))
 
 
-def test_small_budgets_make_wishes_wait_and_grow(model: Any, tokenizer: Any) -> None:
-    """A byte budget for few rows: the batch resizes between short and long wishes."""
+def test_small_budgets_make_requestes_wait_and_grow(model: Any, tokenizer: Any) -> None:
+    """A byte budget for few rows: the batch resizes between short and long requests."""
     made = engine(model, tokenizer)
     room = made._shape.bytes_per_token * 64 * 4  # four rows of 64 positions, two of 128
-    made._limits = Limits(100, room)
-    wishes = [Wish(i, PROMPT, (), 20 if i < 4 else 90, (i, i + 50)) for i in range(8)]
-    assert drawn(made, wishes) == drawn(engine(model, tokenizer), wishes)
+    made._limits = BatchLimits(100, room)
+    requests = [SampleRequest(i, PROMPT, (), 20 if i < 4 else 90, (i, i + 50)) for i in range(8)]
+    assert drawn(made, requests) == drawn(engine(model, tokenizer), requests)
 
 
 class Cramped(Phi3ForCausalLM):
@@ -243,12 +243,14 @@ class Cramped(Phi3ForCausalLM):
 
 
 def test_out_of_memory_halves_the_batch(tokenizer: Any) -> None:
-    """In a prefill (first wishes: six prompts) as in a step; no rollout is lost or changed."""
+    """In a prefill (first requests: six prompts) as in a step; no rollout is lost or changed."""
     roomy = tiny("phi3")
     cramped = Cramped(roomy.config).eval()
     cramped.load_state_dict(roomy.state_dict())
-    wishes = [Wish(i, (*PROMPT, i + 3), (), 12, (i, i + 50, i + 90)) for i in range(6)]
-    assert drawn(engine(cramped, tokenizer, 16), wishes) == drawn(engine(roomy, tokenizer), wishes)
+    requests = [SampleRequest(i, (*PROMPT, i + 3), (), 12, (i, i + 50, i + 90)) for i in range(6)]
+    assert drawn(engine(cramped, tokenizer, 16), requests) == drawn(
+        engine(roomy, tokenizer), requests
+    )
 
 
 class Device:
@@ -292,12 +294,15 @@ def test_growing_needs_no_second_cache(
     buffers exists twice: at most 5/4 of the budget are in use, of the 10/6 that are there."""
     made = engine(model, tokenizer)
     budget = made._shape.bytes_per_token * 64 * 12
-    made._limits = Limits(100, budget)
-    short, long = Wish(0, (5,), (), 30, (1, 2, 3)), Wish(1, (6,), (), 80, tuple(range(9)))
+    made._limits = BatchLimits(100, budget)
+    short, long = (
+        SampleRequest(0, (5,), (), 30, (1, 2, 3)),
+        SampleRequest(1, (6,), (), 80, tuple(range(9))),
+    )
     expected = drawn(engine(model, tokenizer), [short, long])
     device = Device(budget * 10 // 6, monkeypatch)
 
-    def queue() -> Iterator[Wish | None]:
+    def queue() -> Iterator[SampleRequest | None]:
         yield short
         yield None  # a step, after which three rows are live
         while not live and 0 not in got:
@@ -305,8 +310,8 @@ def test_growing_needs_no_second_cache(
         yield long
 
     got: dict[int, list[Any]] = {}
-    for wish, outputs in made.sample(queue()):
-        got[wish.key] = outputs
+    for request, outputs in made.sample(queue()):
+        got[request.key] = outputs
     assert got == expected
     assert device.sizes == [(12, 64), (6, 128)]
     assert device.peak <= (budget * 5 // 4 if live else budget)
@@ -318,13 +323,15 @@ def test_slots_that_do_not_fit_are_halved(
 ) -> None:
     """Bytes allow 12 rows of 64 positions, or 6 of 128; the device has room for 5, or 2."""
     made = engine(model, tokenizer)
-    wishes = [Wish(i, (5 + i,), (), 30 + 40 * i, (i, i + 50, i + 90, i + 99)) for i in range(2)]
-    expected = drawn(engine(model, tokenizer), wishes)
+    requests = [
+        SampleRequest(i, (5 + i,), (), 30 + 40 * i, (i, i + 50, i + 90, i + 99)) for i in range(2)
+    ]
+    expected = drawn(engine(model, tokenizer), requests)
     row = made._shape.bytes_per_token * 64
-    made._limits = Limits(100, 12 * row)
+    made._limits = BatchLimits(100, 12 * row)
     device = Device(5 * row, monkeypatch)
-    assert drawn(made, wishes) == expected
-    # The long wish finds three rows too many while the short one is under way; that starts again.
+    assert drawn(made, requests) == expected
+    # The long request finds three rows too many while the short one runs; that starts again.
     assert device.sizes == [(12, 64), (6, 64), (3, 64), (3, 128), (1, 64), (1, 128)]
     assert device.refused == 3
 
@@ -337,12 +344,12 @@ def test_out_of_memory_in_a_step_never_enlarges_the_slots(
     roomy = tiny("phi3")
     cramped = Cramped(roomy.config).eval()
     cramped.load_state_dict(roomy.state_dict())
-    wish = Wish(0, (5,), (), 20, tuple(range(30)))
-    expected = drawn(engine(roomy, tokenizer), [wish])
+    request = SampleRequest(0, (5,), (), 20, tuple(range(30)))
+    expected = drawn(engine(roomy, tokenizer), [request])
     made = engine(cramped, tokenizer)
-    made._limits = Limits(100, made._shape.bytes_per_token * 64 * 12)
+    made._limits = BatchLimits(100, made._shape.bytes_per_token * 64 * 12)
     device = Device(made._limits.nbytes, monkeypatch)
-    assert drawn(made, [wish]) == expected
+    assert drawn(made, [request]) == expected
     assert device.sizes == [(12, 64), (6, 64), (3, 64)]
     assert device.refused == 0
 
@@ -350,8 +357,8 @@ def test_out_of_memory_in_a_step_never_enlarges_the_slots(
 def test_out_of_memory_while_gaps_are_closed_loses_nothing(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wish = Wish(0, (5,), (), 20, tuple(range(30)))
-    expected = drawn(engine(model, tokenizer), [wish])
+    request = SampleRequest(0, (5,), (), 20, tuple(range(30)))
+    expected = drawn(engine(model, tokenizer), [request])
     move, moves = slots.SlotCache.move, []
 
     def moved(self: slots.SlotCache, *args: Any) -> None:
@@ -361,16 +368,16 @@ def test_out_of_memory_while_gaps_are_closed_loses_nothing(
         move(self, *args)
 
     monkeypatch.setattr(slots.SlotCache, "move", moved)
-    assert drawn(engine(model, tokenizer), [wish]) == expected
+    assert drawn(engine(model, tokenizer), [request]) == expected
     assert len(moves) > 1
 
 
 def test_a_path_beyond_the_whole_budget_pushes_none_out() -> None:
-    def path(first: int, tokens: int) -> Path:
+    def path(first: int, tokens: int) -> CachedPrefix:
         kv = Kv(*(torch.zeros(1, 1, tokens, 1) for _ in range(2)))  # 8 bytes a token
-        return Path((first,) * tokens, kv)
+        return CachedPrefix((first,) * tokens, kv)
 
-    store = PathStore(80)
+    store = PrefixCache(80)
     for first in range(3):
         store.put((0,), path(first, 3))
     store.put((0,), path(9, 11))
@@ -391,18 +398,18 @@ def test_one_row_that_does_not_fit_is_an_error(tokenizer: Any) -> None:
 
     made = engine(Full(tiny("phi3").config).eval(), tokenizer, 4)
     with pytest.raises(EngineError, match="does not fit into device memory"):
-        drawn(made, [Wish(0, PROMPT, (), 5, (1, 2, 3))])
+        drawn(made, [SampleRequest(0, PROMPT, (), 5, (1, 2, 3))])
 
 
-def test_long_prefixes_are_fed_in_pieces(
+def test_long_prefixes_are_fed_in_token_texts(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tuple(range(10, 40))
-    expected = drawn(engine(model, tokenizer), [Wish(0, PROMPT, path, 9, (1, 2))])
+    expected = drawn(engine(model, tokenizer), [SampleRequest(0, PROMPT, path, 9, (1, 2))])
     rows = engine(model, tokenizer).score(PROMPT, path)
     monkeypatch.setattr("pts.engines.transformers.batch.MASK_CELLS", 100)
     monkeypatch.setattr("pts.engines.transformers.engine.MASK_CELLS", 100)
-    assert drawn(engine(model, tokenizer), [Wish(0, PROMPT, path, 9, (1, 2))]) == expected
+    assert drawn(engine(model, tokenizer), [SampleRequest(0, PROMPT, path, 9, (1, 2))]) == expected
     for row, other in zip(engine(model, tokenizer).score(PROMPT, path), rows, strict=True):
         np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
 
@@ -410,8 +417,8 @@ def test_long_prefixes_are_fed_in_pieces(
 def test_eager_attention_gives_the_same_rollouts(tokenizer: Any) -> None:
     eager = tiny("phi3")
     eager.set_attn_implementation("eager")
-    assert drawn(engine(eager, tokenizer), some_wishes()) == drawn(
-        engine(tiny("phi3"), tokenizer), some_wishes()
+    assert drawn(engine(eager, tokenizer), some_requests()) == drawn(
+        engine(tiny("phi3"), tokenizer), some_requests()
     )
 
 
@@ -426,11 +433,11 @@ def test_batch_shrinks_to_the_live_rows(tokenizer: Any) -> None:
 
     watched = Watched(made.model.config).eval()
     watched.load_state_dict(made.model.state_dict())
-    batch = RolloutBatch(
-        watched, made._shape, made.sampling, made.stop_ids, made._paths, Limits(64, 2**28)
+    batch = ContinuousBatch(
+        watched, made._shape, made.sampling, made.stop_ids, made._paths, BatchLimits(64, 2**28)
     )
-    batch.add(Wish(0, (5,), (), 2, tuple(range(40))))
-    batch.add(Wish(1, (6,), (), 9, (1,)))
+    batch.add(SampleRequest(0, (5,), (), 2, tuple(range(40))))
+    batch.add(SampleRequest(1, (6,), (), 9, (1,)))
     while not batch.idle:
         batch.advance()
     assert sizes[0] == 41

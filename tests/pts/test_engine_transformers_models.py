@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.boundaries import completion_steps
 from pts.engines.transformers.engine import TransformersEngine, weights_digest
 from pts.errors import EngineError
@@ -39,7 +39,7 @@ from tests.pts.tiny_models import (
     drawn,
     engine,
     reference_rollout,
-    some_wishes,
+    some_requests,
     tiny,
     tiny_tokenizer,
 )
@@ -74,12 +74,12 @@ def test_lengths_beyond_exactness_are_refused(
 ) -> None:
     made = engine(tiny(kind, **changes), tokenizer)
     with pytest.raises(EngineError, match=f"{key} = 16"):
-        drawn(made, [Wish(0, PROMPT, (), 12, (1,))])
+        drawn(made, [SampleRequest(0, PROMPT, (), 12, (1,))])
     with pytest.raises(EngineError, match=f"{key} = 16"):
         made.score(PROMPT, tuple(range(2, 14)))
-    wish = Wish(0, PROMPT, (), 11, (1, 2))
-    expected = [reference_rollout(made.model, wish, s, made.sampling) for s in wish.seeds]
-    assert drawn(made, [wish])[0] == expected
+    request = SampleRequest(0, PROMPT, (), 11, (1, 2))
+    expected = [reference_rollout(made.model, request, s, made.sampling) for s in request.seeds]
+    assert drawn(made, [request])[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -97,18 +97,19 @@ def test_other_families(tokenizer: Any, config: Any, cls: Any, changes: dict) ->
              "eos_token_id", "initializer_range", "max_position_embeddings")}  # fmt: skip
     torch.manual_seed(0)
     made = engine(cls(config(**sizes, **changes)).eval(), tokenizer, top_p=0.95)
-    wishes = some_wishes()[:6]
+    requests = some_requests()[:6]
     expected = {
-        w.key: [reference_rollout(made.model, w, s, made.sampling) for s in w.seeds] for w in wishes
+        w.key: [reference_rollout(made.model, w, s, made.sampling) for s in w.seeds]
+        for w in requests
     }
-    assert drawn(made, wishes) == expected
+    assert drawn(made, requests) == expected
 
 
 def test_learned_positions_bound_the_length(tokenizer: Any) -> None:
     config = GPT2Config(vocab_size=VOCAB, n_embd=16, n_layer=1, n_head=2, n_positions=16)
     made = engine(GPT2LMHeadModel(config).eval(), tokenizer)
     with pytest.raises(EngineError, match="max_position_embeddings = 16"):
-        drawn(made, [Wish(0, PROMPT, (), 12, (1,))])
+        drawn(made, [SampleRequest(0, PROMPT, (), 12, (1,))])
 
 
 def test_models_that_slots_cannot_serve_are_refused(tokenizer: Any) -> None:
@@ -126,10 +127,10 @@ def test_an_unmerged_adapter_is_sampled_from(tokenizer: Any) -> None:
         tiny("phi3"), LoraConfig(r=2, target_modules=["qkv_proj"], init_lora_weights=False)
     )
     unmerged = engine(lora, tokenizer)
-    outputs = drawn(unmerged, some_wishes())
+    outputs = drawn(unmerged, some_requests())
     rows = unmerged.score(PROMPT, (7, 8, 9))
     merged = engine(lora.merge_and_unload(), tokenizer)
-    assert drawn(merged, some_wishes()) == outputs
+    assert drawn(merged, some_requests()) == outputs
     for row, other in zip(merged.score(PROMPT, (7, 8, 9)), rows, strict=True):
         np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
 
@@ -167,21 +168,21 @@ def test_messages_without_a_template_are_refused(tokenizer: Any, model: Any) -> 
         engine(model, bare).encode(Problem("a", (Message("user", "%"),), ""))
 
 
-def test_decode_and_pieces(tokenizer: Any, model: Any) -> None:
+def test_decode_and_token_texts(tokenizer: Any, model: Any) -> None:
     made = engine(model, tokenizer)
     a, accent = tokenizer.convert_tokens_to_ids("%"), tokenizer.convert_tokens_to_ids(["Ã", "©"])
     assert made.decode((a, *accent, STOP, 0)) == "%é"
-    assert made.pieces((a, *accent, STOP)) == ["%", "\\xc3", "\\xa9", "<|im_end|>"]
+    assert made.token_texts((a, *accent, STOP)) == ["%", "\\xc3", "\\xa9", "<|im_end|>"]
 
 
 def test_digest_follows_the_weights(tokenizer: Any) -> None:
     a, b = tiny("phi3"), tiny("phi3")
-    assert weights_digest(a) == weights_digest(b) == engine(a, tokenizer).policy
+    assert weights_digest(a) == weights_digest(b) == engine(a, tokenizer).policy_digest
     with torch.no_grad():
         b.lm_head.weight[0, 0] += 1
     assert weights_digest(a) != weights_digest(b)
-    named = TransformersEngine(a, tokenizer, SamplingConfig(), policy="mine")
-    assert named.policy == "mine"
+    named = TransformersEngine(a, tokenizer, SamplingConfig(), policy_digest="mine")
+    assert named.policy_digest == "mine"
 
 
 def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     plain = TransformersEngine.load(tmp_path / "base", SamplingConfig())
-    assert plain.policy == weights_digest(base)
+    assert plain.policy_digest == weights_digest(base)
     assert plain.stop_ids == {STOP}
 
     lora = get_peft_model(
@@ -203,7 +204,7 @@ def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
     )
     found = TransformersEngine.load(tmp_path / "adapter", SamplingConfig())
     for made in (given, found):
-        assert made.policy != plain.policy
+        assert made.policy_digest != plain.policy_digest
         for row, other in zip(made.score(PROMPT, (7, 8, 9)), rows, strict=True):
             assert row.ids.tolist() == other.ids.tolist()
             np.testing.assert_allclose(row.probs, other.probs, atol=1e-5)
@@ -221,7 +222,7 @@ def test_phi_nano_if_it_has_been_built() -> None:
         pytest.skip("recipes/phi-nano/base has not been built")
     made = TransformersEngine.load(path, SamplingConfig(temperature=0.7, max_new_tokens=16))
     prompt = made.encode(Problem("a", "2 + 3 =", "5"))
-    outputs = drawn(made, [Wish(0, prompt, (), 16, (1, 2, 3))])[0]
+    outputs = drawn(made, [SampleRequest(0, prompt, (), 16, (1, 2, 3))])[0]
     rows = made.score(prompt, outputs[0])
     assert all(row.prob(token) > 0 for row, token in zip(rows, outputs[0], strict=True))
     assert isinstance(made.decode(outputs[0]), str)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import betainc, comb, ndtr
 
-from pts.algorithm.values import chain, chain_delta
+from pts.algorithm.values import path_values, unit_change
 from pts.stats import (
     Z95,
     benjamini_hochberg,
@@ -131,20 +131,20 @@ def between(low: float, mean: float, high: float) -> Estimate:
         (between(-0.10, 0.05, 0.24), "no"),
         (between(-0.26, 0.05, 0.24), "open"),
         (between(0.16, 0.19, 0.30), "open"),
-        (between(0.16, 0.21, 0.24), "zone"),
-        (between(-0.24, -0.19, -0.16), "zone"),
+        (between(0.16, 0.21, 0.24), "indifferent"),
+        (between(-0.24, -0.19, -0.16), "indifferent"),
         (between(0.16, 0.25, 0.25), "yes"),  # 1 - q = .25 bounds it: it may be a must
         (between(-0.25, 0.05, 0.20), "open"),
     ],
 )
 def test_decisions_tolerate_errors_inside_the_zone_only(delta: Estimate, expected: str) -> None:
-    assert decide(delta, p_gap=0.2, zone=0.05) == expected
+    assert decide(delta, p_gap=0.2, indifference_margin=0.05) == expected
 
 
 def test_chain_by_hand_on_three_tokens() -> None:
     # End passed. q = .5, .8, .9; branches 1 of 4, 2 of 4, none at the last token.
-    leave, successes, trials = [0.5, 0.2, 0.1], [1, 2, 0], [4, 4, 0]
-    found = chain(leave, successes, trials, end=1.0)
+    exit_prob, successes, trials = [0.5, 0.2, 0.1], [1, 2, 0], [4, 4, 0]
+    found = path_values(exit_prob, successes, trials, end=1.0)
     d0, d1 = 1 / 4, 2 / 4
     p2 = 1.0  # the unsampled exit changes nothing on average
     p1 = 0.8 * p2 + 0.2 * d1
@@ -166,14 +166,14 @@ def test_chain_by_hand_on_three_tokens() -> None:
 
 def test_chain_has_the_standard_error_of_its_weighted_sum() -> None:
     """With many branches half-widths are z √(Σ w² d (1 - d) / n), w as derived from the chain."""
-    leave, rates, n = [0.6, 0.3, 0.5], [0.25, 0.75, 0.5], 40_000
-    found = chain(leave, [round(d * n) for d in rates], [n] * 3, end=1.0)
+    exit_prob, rates, n = [0.6, 0.3, 0.5], [0.25, 0.75, 0.5], 40_000
+    found = path_values(exit_prob, [round(d * n) for d in rates], [n] * 3, end=1.0)
     weights = [0.6, 0.4 * 0.3, 0.4 * 0.7 * 0.5]  # reach block k, then leave it
     error = math.sqrt(sum((w * w * d * (1 - d)) / n for w, d in zip(weights, rates, strict=True)))
     p0 = found.points[0]
     assert p0.mean == pytest.approx(0.6 * 0.25 + 0.12 * 0.75 + 0.14 * 0.5 + 0.14)
     assert (p0.high - p0.low) / 2 == pytest.approx(Z95 * error, rel=1e-3)
-    delta = chain_delta(found, 0, 0.6)  # .6 (p_1 - D_0), whose parts are independent
+    delta = unit_change(found, 0, 0.6)  # .6 (p_1 - D_0), whose parts are independent
     after = math.sqrt((0.3**2 * 0.1875 + 0.35**2 * 0.25) / n)
     expected = 0.6 * math.hypot(after, math.sqrt(0.1875 / n))
     assert (delta.high - delta.low) / 2 == pytest.approx(Z95 * expected, rel=1e-3)
@@ -186,14 +186,14 @@ def test_many_small_samples_add_up_without_bias() -> None:
     in .97; posterior means, whose pull towards 1/2 has one sign at all blocks, covered p in .72.
     """
     rng, trials = np.random.default_rng(0), 600
-    leave, rates, truth = [0.3] * 12, [0.95] * 12, [1.0]
-    for out, d in zip(leave, rates, strict=True):
+    exit_prob, rates, truth = [0.3] * 12, [0.95] * 12, [1.0]
+    for out, d in zip(exit_prob, rates, strict=True):
         truth.insert(0, (1 - out) * truth[0] + out * d)
     inside = {"p": 0, "delta": 0}
     for _ in range(trials):
         n = [int(m) for m in rng.integers(8, 41, 12)]
-        found = chain(leave, [int(s) for s in rng.binomial(n, rates)], n, end=1.0)
-        delta = chain_delta(found, 0, leave[0])
+        found = path_values(exit_prob, [int(s) for s in rng.binomial(n, rates)], n, end=1.0)
+        delta = unit_change(found, 0, exit_prob[0])
         inside["p"] += found.points[0].low <= truth[0] <= found.points[0].high
         inside["delta"] += delta.low <= truth[1] - truth[0] <= delta.high
     assert inside["p"] / trials >= 0.86
@@ -204,12 +204,12 @@ def test_what_nobody_sampled_may_all_lie_on_one_side() -> None:
     """Without sampling error the intervals are the exact ranges: reached at D = 0 or D = 1."""
     rng, many = np.random.default_rng(0), 10**9
     for _ in range(200):
-        leave = rng.uniform(0.05, 0.6, 6)
+        exit_prob = rng.uniform(0.05, 0.6, 6)
         rates = rng.integers(0, 11, 6) / 10
         trials = np.where(rng.random(6) < 0.5, many, 0)
         end = float(rng.integers(2))
-        found = chain(
-            list(leave),
+        found = path_values(
+            list(exit_prob),
             [round(d * n) for d, n in zip(rates, trials, strict=True)],
             list(trials),
             end,
@@ -217,35 +217,35 @@ def test_what_nobody_sampled_may_all_lie_on_one_side() -> None:
         ranges = []
         for extreme in (0.0, 1.0):
             p = [end]
-            for out, d, n in zip(leave[::-1], rates[::-1], trials[::-1], strict=True):
+            for out, d, n in zip(exit_prob[::-1], rates[::-1], trials[::-1], strict=True):
                 p.append((1 - out) * p[-1] + out * (d if n else extreme))
             ranges.append(p[::-1])
         for point, low, high in zip(found.points, *ranges, strict=True):
             assert (point.low, point.high) == pytest.approx((low, high), abs=1e-4)
         if trials[0]:
-            delta = chain_delta(found, 0, leave[0])
-            assert delta.low == pytest.approx(leave[0] * (ranges[0][1] - rates[0]), abs=1e-4)
-            assert delta.high == pytest.approx(leave[0] * (ranges[1][1] - rates[0]), abs=1e-4)
+            delta = unit_change(found, 0, exit_prob[0])
+            assert delta.low == pytest.approx(exit_prob[0] * (ranges[0][1] - rates[0]), abs=1e-4)
+            assert delta.high == pytest.approx(exit_prob[0] * (ranges[1][1] - rates[0]), abs=1e-4)
 
 
 def test_delta_of_a_token_by_hand() -> None:
-    found = chain([0.5], [1], [4], end=1.0)
-    delta, d = chain_delta(found, 0, 0.5), 1 / 4
+    found = path_values([0.5], [1], [4], end=1.0)
+    delta, d = unit_change(found, 0, 0.5), 1 / 4
     low, high = wilson_bounds(1, 4)
     assert delta.mean == pytest.approx(0.5 * (1 - d))
     assert (delta.low, delta.high) == pytest.approx((0.5 * (1 - high), 0.5 * (1 - low)))
 
 
 def test_delta_of_an_unsampled_token_spans_what_is_possible() -> None:
-    found = chain([0.5, 0.4], [0, 2], [0, 8], end=1.0)
+    found = path_values([0.5, 0.4], [0, 2], [0, 8], end=1.0)
     after = found.points[1]
-    delta = chain_delta(found, 0, 0.5)
+    delta = unit_change(found, 0, 0.5)
     assert delta.mean == 0.0
     assert (delta.low, delta.high) == pytest.approx((-0.5 * (1 - after.low), 0.5 * after.high))
 
 
 def test_path_probability_alone_bounds_every_point() -> None:
-    found = chain([0.01, 0.02], [0, 0], [0, 0], end=0.0)
+    found = path_values([0.01, 0.02], [0, 0], [0, 0], end=0.0)
     assert found.points[0].high <= 1 - 0.99 * 0.98 + 1e-12
     assert found.points[1].high == pytest.approx(0.02)
     assert found.points[0].low == 0.0

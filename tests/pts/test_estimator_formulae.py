@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pts.algorithm.paths import exit_weights, split_blocks
-from pts.algorithm.values import chain
+from pts.algorithm.values import path_values
 from pts.config import SamplingConfig
 from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine, TabularEngine, truncate
 from pts.testing.shapes import SHAPES, Instance
@@ -92,7 +92,7 @@ def test_chain_recovers_p_from_very_many_branches(shape: str) -> None:
     t, n = truth(shape), 10**8
     blocks = split_blocks(1 - t.q, 0.2)
     passed = [round(n * t.block(block.start, block.end)[1]) for block in blocks]
-    found = chain([block.leave for block in blocks], passed, [n] * len(blocks), t.p[-1])
+    found = path_values([block.exit_prob for block in blocks], passed, [n] * len(blocks), t.p[-1])
     at = [0, *(block.end for block in blocks)]
     assert [point.mean for point in found.points] == pytest.approx(t.p[at], abs=1e-6)
 

@@ -45,7 +45,7 @@ def test_the_folder_is_a_dataset_of_ids(exported: datasets.Dataset) -> None:
         "problem_id": "q1",
         "criterion": "path",
         "gap": 0.5,
-        "worth": 0.2,
+        "expected_gain": 0.2,
     }
     assert short["prompt_ids"] == [4]
 
@@ -93,7 +93,7 @@ def test_the_card_tells_counts_policy_and_settings(tmp_path: Path) -> None:
 
 
 def test_the_card_counts_by_hand_and_claims_no_confirmation_that_was_not() -> None:
-    card = dataset_card([PAIR, SHORT, dataclasses.replace(SHORT, policy="other|one")])
+    card = dataset_card([PAIR, SHORT, dataclasses.replace(SHORT, policy_digest="other|one")])
     assert "3 preference pairs of two next tokens (2 `fork`, 1 `path`), 2 questions" in card
     assert "`digest`, `other|one`" in card
     assert "Settings of the search" not in card

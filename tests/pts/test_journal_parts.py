@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from pts.errors import DataError, JournalError
-from pts.files import dumps, leading_text, place_digest
+from pts.files import dumps, leading_text, prefix_digest
 from pts.runtime.journal import Journal, JournalPart
 from pts.runtime.results import ResultFile, record_line
 
 from .test_store import OUTCOMES, RECORD, filled, named
 
-HERE = place_digest(())
+HERE = prefix_digest(())
 RUN = {"seed": 0}
 
 
@@ -29,14 +29,14 @@ def test_a_worker_s_part_is_read_with_the_journal(path: Path) -> None:
         assert isinstance(part, JournalPart)
         part.give("a", journal.take("a"))
         replay = part.begin("a", "d1")
-        assert replay.outcomes[HERE, "filter"] == dict(enumerate(OUTCOMES))
+        assert replay.rollouts[HERE, "filter"] == dict(enumerate(OUTCOMES))
         part.record("a", HERE, "filter", 3, OUTCOMES)
         part.begin("new", "d3")
     for name in ("journal-x.jsonl", "journal-.jsonl", "other-0.jsonl"):
         (path.parent / name).write_text("no part of it")
     with Journal(path, RUN) as journal:
         replay = journal.begin("a", "d1")
-        assert replay.outcomes[HERE, "filter"] == dict(enumerate(OUTCOMES * 2))
+        assert replay.rollouts[HERE, "filter"] == dict(enumerate(OUTCOMES * 2))
         with pytest.raises(JournalError, match="'new' has changed"):
             journal.begin("new", "d4")
     assert path.with_name("journal-1.jsonl").read_text().count("\n") == 3, "header, o, begin"

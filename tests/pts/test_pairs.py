@@ -7,57 +7,57 @@ import numpy as np
 import pytest
 
 from pts.algorithm.pairs import (
-    Belief,
-    Board,
-    Finding,
-    Option,
+    BetaPrior,
+    PairProposer,
+    PathAnalysis,
     Proposal,
+    SiblingEstimate,
     confirm,
     rank_proposals,
     screen,
 )
-from pts.algorithm.paths import Groups, Path
+from pts.algorithm.paths import ScoredCompletion, SiblingCounts
 from pts.algorithm.selection import select_pairs
 from pts.config import SearchConfig
 from pts.stats import jeffreys, newcombe, score_test
 from pts.types import (
     CandidatePair,
+    CompletionResult,
     Cost,
     Counts,
     Estimate,
-    Outcome,
-    PathResult,
     PivotalToken,
     QuestionResult,
-    Row,
-    Sample,
+    Rollout,
+    RolloutQuery,
+    TokenDistribution,
     Verdict,
 )
 
 CONFIG = SearchConfig(fork_rollouts=8)
 
 
-def outcomes(successes: int, n: int) -> list[Outcome]:
+def rollouts(successes: int, n: int) -> list[Rollout]:
     verdicts = [Verdict.PASS] * successes + [Verdict.FAIL] * (n - successes)
-    return [Outcome((1,), verdict, False, 2) for verdict in verdicts]
+    return [Rollout((1,), verdict, False, 2) for verdict in verdicts]
 
 
 def estimate(mean: float) -> Estimate:
     return Estimate(mean, mean - 0.1, mean + 0.1, 20, "test")
 
 
-def finding(delta: float | None, screening: int = 100) -> Finding:
+def finding(delta: float | None, screening: int = 100) -> PathAnalysis:
     """Two positions: π = .5, .3, .16, .04 at the first (path token 7), all sure at the second."""
     rows = (
-        Row(np.array([7, 8, 9, 10]), np.array([0.5, 0.3, 0.16, 0.04])),
-        Row(np.array([7]), np.array([1.0])),
+        TokenDistribution(np.array([7, 8, 9, 10]), np.array([0.5, 0.3, 0.16, 0.04])),
+        TokenDistribution(np.array([7]), np.array([1.0])),
     )
-    path = Path((7, 7), Verdict.PASS, rows)
+    path = ScoredCompletion((7, 7), Verdict.PASS, rows)
     tokens = ()
     if delta is not None:
         change = estimate(delta)
         tokens = (PivotalToken(0, 7, 0.5, estimate(0.5), estimate(0.5 + delta), change, True),)
-    result = PathResult(
+    result = CompletionResult(
         ids=path.ids,
         verdict=path.verdict,
         probs=(0.5, 1.0),
@@ -67,33 +67,35 @@ def finding(delta: float | None, screening: int = 100) -> Finding:
         siblings={},
         stopped="decided",
     )
-    after = [Belief(0.5 + (delta or 0.0), 40.0), Belief(1.0)]
-    return Finding(path, result, Groups(), after, [Belief(0.5), Belief(0.5)], screening)
+    after = [BetaPrior(0.5 + (delta or 0.0), 40.0), BetaPrior(1.0)]
+    return PathAnalysis(
+        path, result, SiblingCounts(), after, [BetaPrior(0.5), BetaPrior(0.5)], screening
+    )
 
 
-def fill(found: Finding, counts: dict[int, tuple[int, int]]) -> Finding:
+def fill(found: PathAnalysis, counts: dict[int, tuple[int, int]]) -> PathAnalysis:
     for token, (successes, n) in counts.items():
-        found.groups.add(0, token, outcomes(successes, n))
+        found.groups.add(0, token, rollouts(successes, n))
     return found
 
 
 def test_belief_has_the_strength_of_its_beta_distribution() -> None:
     # Beta(3, 7): mean .3, variance .3 * .7 / 11, ten pseudo-rollouts.
-    assert Belief.of(0.3, (0.3 * 0.7 / 11) ** 0.5).strength == pytest.approx(10.0)
-    assert Belief.of(1.0, 0.0).strength == 1e4
+    assert BetaPrior.of(0.3, (0.3 * 0.7 / 11) ** 0.5).strength == pytest.approx(10.0)
+    assert BetaPrior.of(1.0, 0.0).strength == 1e4
 
 
 def test_a_sibling_of_which_nothing_is_known_is_not_taken_for_certain() -> None:
     # The neighbourhood says 1 with two pseudo-rollouts: sd of Beta with mean 2.5 / 3 after them.
-    found = dataclasses.replace(finding(None), left=[Belief(1.0), Belief(1.0)])
-    option = Board(found, CONFIG).option(0, 8)
+    found = dataclasses.replace(finding(None), left=[BetaPrior(1.0), BetaPrior(1.0)])
+    option = PairProposer(found, CONFIG).option(0, 8)
     assert (option.mean, option.measured) == (1.0, False)
     assert option.sd == pytest.approx((2.5 / 3 * 0.5 / 3 / 3) ** 0.5)
 
 
 def test_upward_token_is_chosen_over_the_worst_likely_sibling() -> None:
     found = fill(finding(0.3), {8: (6, 10), 9: (1, 10), 10: (0, 10)})
-    (pair,) = Board(found, CONFIG).path_pairs()
+    (pair,) = PairProposer(found, CONFIG).path_pairs()
     assert (pair.chosen.token, pair.rejected.token) == (7, 9)  # 10 is worse but too rare
     # Shrunk by two pseudo-rollouts at 0.5: (1 + 1) / 12.
     assert pair.rejected.mean == pytest.approx(2 / 12)
@@ -103,34 +105,34 @@ def test_upward_token_is_chosen_over_the_worst_likely_sibling() -> None:
 
 def test_downward_token_is_rejected_for_the_best_likely_sibling() -> None:
     found = fill(finding(-0.3), {8: (6, 10), 9: (9, 10), 10: (10, 10)})
-    (pair,) = Board(found, CONFIG).path_pairs()
+    (pair,) = PairProposer(found, CONFIG).path_pairs()
     assert (pair.chosen.token, pair.rejected.token) == (9, 7)
 
 
 def test_forks_compare_siblings_whichever_the_path_took() -> None:
     found = fill(finding(None), {8: (10, 10), 9: (0, 10)})
-    (pair,) = Board(found, CONFIG).fork_pairs()
+    (pair,) = PairProposer(found, CONFIG).fork_pairs()
     assert (pair.chosen.token, pair.rejected.token, pair.criterion) == (8, 9, "fork")
-    assert Board(found, SearchConfig(criteria=("path",))).fork_pairs() == []
+    assert PairProposer(found, SearchConfig(criteria=("path",))).fork_pairs() == []
 
 
 def test_no_proposal_below_the_gap() -> None:
     found = fill(finding(None), {8: (6, 12), 9: (6, 12)})
-    assert Board(found, CONFIG).proposals() == []
+    assert PairProposer(found, CONFIG).proposals() == []
 
 
 def test_a_pair_of_both_criteria_is_proposed_once_as_path() -> None:
     found = fill(finding(0.4), {8: (5, 10), 9: (0, 10)})
-    assert [p.criterion for p in Board(found, CONFIG).proposals()] == ["path"]
+    assert [p.criterion for p in PairProposer(found, CONFIG).proposals()] == ["path"]
 
 
-def drive(search: Any, rate: dict[int, float]) -> tuple[Any, list[Sample]]:
-    asked: list[Sample] = []
+def drive(search: Any, rate: dict[int, float]) -> tuple[Any, list[RolloutQuery]]:
+    asked: list[RolloutQuery] = []
     try:
-        wishes = next(search)
+        queries = next(search)
         while True:
-            asked += wishes
-            wishes = search.send([outcomes(round(rate[w.at[-1]] * w.n), w.n) for w in wishes])
+            asked += queries
+            queries = search.send([rollouts(round(rate[w.prefix[-1]] * w.n), w.n) for w in queries])
     except StopIteration as stop:
         return stop.value, asked
 
@@ -138,23 +140,26 @@ def drive(search: Any, rate: dict[int, float]) -> tuple[Any, list[Sample]]:
 def test_screening_measures_what_may_win_and_stops_within_its_budget() -> None:
     found = finding(0.3)
     proposals, asked = drive(screen(found, CONFIG), {7: 0.8, 8: 0.75, 9: 0.0})
-    assert {wish.at for wish in asked} <= {(8,), (9,)}  # the path's token is known well enough
-    assert all(wish.purpose == "search" for wish in asked)
+    assert {query.prefix for query in asked} <= {
+        (8,),
+        (9,),
+    }  # the path's token is known well enough
+    assert all(query.purpose == "search" for query in asked)
     assert proposals[0].rejected.token == 9
     _, few = drive(screen(finding(0.3, screening=5), CONFIG), {8: 0.5, 9: 0.5})
-    assert sum(wish.n for wish in few) <= 5
+    assert sum(query.n for query in few) <= 5
 
 
 def test_screening_leaves_a_sibling_that_fell_behind() -> None:
     found = finding(-0.3)  # rejected: the path's token; which sibling is best?
     _, asked = drive(screen(found, SearchConfig(fork_rollouts=20)), {8: 1.0, 9: 0.0})
-    spent = {at: sum(w.n for w in asked if w.at == at) for at in {w.at for w in asked}}
+    spent = {at: sum(w.n for w in asked if w.prefix == at) for at in {w.prefix for w in asked}}
     assert spent[(8,)] == 20
     assert spent.get((9,), 0) <= 10
 
 
-def option(token: int, prob: float, mean: float) -> Option:
-    return Option(token, prob, mean, 0.1, True)
+def option(token: int, prob: float, mean: float) -> SiblingEstimate:
+    return SiblingEstimate(token, prob, mean, 0.1, True)
 
 
 def test_proposals_rank_by_worth() -> None:
@@ -169,8 +174,8 @@ def test_confirmation_draws_fresh_halves_and_drops_hopeless_pairs() -> None:
     weak = Proposal((), option(3, 0.5, 0.9), option(4, 0.4, 0.5), "fork")
     rates = {1: 1.0, 2: 0.25, 3: 0.5, 4: 0.5}
     (kept, dropped), asked = drive(confirm([strong, weak], SearchConfig()), rates)
-    assert asked[:4] == [Sample((token,), 24, "confirm") for token in (1, 2, 3, 4)]
-    assert asked[4:] == [Sample((token,), 24, "confirm") for token in (1, 2)]
+    assert asked[:4] == [RolloutQuery((token,), 24, "confirm") for token in (1, 2, 3, 4)]
+    assert asked[4:] == [RolloutQuery((token,), 24, "confirm") for token in (1, 2)]
     assert (kept.confirm_chosen, kept.confirm_rejected) == (Counts(48, 48), Counts(12, 48))
     assert kept.pvalue == score_test(48, 48, 12, 48, 0.15)
     assert (dropped.confirm_chosen.n, dropped.pvalue) == (24, 1.0)
@@ -197,7 +202,7 @@ def candidate(position: int, criterion: Any, pvalue: float, rejected: int = 9) -
 
 def question(*pairs: CandidatePair, paths: int = 1, name: str = "q") -> QuestionResult:
     found = finding(None).result
-    path = PathResult(
+    path = CompletionResult(
         ids=(5, 6, 0),
         verdict=Verdict.PASS,
         probs=(1.0, 1.0, 1.0),
@@ -216,12 +221,12 @@ def question(*pairs: CandidatePair, paths: int = 1, name: str = "q") -> Question
 def test_selected_pairs_carry_ids_and_fresh_estimates() -> None:
     (pair,) = select_pairs([question(candidate(2, "path", 0.001))], SearchConfig(), "digest")
     assert pair.prompt_ids == (1, 2, 5, 6)
-    assert (pair.chosen, pair.rejected, pair.policy) == (8, 9, "digest")
+    assert (pair.chosen, pair.rejected, pair.policy_digest) == (8, 9, "digest")
     assert pair.p_chosen == jeffreys(40, 48)
     assert pair.p_rejected == jeffreys(12, 48)
     assert pair.gap == newcombe(40, 48, 12, 48)
     assert pair.gap.mean == pytest.approx(28 / 48)
-    assert pair.worth == pytest.approx(0.2 * 28 / 48)
+    assert pair.expected_gain == pytest.approx(0.2 * 28 / 48)
 
 
 def test_criteria_are_two_families_over_the_whole_run() -> None:

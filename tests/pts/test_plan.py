@@ -18,7 +18,7 @@ from pts.runtime.search import search
 from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
 
-FILES = ("results.jsonl", "pairs.jsonl", "pieces.json")
+FILES = ("results.jsonl", "pairs.jsonl", "token_texts.json")
 
 
 def plan_of(
@@ -34,7 +34,7 @@ def plan_of(
 
 
 def seeds(engine: ScriptedEngine) -> set[int]:
-    return {seed for wish in engine.wishes for seed in wish.seeds}
+    return {seed for request in engine.requests for seed in request.seeds}
 
 
 def test_the_search_goes_on_from_the_probe_and_ends_as_without_one(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_probe_is_drawn_at_random_and_a_larger_one_holds_it(tmp_path: Path) 
 def test_a_plan_made_twice_samples_nothing_and_keeps_the_rate(tmp_path: Path) -> None:
     first, engine = plan_of(tmp_path), ScriptedEngine(8)
     again = plan_of(tmp_path, engine=engine)
-    assert engine.wishes == []
+    assert engine.requests == []
     assert again == first
     assert first.rate > 0
     told = json.loads((tmp_path / "plan.json").read_text())

@@ -7,13 +7,22 @@ import numpy as np
 import pytest
 
 from pts.algorithm.question import search_question
-from pts.algorithm.requests import ask, metered, together
+from pts.algorithm.requests import gather, request, with_cost
 from pts.config import SearchConfig
 from pts.engines.tabular import STOP, TabularEngine, TabularVerifier
 from pts.errors import DataError
 from pts.testing import run_search
 from pts.testing.shapes import Instance, sparse, wandering
-from pts.types import Cost, Ids, Outcome, QuestionResult, Row, Sample, Score, Verdict
+from pts.types import (
+    Cost,
+    Ids,
+    LogprobQuery,
+    QuestionResult,
+    Rollout,
+    RolloutQuery,
+    TokenDistribution,
+    Verdict,
+)
 
 WIDE = {"p_min": 0.01, "p_max": 0.99}
 
@@ -34,30 +43,32 @@ def searched(instance: Instance, config: SearchConfig, seed: int = 0) -> Questio
     return run_search(search, engine, problem, TabularVerifier(), seed)
 
 
-def drive(search: Any, passes: Callable[[Sample, int], bool]) -> tuple[QuestionResult, list[Any]]:
+def drive(
+    search: Any, passes: Callable[[RolloutQuery, int], bool]
+) -> tuple[QuestionResult, list[Any]]:
     """Answer a search by rule: rollouts are (7, 7, 0) or (8, 0), each position has a fixed row."""
     asked: list[Any] = []
     try:
-        wishes = next(search)
+        queries = next(search)
         while True:
-            asked.append(wishes)
-            wishes = search.send([answer(wish, passes) for wish in wishes])
+            asked.append(queries)
+            queries = search.send([answer(query, passes) for query in queries])
     except StopIteration as stop:
         return stop.value, asked
 
 
-def answer(wish: Any, passes: Callable[[Sample, int], bool]) -> Any:
-    if isinstance(wish, Score):
-        row = Row(np.array([7, 8, 0]), np.array([0.5, 0.3, 0.2]))
-        return [row] * len(wish.at)
+def answer(query: Any, passes: Callable[[RolloutQuery, int], bool]) -> Any:
+    if isinstance(query, LogprobQuery):
+        row = TokenDistribution(np.array([7, 8, 0]), np.array([0.5, 0.3, 0.2]))
+        return [row] * len(query.completion)
     found = []
-    for i in range(wish.n):
-        good = passes(wish, i)
+    for i in range(query.n):
+        good = passes(query, i)
         ids = (7, 7, 0) if good else (8, 0)
-        finished = bool(wish.at) and wish.at[-1] == 0
-        ids = () if finished else ids if wish.purpose == "filter" else ids[:1]
+        finished = bool(query.prefix) and query.prefix[-1] == 0
+        ids = () if finished else ids if query.purpose == "filter" else ids[:1]
         verdict = Verdict.PASS if good else Verdict.FAIL
-        found.append(Outcome(ids, verdict, False, 0 if finished else 3))
+        found.append(Rollout(ids, verdict, False, 0 if finished else 3))
     return found
 
 
@@ -67,8 +78,8 @@ def start(config: SearchConfig, completions: list[Ids] | None = None) -> Any:
 
 @pytest.mark.parametrize(("successes", "status"), [(3, "too hard"), (13, "too easy")])
 def test_questions_outside_the_range_cost_the_filter_only(successes: int, status: str) -> None:
-    result, asked = drive(start(SearchConfig()), lambda wish, i: i < successes)
-    assert asked == [[Sample((), 16, "filter")]]
+    result, asked = drive(start(SearchConfig()), lambda query, i: i < successes)
+    assert asked == [[RolloutQuery((), 16, "filter")]]
     assert (result.status, result.paths) == (status, ())
     assert result.solved.mean == successes / 16
     assert result.cost == {"filter": Cost(16, 48)}
@@ -76,30 +87,30 @@ def test_questions_outside_the_range_cost_the_filter_only(successes: int, status
 
 @pytest.mark.parametrize("successes", [4, 12])
 def test_questions_inside_the_range_are_searched(successes: int) -> None:
-    result, _ = drive(start(SearchConfig()), lambda wish, i: i < successes)
+    result, _ = drive(start(SearchConfig()), lambda query, i: i < successes)
     assert result.status == "searched"
     assert result.prompt_ids == (1, 2)
 
 
 def test_paths_are_the_first_rollouts_whatever_became_of_them() -> None:
     config = SearchConfig(paths=9, filter_rollouts=16)
-    result, asked = drive(start(config), lambda wish, i: i >= 8)
+    result, asked = drive(start(config), lambda query, i: i >= 8)
     # Rollouts 0 to 7 are all (8, 0) and fail, rollout 8 is (7, 7, 0): equal paths count once.
     assert [(path.ids, path.verdict) for path in result.paths] == [
         ((8, 0), Verdict.FAIL),
         ((7, 7, 0), Verdict.PASS),
     ]
-    assert asked[1] == [Score((8, 0)), Score((7, 7, 0))]
+    assert asked[1] == [LogprobQuery((8, 0)), LogprobQuery((7, 7, 0))]
 
 
 def test_given_completions_are_judged_and_searched_too() -> None:
-    result, asked = drive(start(SearchConfig(), [(7, 0)]), lambda wish, i: i % 2 == 0)
-    assert asked[1] == [Sample((7, 0), 1, "search")]
+    result, asked = drive(start(SearchConfig(), [(7, 0)]), lambda query, i: i % 2 == 0)
+    assert asked[1] == [RolloutQuery((7, 0), 1, "search")]
     assert [path.ids for path in result.paths] == [(7, 7, 0), (7, 0)]
 
 
 def test_a_completion_that_the_policy_cannot_sample_is_set_aside() -> None:
-    result, _ = drive(start(SearchConfig(), [(99, 0)]), lambda wish, i: i % 2 == 0)
+    result, _ = drive(start(SearchConfig(), [(99, 0)]), lambda query, i: i % 2 == 0)
     aside = result.paths[1]
     assert aside.probs[0] == 0.0
     assert (aside.curve, aside.tokens, aside.stopped) == ((), (), "impossible")
@@ -164,19 +175,22 @@ def test_curve_ends_in_the_verdict() -> None:
 def counting(name: int, rounds: int) -> Any:
     seen = []
     for i in range(rounds):
-        ((outcome,),) = yield from ask([Sample((name, i), 1, "search")])
-        seen.append(outcome.length)
+        ((rollout,),) = yield from request([RolloutQuery((name, i), 1, "search")])
+        seen.append(rollout.length)
     return name, seen
 
 
 def test_searches_in_lockstep_get_their_own_answers() -> None:
-    search, asked = together([counting(1, 2), counting(2, 0), counting(3, 3)]), []
+    search, asked = gather([counting(1, 2), counting(2, 0), counting(3, 3)]), []
     try:
-        wishes = next(search)
+        queries = next(search)
         while True:
-            asked.append([wish.at for wish in wishes])
-            wishes = search.send(
-                [[Outcome((), Verdict.PASS, False, 10 * w.at[0] + w.at[1])] for w in wishes]
+            asked.append([query.prefix for query in queries])
+            queries = search.send(
+                [
+                    [Rollout((), Verdict.PASS, False, 10 * w.prefix[0] + w.prefix[1])]
+                    for w in queries
+                ]
             )
     except StopIteration as stop:
         results = stop.value
@@ -186,9 +200,9 @@ def test_searches_in_lockstep_get_their_own_answers() -> None:
 
 def test_finished_prefixes_are_judged_for_nothing() -> None:
     spent: dict[Any, Cost] = {}
-    search = metered(counting(1, 2), spent)
+    search = with_cost(counting(1, 2), spent)
     next(search)
-    search.send([[Outcome((), Verdict.PASS, False, 0)]])
+    search.send([[Rollout((), Verdict.PASS, False, 0)]])
     with pytest.raises(StopIteration):
-        search.send([[Outcome((), Verdict.PASS, False, 7)]])
+        search.send([[Rollout((), Verdict.PASS, False, 7)]])
     assert spent == {"search": Cost(1, 7)}

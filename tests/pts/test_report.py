@@ -20,7 +20,7 @@ from pts.report.words import RunCounts, explanations
 from pts.runtime.results import record_line
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.search import search
-from pts.types import Ids, Judgement, Problem
+from pts.types import Grade, Ids, Problem
 
 from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
@@ -36,7 +36,7 @@ HOSTILE = [
 class HostileEngine(ScriptedEngine):
     """Every letter reads as something that wants to be markup."""
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         return [HOSTILE[i % len(HOSTILE)] for i in ids]
 
 
@@ -109,7 +109,7 @@ def test_a_page_stays_small_and_says_so(
 
 def test_undecided_tokens_are_shown_as_such(run: RunFolder, tmp_path: Path) -> None:
     """They stand apart from the report, in the page and in the text view."""
-    for name in ("journal.jsonl", "results.jsonl", "pieces.json"):
+    for name in ("journal.jsonl", "results.jsonl", "token_texts.json"):
         shutil.copy(run.path / name, tmp_path / name)
     records = list(run.records)
     found = next(r for r in records if any(path.tokens for path in r.result.paths))
@@ -183,7 +183,7 @@ def test_the_page_explains_the_run_in_words(run: RunFolder) -> None:
     assert words["Confirmed"].startswith(f"{len(run.pairs)} of {len(proposed)} proposed")
     assert "at most 50 %" in words["Confirmed"]  # fdr=0.5
     assert "up to 16 rollouts" in words["Pairs"]
-    assert "exceeds 0.15" in words["Pairs"]  # p_gap - zone
+    assert "exceeds 0.15" in words["Pairs"]  # p_gap - indifference_margin
     assert "at most 60 rollouts" in words["Method"]
     assert "8 rollouts of each question" in words["Questions"]
     # 2.24 standard errors on both sides of a normal mean hold 97.49 %.
@@ -212,7 +212,7 @@ def test_words_follow_the_settings(settings: dict[str, Any], term: str, said: st
 
 def test_costs_add_up_by_purpose(run: RunFolder) -> None:
     data = report_data(run)["run"]
-    for key in ("rollouts", "tokens", "passed", "cut", "unscored"):
+    for key in ("rollouts", "tokens", "passed", "truncated", "unscored"):
         assert sum(spent[key] for spent in data["spent"].values()) == data["total"][key]
     assert run.summary is not None
     for purpose, spent in run.summary["spent"].items():
@@ -270,7 +270,7 @@ def test_model_text_cannot_steer_the_terminal(hostile: RunFolder) -> None:
 
 
 def test_judging_nothing_is_shown_too(tmp_path: Path) -> None:
-    def never(problem: Problem, text: str) -> Judgement:
+    def never(problem: Problem, text: str) -> Grade:
         raise OSError("broken")
 
     search(problems(1), ScriptedEngine(8), never, CONFIG, output=tmp_path)

@@ -18,7 +18,7 @@ from pts.report.page import report_data, write_report
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.search import search
 from pts.testing.shapes import sparse
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 from tests.align.runs import write_run
 from tests.browser import MISSING, Browser
 
@@ -41,12 +41,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
-def judge(problem: Problem, text: str) -> Judgement:
+def judge(problem: Problem, text: str) -> Grade:
     """q1 cannot be judged, q2 is always right and q3 always wrong."""
     if problem.id == "q1":
-        return Judgement(Verdict.UNSCORED)
+        return Grade(Verdict.UNSCORED)
     fixed = {"q2": Verdict.PASS, "q3": Verdict.FAIL}
-    return Judgement(fixed[problem.id]) if problem.id in fixed else judge_odd(problem, text)
+    return Grade(fixed[problem.id]) if problem.id in fixed else judge_odd(problem, text)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_every_question_opens(browser: Browser, run: RunFolder, tmp_path: Path) 
     for number, question in enumerate(report_data(run)["questions"]):
         browser.click("#rows button", number)
         assert browser.text("#question h2") == question["id"]
-        assert question["status"] in browser.text("#question .facts")
+        assert question["status"] in browser.text("#question .engine_info")
         answers = len(question["paths"])
         assert (
             len(browser.all("#question .answer"))
@@ -158,7 +158,7 @@ def test_tokens_siblings_and_pairs_are_told(
     assert any(path["siblings"].values())
     table = browser.text("#question section > .scroll table")
     for number, pair in enumerate(path["pairs"]):
-        assert f"{abs(pair['worth']):.2f}" in table
+        assert f"{abs(pair['expected_gain']):.2f}" in table
         browser.click("td button", number)
         assert f"token {pair['at'] + 1} of" in browser.text(".detail")
     assert table.count("✓ confirmed") == sum(pair["confirmed"] for pair in path["pairs"])

@@ -10,26 +10,26 @@ from typing import Any
 
 import pytest
 
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.errors import DataError, EngineError, VerifierError, told
 from pts.runtime.journal import Journal
-from pts.runtime.scheduler import Finished, Progress, SetAside, Steps, run
-from pts.types import Ids, Judgement, Outcome, Problem, Sample, Score, Verdict
+from pts.runtime.scheduler import Finished, Progress, SearchRoutine, SkippedQuestion, run
+from pts.types import Grade, Ids, LogprobQuery, Problem, Rollout, RolloutQuery, Verdict
 
 from .scripted import NEXT, STOP, ScriptedEngine, judge_odd, problems
 
-Outcomes = list[Outcome]
+Rollouts = list[Rollout]
 
 
-def sample_once(wish: Sample) -> Steps[Outcomes]:
-    (outcomes,) = yield [wish]
-    return outcomes  # type: ignore[return-value]
+def sample_once(request: RolloutQuery) -> SearchRoutine[Rollouts]:
+    (rollouts,) = yield [request]
+    return rollouts  # type: ignore[return-value]
 
 
-def two_rounds() -> Steps[list[Any]]:
-    """Two wishes of different length, then one at a place that the first round chose."""
-    first, second = yield [Sample((), 5, "filter"), Sample((1,), 3, "search")]
-    (third,) = yield [Sample(first[0].ids[:1], 4, "confirm")]
+def two_rounds() -> SearchRoutine[list[Any]]:
+    """Two requests of different length, then one at a place that the first round chose."""
+    first, second = yield [RolloutQuery((), 5, "filter"), RolloutQuery((1,), 3, "search")]
+    (third,) = yield [RolloutQuery(first[0].ids[:1], 4, "confirm")]
     return [first, second, third]
 
 
@@ -37,21 +37,23 @@ def results(finished: Iterable[Finished[Any]]) -> dict[str, Any]:
     return {done.problem.id: done.result for done in finished}
 
 
-def one(wish: Sample, engine: ScriptedEngine, verifier: Any = judge_odd) -> Outcomes:
-    (done,) = run([(problems(1)[0], sample_once(wish))], engine, verifier)
+def one(request: RolloutQuery, engine: ScriptedEngine, verifier: Any = judge_odd) -> Rollouts:
+    (done,) = run([(problems(1)[0], sample_once(request))], engine, verifier)
     return done.result
 
 
 def test_an_engine_s_error_names_the_question() -> None:
     class Short(ScriptedEngine):
-        def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-            for wish in wishes:
-                if wish is not None:
-                    raise EngineError(f"wish {wish.key}: too long")
+        def sample(
+            self, requests: Iterator[SampleRequest | None]
+        ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+            for request in requests:
+                if request is not None:
+                    raise EngineError(f"request {request.key}: too long")
             yield from ()
 
-    with pytest.raises(EngineError, match="wish 0: too long") as caught:
-        one(Sample((), 2, "filter"), Short())
+    with pytest.raises(EngineError, match="request 0: too long") as caught:
+        one(RolloutQuery((), 2, "filter"), Short())
     assert caught.value.__notes__ == ["in the search of question 'q0'"]
 
 
@@ -76,53 +78,55 @@ def test_results_do_not_depend_on_order_batching_or_window() -> None:
 
 
 def test_the_run_seed_the_question_the_place_and_the_purpose_change_the_noise() -> None:
-    def outcomes(n: int = 40, **kw: Any) -> list[Ids]:
-        steps = sample_once(Sample(kw.pop("at", ()), n, kw.pop("purpose", "search")))
+    def rollouts(n: int = 40, **kw: Any) -> list[Ids]:
+        steps = sample_once(RolloutQuery(kw.pop("at", ()), n, kw.pop("purpose", "search")))
         (done,) = run([(problems(9)[kw.pop("which", 0)], steps)], *scene(), **kw)
-        return [(*outcome.ids, outcome.length) for outcome in done.result]
+        return [(*rollout.ids, rollout.length) for rollout in done.result]
 
-    plain = outcomes()
-    assert plain == outcomes()
-    assert plain[:10] == outcomes(n=10), "a larger n extends the same rollouts"
+    plain = rollouts()
+    assert plain == rollouts()
+    assert plain[:10] == rollouts(n=10), "a larger n extends the same rollouts"
     for change in ({"seed": 1}, {"which": 1}, {"at": (1,)}, {"purpose": "confirm"}):
-        assert outcomes(**change) != plain, change
+        assert rollouts(**change) != plain, change
 
 
-def test_a_repeated_wish_continues_the_index() -> None:
-    def repeated() -> Steps[list[Outcomes]]:
-        a, b = yield [Sample((), 3, "search"), Sample((), 3, "search")]
-        (c,) = yield [Sample((), 3, "search")]
+def test_a_repeated_request_continues_the_index() -> None:
+    def repeated() -> SearchRoutine[list[Rollouts]]:
+        a, b = yield [RolloutQuery((), 3, "search"), RolloutQuery((), 3, "search")]
+        (c,) = yield [RolloutQuery((), 3, "search")]
         return [a, b, c]  # type: ignore[list-item]
 
     (done,) = run([(problems(1)[0], repeated())], *scene(width=2))
-    assert list(itertools.chain(*done.result)) == one(Sample((), 9, "search"), ScriptedEngine())
+    assert list(itertools.chain(*done.result)) == one(
+        RolloutQuery((), 9, "search"), ScriptedEngine()
+    )
 
 
 def test_the_limit_is_on_the_whole_completion() -> None:
     engine = ScriptedEngine(max_new_tokens=6)
-    one(Sample((1, 2), 2, "search"), engine)
-    assert [wish.limit for wish in engine.wishes] == [4]
+    one(RolloutQuery((1, 2), 2, "search"), engine)
+    assert [request.max_tokens for request in engine.requests] == [4]
 
 
 def test_a_completion_that_fills_the_limit_without_stopping_fails_unasked() -> None:
     asked = []
 
-    def verifier(problem: Problem, text: str) -> Judgement:
+    def verifier(problem: Problem, text: str) -> Grade:
         asked.append(text)
-        return Judgement(Verdict.PASS)
+        return Grade(Verdict.PASS)
 
-    outcomes = one(Sample((), 60, "filter"), ScriptedEngine(max_new_tokens=2), verifier)
-    cut = [outcome for outcome in outcomes if outcome.ids[-1] != STOP]
+    rollouts = one(RolloutQuery((), 60, "filter"), ScriptedEngine(max_new_tokens=2), verifier)
+    cut = [rollout for rollout in rollouts if rollout.ids[-1] != STOP]
     assert cut
-    assert all(o.cut and o.verdict is Verdict.FAIL and o.length == 2 for o in cut)
-    stopped = [outcome for outcome in outcomes if outcome.ids[-1] == STOP]
+    assert all(o.truncated and o.verdict is Verdict.FAIL and o.length == 2 for o in cut)
+    stopped = [rollout for rollout in rollouts if rollout.ids[-1] == STOP]
     assert stopped
-    assert all(not o.cut and o.verdict is Verdict.PASS for o in stopped)
+    assert all(not o.truncated and o.verdict is Verdict.PASS for o in stopped)
     assert all(len(text) == 1 for text in asked), "a letter and the stop, never two letters"
 
 
 @pytest.mark.parametrize(
-    ("at", "verdict", "cut"),
+    ("at", "verdict", "truncated"),
     [
         ((1, STOP), Verdict.PASS, False),
         ((2, STOP), Verdict.FAIL, False),
@@ -131,26 +135,30 @@ def test_a_completion_that_fills_the_limit_without_stopping_fails_unasked() -> N
     ],
 )
 def test_finished_prefixes_are_judged_without_sampling(
-    at: Ids, verdict: Verdict, cut: bool
+    at: Ids, verdict: Verdict, truncated: bool
 ) -> None:
     engine = ScriptedEngine(max_new_tokens=6)
-    (done,) = run([(problems(1)[0], sample_once(Sample(at, 3, "search")))], engine, judge_odd)
-    assert done.result == [Outcome((), verdict, cut, 0)] * 3
+    (done,) = run([(problems(1)[0], sample_once(RolloutQuery(at, 3, "search")))], engine, judge_odd)
+    assert done.result == [Rollout((), verdict, truncated, 0)] * 3
     assert done.spent == {}
-    assert engine.wishes == []
+    assert engine.requests == []
 
 
 def test_only_filter_outcomes_keep_all_their_tokens() -> None:
-    filtered = one(Sample((), 30, "filter"), ScriptedEngine())
-    searched = one(Sample((), 30, "search"), ScriptedEngine())
-    assert all(len(outcome.ids) == outcome.length for outcome in filtered)
-    assert all(len(outcome.ids) == 1 for outcome in searched)
-    assert max(outcome.length for outcome in searched) > 1
+    filtered = one(RolloutQuery((), 30, "filter"), ScriptedEngine())
+    searched = one(RolloutQuery((), 30, "search"), ScriptedEngine())
+    assert all(len(rollout.ids) == rollout.length for rollout in filtered)
+    assert all(len(rollout.ids) == 1 for rollout in searched)
+    assert max(rollout.length for rollout in searched) > 1
 
 
 def test_scores_are_answered_in_their_slot() -> None:
-    def steps() -> Steps[list[Any]]:
-        answers = yield [Sample((), 2, "search"), Score((1, 2)), Sample((1,), 1, "search")]
+    def steps() -> SearchRoutine[list[Any]]:
+        answers = yield [
+            RolloutQuery((), 2, "search"),
+            LogprobQuery((1, 2)),
+            RolloutQuery((1,), 1, "search"),
+        ]
         return answers
 
     (done,) = run([(problems(1)[0], steps())], *scene())
@@ -159,12 +167,12 @@ def test_scores_are_answered_in_their_slot() -> None:
 
 
 def test_spent_counts_rollouts_tokens_passes_and_cuts() -> None:
-    (done,) = run([(problems(1)[0], sample_once(Sample((), 50, "filter")))], *scene())
+    (done,) = run([(problems(1)[0], sample_once(RolloutQuery((), 50, "filter")))], *scene())
     tally = done.spent["filter"]
     assert tally.rollouts == 50
-    assert tally.tokens == sum(outcome.length for outcome in done.result)
-    assert tally.passed == sum(outcome.success for outcome in done.result)
-    assert tally.cut == sum(outcome.cut for outcome in done.result) > 0
+    assert tally.tokens == sum(rollout.length for rollout in done.result)
+    assert tally.passed == sum(rollout.success for rollout in done.result)
+    assert tally.truncated == sum(rollout.truncated for rollout in done.result) > 0
     assert tally.unscored == 0
 
 
@@ -174,25 +182,25 @@ class Flaky:
     def __init__(self, failures: int, error: Exception | None = None) -> None:
         self.left, self.error = failures, error
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
+    def __call__(self, problem: Problem, text: str) -> Grade:
         if self.left > 0:
             self.left -= 1
             if self.error is not None:
                 raise self.error
-            return Judgement(Verdict.UNSCORED, reason="no worker")
+            return Grade(Verdict.UNSCORED, reason="no worker")
         return judge_odd(problem, text)
 
 
 def test_unscored_rollouts_are_drawn_again_and_counted() -> None:
     engine = ScriptedEngine(max_new_tokens=30)
-    steps = sample_once(Sample((), 200, "search"))
+    steps = sample_once(RolloutQuery((), 200, "search"))
     (done,) = run([(problems(1)[0], steps)], engine, Flaky(2, OSError("disk")))
-    assert [len(wish.seeds) for wish in engine.wishes] == [200, 2]
-    assert not set(engine.wishes[0].seeds) & set(engine.wishes[1].seeds)
+    assert [len(request.seeds) for request in engine.requests] == [200, 2]
+    assert not set(engine.requests[0].seeds) & set(engine.requests[1].seeds)
     assert done.spent["search"].unscored == 2
     assert done.spent["search"].rollouts == 202
     assert len(done.result) == 200
-    assert Verdict.UNSCORED not in Counter(outcome.verdict for outcome in done.result)
+    assert Verdict.UNSCORED not in Counter(rollout.verdict for rollout in done.result)
 
 
 @pytest.mark.parametrize(("failures", "aside"), [(2, False), (3, True), (10**6, True)])
@@ -202,23 +210,23 @@ def test_a_question_with_too_many_unscored_rollouts_is_set_aside(
     """100 rollouts and 2 redraws make a share below .02, 3 redraws one above."""
     closed = []
 
-    def steps() -> Steps[str]:
+    def steps() -> SearchRoutine[str]:
         try:
-            yield [Sample((), 100, "filter")]
-            yield [Sample((), 1, "search")]
+            yield [RolloutQuery((), 100, "filter")]
+            yield [RolloutQuery((), 1, "search")]
         except GeneratorExit:
             closed.append(True)
             raise
         return "searched"
 
-    def on_set_aside(about: SetAside) -> str:
+    def on_set_aside(about: SkippedQuestion) -> str:
         assert about.reason == "no worker"
         assert about.spent["filter"].unscored >= 3
         return "aside"
 
     engine = ScriptedEngine(max_new_tokens=30)
     searches = [(problems(1)[0], steps())]
-    (done,) = run(searches, engine, Flaky(failures), set_aside=on_set_aside)
+    (done,) = run(searches, engine, Flaky(failures), on_skip=on_set_aside)
     assert done.result == ("aside" if aside else "searched")
     assert bool(closed) == aside
 
@@ -226,7 +234,7 @@ def test_a_question_with_too_many_unscored_rollouts_is_set_aside(
 def test_without_a_callback_a_hopeless_question_is_an_error_that_names_it() -> None:
     with pytest.raises(VerifierError, match=r"(?s)'q0'.*OSError: disk"):
         one(
-            Sample((), 3, "filter"),
+            RolloutQuery((), 3, "filter"),
             ScriptedEngine(max_new_tokens=30),
             Flaky(10**6, OSError("disk")),
         )
@@ -234,22 +242,22 @@ def test_without_a_callback_a_hopeless_question_is_an_error_that_names_it() -> N
 
 def test_a_finished_prefix_that_cannot_be_judged_sets_the_question_aside() -> None:
     with pytest.raises(VerifierError, match="no worker"):
-        one(Sample((1, STOP), 3, "filter"), ScriptedEngine(), Flaky(10**6))
+        one(RolloutQuery((1, STOP), 3, "filter"), ScriptedEngine(), Flaky(10**6))
 
 
 def test_a_verifier_must_return_a_judgement() -> None:
     with pytest.raises(VerifierError, match=r"True.*CallableVerifier"):
-        one(Sample((), 30, "filter"), ScriptedEngine(), lambda problem, text: True)
+        one(RolloutQuery((), 30, "filter"), ScriptedEngine(), lambda problem, text: True)
 
 
 def test_the_stream_is_read_lazily_and_the_window_is_kept_full() -> None:
     started: list[str] = []
     most = 0
 
-    def stream() -> Iterator[tuple[Problem, Steps[Outcomes]]]:
+    def stream() -> Iterator[tuple[Problem, SearchRoutine[Rollouts]]]:
         for problem in problems(20):
             started.append(problem.id)
-            yield problem, sample_once(Sample((), 2, "search"))
+            yield problem, sample_once(RolloutQuery((), 2, "search"))
 
     for count, _ in enumerate(run(stream(), *scene(width=3), window=4)):
         most = max(most, len(started) - count)
@@ -260,11 +268,11 @@ def test_the_stream_is_read_lazily_and_the_window_is_kept_full() -> None:
 def test_generators_are_closed_when_the_consumer_stops() -> None:
     closed = []
 
-    def steps(name: str) -> Steps[None]:
+    def steps(name: str) -> SearchRoutine[None]:
         try:
             while name != "q0":
-                yield [Sample((), 1, "search")]
-            yield [Sample((), 1, "search")]
+                yield [RolloutQuery((), 1, "search")]
+            yield [RolloutQuery((), 1, "search")]
         finally:
             closed.append(name)
 
@@ -275,8 +283,8 @@ def test_generators_are_closed_when_the_consumer_stops() -> None:
 
 
 def test_errors_of_a_generator_name_the_question() -> None:
-    def steps() -> Steps[None]:
-        yield [Sample((), 1, "search")]
+    def steps() -> SearchRoutine[None]:
+        yield [RolloutQuery((), 1, "search")]
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError) as caught:
@@ -287,7 +295,7 @@ def test_errors_of_a_generator_name_the_question() -> None:
 def test_repeated_ids_are_refused() -> None:
     same = [problems(1)[0], problems(1)[0]]
     with pytest.raises(DataError, match="two problems have the id 'q0'"):
-        list(run(((p, sample_once(Sample((), 1, "search"))) for p in same), *scene()))
+        list(run(((p, sample_once(RolloutQuery((), 1, "search"))) for p in same), *scene()))
 
 
 class Broken(ScriptedEngine):
@@ -297,8 +305,10 @@ class Broken(ScriptedEngine):
         super().__init__(max_new_tokens=3)
         self.answer = answer
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        yield next(wishes), self.answer  # type: ignore[misc]
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        yield next(requests), self.answer  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -308,10 +318,10 @@ class Broken(ScriptedEngine):
 )
 def test_an_engine_that_breaks_its_contract_is_an_error(answer: list[Ids]) -> None:
     with pytest.raises(EngineError, match=r"Broken\.sample gave"):
-        one(Sample((), 1, "search"), Broken(answer))
+        one(RolloutQuery((), 1, "search"), Broken(answer))
 
 
-def test_an_engine_that_forgets_wishes_is_an_error() -> None:
+def test_an_engine_that_forgets_requestes_is_an_error() -> None:
     with pytest.raises(EngineError, match="ended while"):
         list(
             run(
@@ -325,7 +335,7 @@ def test_an_engine_that_forgets_wishes_is_an_error() -> None:
 def test_progress_is_reported() -> None:
     seen: list[Progress] = []
     engine = ScriptedEngine()
-    searches = [(p, sample_once(Sample((), 5, "search"))) for p in problems(4)]
+    searches = [(p, sample_once(RolloutQuery((), 5, "search"))) for p in problems(4)]
     list(run(searches, engine, judge_odd, on_progress=seen.append))
     assert (seen[-1].questions, seen[-1].rollouts, seen[-1].replayed) == (4, 20, 0)
 
@@ -339,14 +349,14 @@ def test_a_journal_answers_everything_the_second_time(tmp_path: Path) -> None:
 
     first, again = ScriptedEngine(), ScriptedEngine()
     assert once(first) == once(again)
-    assert len(first.wishes) == 15
-    assert again.wishes == []
+    assert len(first.requests) == 15
+    assert again.requests == []
 
 
 def test_redraws_are_journalled_with_their_cost(tmp_path: Path) -> None:
     def once(verifier: Any) -> Finished[Any]:
         with Journal(tmp_path / "journal.jsonl", {}) as journal:
-            steps = sample_once(Sample((), 200, "search"))
+            steps = sample_once(RolloutQuery((), 200, "search"))
             (done,) = run([(problems(1)[0], steps)], ScriptedEngine(20), verifier, journal=journal)
         return done
 
@@ -358,7 +368,7 @@ def test_a_changed_reference_is_noticed_on_resume(tmp_path: Path) -> None:
 
     for reference, bad in (("odd", False), ("odd", False), ("even", True)):
         with Journal(tmp_path / "journal.jsonl", {}) as journal:
-            searches = [(Problem("q0", "a", reference), sample_once(Sample((), 1, "search")))]
+            searches = [(Problem("q0", "a", reference), sample_once(RolloutQuery((), 1, "search")))]
             live = run(searches, ScriptedEngine(), judge_odd, journal=journal)
             if bad:
                 with pytest.raises(JournalError, match="'q0' has changed"):
@@ -368,8 +378,8 @@ def test_a_changed_reference_is_noticed_on_resume(tmp_path: Path) -> None:
 
 
 def test_what_is_printed_of_an_error_ends_with_its_notes() -> None:
-    error = EngineError("wish 3: too long\nshorten it")
+    error = EngineError("request 3: too long\nshorten it")
     error.add_note("in the search of question 'q0'")
     assert told(error).splitlines() == [
-        "2 errors:", "  wish 3: too long", "  shorten it", "  in the search of question 'q0'",
+        "2 errors:", "  request 3: too long", "  shorten it", "  in the search of question 'q0'",
     ]  # fmt: skip

@@ -16,19 +16,26 @@ from datasets import load_from_disk
 
 from pts.data.pairs import pairs_dataset, read_pairs, write_pairs
 from pts.errors import DataError, JournalError
-from pts.files import place_digest, replacing
+from pts.files import prefix_digest, replacing
 from pts.runtime.journal import Journal, read_fingerprint
-from pts.runtime.results import Record, ResultFile, Tally, read_records, read_results, record_line
+from pts.runtime.results import (
+    Record,
+    ResultFile,
+    RolloutCost,
+    read_records,
+    read_results,
+    record_line,
+)
 from pts.runtime.rollouts import rollout_seed
 from pts.types import (
     CandidatePair,
+    CompletionResult,
     Cost,
     Counts,
     Estimate,
-    Outcome,
-    PathResult,
     PivotalToken,
     QuestionResult,
+    Rollout,
     TokenPair,
     Verdict,
 )
@@ -44,7 +51,7 @@ RESULT = QuestionResult(
     status="searched",
     solved=E,
     paths=(
-        PathResult(
+        CompletionResult(
             ids=(5, 6, 8, 0),
             verdict=Verdict.PASS,
             probs=(0.9, 0.1, 2 / 3, 1.0),
@@ -52,7 +59,7 @@ RESULT = QuestionResult(
             curve=(E, E, Estimate(1.0, 1.0, 1.0, 0, "exact")),
             tokens=(PivotalToken(2, 8, 2 / 3, E, E, E, True),),
             siblings={2: ((7, 0.1, 3, 4), (8, 0.3, 0, 4)), 11: ()},
-            stopped="zone",
+            stopped="indifferent",
             pairs=(PAIR,),
             undecided=(PivotalToken(1, 6, 0.1, E, E, E, False),),
         ),
@@ -60,12 +67,12 @@ RESULT = QuestionResult(
     cost={"filter": Cost(16, 160), "confirm": Cost(20, 99)},
     redrawn=1,
 )
-RECORD = Record(RESULT, {"filter": Tally(17, 170, 8, 1, 1)})
+RECORD = Record(RESULT, {"filter": RolloutCost(17, 170, 8, 1, 1)})
 TOKEN_PAIR = TokenPair("q1", (1, 2, 3), 7, 8, 0.1, 0.3, E, E, E, 0.01, 0.2, "path", "digest")
 OUTCOMES = [
-    Outcome((4, 0), Verdict.PASS, False, 2),
-    Outcome((4, 5, 6), Verdict.FAIL, True, 3),
-    Outcome((0,), Verdict.FAIL, False, 1),
+    Rollout((4, 0), Verdict.PASS, False, 2),
+    Rollout((4, 5, 6), Verdict.FAIL, True, 3),
+    Rollout((0,), Verdict.FAIL, False, 1),
 ]
 
 
@@ -78,10 +85,10 @@ def filled(path: Path) -> list[bytes]:
     """A journal of a header and 5 lines; returns its lines."""
     with Journal(path, {"seed": 0}) as journal:
         journal.begin("a", "d1")
-        journal.record("a", place_digest(()), "filter", 0, OUTCOMES)
+        journal.record("a", prefix_digest(()), "filter", 0, OUTCOMES)
         journal.begin("b", "d2")
-        journal.record("a", place_digest((4,)), "search", 0, OUTCOMES[:1], (2, 9))
-        journal.record("a", place_digest((4,)), "search", 1, OUTCOMES[1:])
+        journal.record("a", prefix_digest((4,)), "search", 0, OUTCOMES[:1], (2, 9))
+        journal.record("a", prefix_digest((4,)), "search", 1, OUTCOMES[1:])
     return path.read_bytes().splitlines(keepends=True)
 
 
@@ -89,9 +96,9 @@ def test_a_journal_gives_back_what_was_recorded(path: Path) -> None:
     filled(path)
     with Journal(path, {"seed": 0}) as journal:
         replay = journal.begin("a", "d1")
-    place = place_digest((4,))
-    assert replay.outcomes[place_digest(()), "filter"] == dict(enumerate(OUTCOMES))
-    assert replay.outcomes[place, "search"] == dict(enumerate(OUTCOMES))
+    place = prefix_digest((4,))
+    assert replay.rollouts[prefix_digest(()), "filter"] == dict(enumerate(OUTCOMES))
+    assert replay.rollouts[place, "search"] == dict(enumerate(OUTCOMES))
     assert replay.redrawn == {(place, "search"): {0: (2, 9)}}
     assert read_fingerprint(path) == {"seed": 0}
 
@@ -229,7 +236,7 @@ def test_pairs_become_a_dataset_of_ids(tmp_path: Path) -> None:
     (row,) = load_from_disk(str(tmp_path / "hf"))
     assert row["prompt_ids"] == [1, 2, 3]
     assert (row["chosen_ids"], row["rejected_ids"]) == ([7], [8])
-    assert row["worth"] == 0.2
+    assert row["expected_gain"] == 0.2
     assert len(pairs_dataset([])) == 0
 
 
@@ -277,7 +284,7 @@ def test_a_search_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: 
         later = (torn / "asked.txt").read_text().split()[asked:]
         assert not set(before) & set(map(int, later)), "a journalled rollout was drawn again"
     assert run_search(torn) == 0
-    for name in ("results.jsonl", "pairs.jsonl", "pieces.json"):
+    for name in ("results.jsonl", "pairs.jsonl", "token_texts.json"):
         assert (torn / name).read_bytes() == (whole / name).read_bytes(), name
     summaries = [json.loads((f / "summary.json").read_text()) for f in (whole, torn)]
     assert {**summaries[0], "seconds": 0} == {**summaries[1], "seconds": 0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
-from pts.engines.base import Engine, Wish
+from pts.engines.base import Engine, SampleRequest
 from pts.engines.tabular import (
     CLOSING,
     RIGHT,
@@ -38,7 +38,7 @@ def engine(**sampling: float) -> TabularEngine:
 
 def rollouts(found: TabularEngine, at: Ids, n: int) -> list[Ids]:
     limit = found.sampling.max_new_tokens - len(at)
-    ((_, ids),) = found.sample(iter([Wish(0, (0,), at, limit, tuple(range(n)))]))
+    ((_, ids),) = found.sample(iter([SampleRequest(0, (0,), at, limit, tuple(range(n)))]))
     return ids
 
 
@@ -50,7 +50,7 @@ def test_it_is_an_engine() -> None:
     verdict = TabularVerifier()(problem, found.decode((3, RIGHT, STOP))).verdict
     assert verdict is Verdict.PASS
     assert TabularVerifier()(problem, found.decode((3, WRONG, STOP))).verdict is Verdict.FAIL
-    assert found.pieces((3, RIGHT, STOP)) == ["t3", "right", "<stop>"]
+    assert found.token_texts((3, RIGHT, STOP)) == ["t3", "right", "<stop>"]
 
 
 def test_success_by_hand() -> None:
@@ -102,8 +102,8 @@ def test_rollouts_agree_with_success(at: Ids) -> None:
 def test_a_rollout_is_a_function_of_its_prefix_and_seed() -> None:
     found = engine()
     assert rollouts(found, (), 20) == rollouts(found, (), 20)
-    wish = Wish(0, (0,), (), 50, (19,))
-    ((_, alone),) = found.sample(iter([None, wish]))
+    request = SampleRequest(0, (0,), (), 50, (19,))
+    ((_, alone),) = found.sample(iter([None, request]))
     assert alone[0] == rollouts(found, (), 20)[19]
 
 

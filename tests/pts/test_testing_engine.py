@@ -123,14 +123,19 @@ def test_settings_that_an_engine_refuses_are_listed() -> None:
 
 def test_a_missing_method_is_named() -> None:
     class Half:
-        sampling, policy, reproducible, stop_ids = SamplingConfig(), "x", True, frozenset({0})
+        sampling, policy_digest, reproducible, stop_ids = (
+            SamplingConfig(),
+            "x",
+            True,
+            frozenset({0}),
+        )
 
         def encode(self, problem: Problem) -> Ids:
             return (1,)
 
     (finding,) = check_engine(lambda sampling: Half(), PROBLEMS, samplings=ONE).findings  # type: ignore[arg-type, return-value]
     assert finding.check == "protocol"
-    assert finding.observed == "no decode, pieces, score, sample"
+    assert finding.observed == "no decode, token_texts, score, sample"
 
 
 def test_exceptions_become_findings() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
-from pts.testing.diagnoses import RIGHT, as_told, equal_to, fitting, shaped, suspects
+from pts.testing.diagnoses import RIGHT, as_told, diagnoses, equal_to, fitting, shaped
 from pts.testing.statistics import (
     SUSPICION,
     chi_square,
@@ -19,11 +19,11 @@ from pts.testing.statistics import (
     uniformity,
     without,
 )
-from pts.types import Row
+from pts.types import TokenDistribution
 
 
-def row(*probs: float) -> Row:
-    return Row(np.arange(len(probs)), np.asarray(probs))
+def row(*probs: float) -> TokenDistribution:
+    return TokenDistribution(np.arange(len(probs)), np.asarray(probs))
 
 
 SKEWED = (0.9, 0.05, 0.02, 0.01, 0.01, 0.005, 0.005)
@@ -88,7 +88,7 @@ def test_truncate_first_remove_second() -> None:
     assert without(shaped(plain, sampling), 0).ids.tolist() == [1]
     wrong = shaped(without(plain, 0), sampling)
     assert wrong.ids.tolist() == [1, 2]
-    name = equal_to(wrong, suspects(plain, sampling))
+    name = equal_to(wrong, diagnoses(plain, sampling))
     assert name is not None
     assert "truncate first, remove second" in name
 
@@ -109,7 +109,7 @@ def test_mistakes_are_told_apart(
     sampling: dict[str, float], mistake: str, wrong: list[float]
 ) -> None:
     plain, settings = row(0.4, 0.3, 0.2, 0.1), SamplingConfig.model_validate(sampling)
-    known = suspects(plain, settings)
+    known = diagnoses(plain, settings)
     assert equal_to(row(*wrong), known) == mistake
     assert equal_to(shaped(plain, settings), known) == RIGHT
     assert all(distance(a, b) > 0 for a, b in pairwise(known.values()))

@@ -14,11 +14,11 @@ import pytest
 from align.recipe import parse_recipe
 from pts.algorithm.bisect import search_bisect, split_point
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import Finding
-from pts.algorithm.paths import Path, split_blocks
+from pts.algorithm.pairs import PathAnalysis
+from pts.algorithm.paths import ScoredCompletion, split_blocks
 from pts.algorithm.question import search_question
 from pts.config import SamplingConfig, SearchConfig, parse_settings
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.tabular import (
     CLOSING,
     RIGHT,
@@ -37,7 +37,16 @@ from pts.runtime.run_folder import RunFolder
 from pts.runtime.search import reselect, search
 from pts.testing import run_search
 from pts.testing.shapes import MAIN, cancelling, sparse
-from pts.types import Boundaries, Ids, Outcome, PathResult, Row, Sample, Score, Verdict
+from pts.types import (
+    CompletionResult,
+    Ids,
+    LogprobQuery,
+    Rollout,
+    RolloutQuery,
+    StepQuery,
+    TokenDistribution,
+    Verdict,
+)
 
 from .test_bisect import drive as drive_bisect
 from .test_branch import drive, planted_path
@@ -50,43 +59,43 @@ CONFIG = SearchConfig(unit="step", max_rollouts=1200)
 
 def test_blocks_are_steps_and_the_steps_between_them() -> None:
     # Steps (0,2] (2,3] (3,5] (5,6]: followed with .81, .95, .5 * .9 and .97.
-    leave = np.array([0.1, 0.1, 0.05, 0.5, 0.1, 0.03])
-    blocks = split_blocks(leave, 0.2, (2, 3, 5, 6))
+    exit_prob = np.array([0.1, 0.1, 0.05, 0.5, 0.1, 0.03])
+    blocks = split_blocks(exit_prob, 0.2, (2, 3, 5, 6))
     assert [(b.start, b.end, b.candidate) for b in blocks] == [
         (0, 3, False),
         (3, 5, True),
         (5, 6, False),
     ]
-    assert [b.leave for b in blocks] == pytest.approx([1 - 0.81 * 0.95, 1 - 0.45, 0.03])
+    assert [b.exit_prob for b in blocks] == pytest.approx([1 - 0.81 * 0.95, 1 - 0.45, 0.03])
 
 
 def test_a_step_of_likely_tokens_is_a_candidate_by_their_product() -> None:
-    leave = np.full(10, 0.05)  # none by itself can move p by .2; 1 - .95^5 = .226
-    assert [(b.start, b.end) for b in split_blocks(leave, 0.2, (5, 10)) if b.candidate] == [
+    exit_prob = np.full(10, 0.05)  # none by itself can move p by .2; 1 - .95^5 = .226
+    assert [(b.start, b.end) for b in split_blocks(exit_prob, 0.2, (5, 10)) if b.candidate] == [
         (0, 5),
         (5, 10),
     ]
-    assert not [b for b in split_blocks(leave, 0.2) if b.candidate]
+    assert not [b for b in split_blocks(exit_prob, 0.2) if b.candidate]
 
 
 @pytest.mark.parametrize("ends", [(1,), (1, 1, 2), (2, 1), (0, 2), (1, 3)])
 def test_units_must_fill_the_path(ends: tuple[int, ...]) -> None:
-    row = Row(np.array([7, 8]), np.array([0.9, 0.1]))
+    row = TokenDistribution(np.array([7, 8]), np.array([0.9, 0.1]))
     with pytest.raises(ValueError, match="units must end in order, up to 2"):
-        Path((7, 7), Verdict.PASS, (row, row), ends)
+        ScoredCompletion((7, 7), Verdict.PASS, (row, row), ends)
 
 
 # `branch`
 
 
-def path_of(ends: tuple[int, ...], q: float = 0.5) -> Path:
-    row = Row(np.array([7, 8]), np.array([q, 1 - q]))
-    return Path((7,) * ends[-1], Verdict.PASS, (row,) * ends[-1], ends)
+def path_of(ends: tuple[int, ...], q: float = 0.5) -> ScoredCompletion:
+    row = TokenDistribution(np.array([7, 8]), np.array([q, 1 - q]))
+    return ScoredCompletion((7,) * ends[-1], Verdict.PASS, (row,) * ends[-1], ends)
 
 
 def test_deltas_follow_the_recursion_over_steps() -> None:
     # Siblings fail, the path passes: p = .6^4, .6^2, 1 at the ends of the steps.
-    config = SearchConfig(unit="step", max_rollouts=4000, zone=0.01)
+    config = SearchConfig(unit="step", max_rollouts=4000, indifference_margin=0.01)
     finding, _ = drive(
         search_branch(path_of((2, 4), 0.6), [], config, np.random.default_rng(0)), lambda at: False
     )
@@ -103,7 +112,7 @@ def test_deltas_follow_the_recursion_over_steps() -> None:
 def test_a_step_is_left_anywhere_within_it() -> None:
     # Left at its first token (prob .5) it passes, at its second (.25) it fails: D = 2/3 and
     # p = .25 + .75 * 2/3 = .75 before it.
-    config = SearchConfig(unit="step", max_rollouts=3000, zone=0.01)
+    config = SearchConfig(unit="step", max_rollouts=3000, indifference_margin=0.01)
     finding, _ = drive(
         search_branch(path_of((2,)), [], config, np.random.default_rng(0)), lambda at: len(at) == 1
     )
@@ -117,13 +126,13 @@ def test_all_rollouts_of_a_path_are_the_search_s() -> None:
         search_branch(
             path_of((1, 2, 3)),
             [],
-            SearchConfig(unit="step", max_rollouts=40, zone=0.01),
+            SearchConfig(unit="step", max_rollouts=40, indifference_margin=0.01),
             np.random.default_rng(0),
         ),
         lambda at: len(at) % 2 == 0,
     )
     assert finding.result.stopped == "budget"
-    assert sum(wish.n for wishes in rounds for wish in wishes) == 40
+    assert sum(query.n for queries in rounds for query in queries) == 40
 
 
 def random_ends(length: int, rng: np.random.Generator) -> tuple[int, ...]:
@@ -131,19 +140,21 @@ def random_ends(length: int, rng: np.random.Generator) -> tuple[int, ...]:
     return (*(int(e) for e in ends if e < length), length)
 
 
-def planted_steps(shape: Any, seed: int) -> tuple[TabularEngine, Path]:
+def planted_steps(shape: Any, seed: int) -> tuple[TabularEngine, ScoredCompletion]:
     rng = np.random.default_rng(seed)
     engine, path = planted_path(shape(rng))
-    return engine, Path(path.ids, path.verdict, path.rows, random_ends(len(path.ids), rng))
+    return engine, ScoredCompletion(
+        path.ids, path.verdict, path.rows, random_ends(len(path.ids), rng)
+    )
 
 
-def found_in(engine: TabularEngine, path: Path, seed: int) -> PathResult:
+def found_in(engine: TabularEngine, path: ScoredCompletion, seed: int) -> CompletionResult:
     steps = search_branch(path, [], CONFIG, np.random.default_rng(seed))
-    finding: Finding = run_search(steps, engine, engine.problems()[0], TabularVerifier(), seed)
+    finding: PathAnalysis = run_search(steps, engine, engine.problems()[0], TabularVerifier(), seed)
     return finding.result
 
 
-def changes(engine: TabularEngine, path: Path) -> dict[int, float]:
+def changes(engine: TabularEngine, path: ScoredCompletion) -> dict[int, float]:
     """Exact change of p at each step, by its start."""
     p, edges = engine.curve(path.ids), (0, *path.ends)
     return {a: p[b] - p[a] for a, b in pairwise(edges)}
@@ -181,7 +192,7 @@ def test_opposite_changes_inside_one_step_cancel() -> None:
     jumps = [int(i) for i in np.flatnonzero(np.abs(np.diff(p)) >= 0.25) if i < 90]
     up, down = jumps[:2]
     assert abs(p[down + 1] - p[up]) < 0.1
-    path = Path(path.ids, path.verdict, path.rows, (up, down + 1, len(path.ids)))
+    path = ScoredCompletion(path.ids, path.verdict, path.rows, (up, down + 1, len(path.ids)))
     assert up not in {step.start for step in found_in(engine, path, 0).steps if step.decided}
 
 
@@ -201,7 +212,7 @@ def test_bisect_measures_ends_of_steps_only() -> None:
     config = SearchConfig(unit="step", method="bisect", bisect_rollouts=100)
     levels = [0.4] * 3 + [0.7] * 2 + [1.0] * 4  # p rises by .6 inside the step (2, 5]
     (finding,), asked = drive_bisect(search_bisect([path], config), lambda at: levels[len(at)])
-    assert [[len(s.at) for s in wishes] for wishes in asked] == [[0], [5], [2]]
+    assert [[len(s.prefix) for s in queries] for queries in asked] == [[0], [5], [2]]
     (step,) = finding.result.steps
     assert (step.start, step.end, step.decided) == (2, 5, True)
     assert step.delta.mean == pytest.approx(0.6)
@@ -238,17 +249,19 @@ ADDED, GUESSED = 0.9 * 0.9 + 0.1 * 0.5, 0.9 * 0.3 + 0.1 * 0.1  # .86 and .28
 
 
 class Talking(TabularEngine):
-    """Sentences; stops after `patience` wishes, as a machine does that is switched off."""
+    """Sentences; stops after `patience` queries, as a machine does that is switched off."""
 
     def __init__(self, patience: float = math.inf) -> None:
         super().__init__([TALK] * 6, SamplingConfig(max_new_tokens=8))
         self.patience = patience
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         return [TEXTS.get(i, f"<{i}>") for i in ids]
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        for answered in super().sample(wishes):
+    def sample(
+        self, queries: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        for answered in super().sample(queries):
             self.patience -= 1
             if self.patience < 0:
                 raise RuntimeError("switched off")
@@ -283,16 +296,16 @@ def test_a_search_reports_sentences(settings: dict[str, Any]) -> None:
     assert "confirm" not in run.summary.spent
 
 
-def test_boundaries_are_wished_for_once_rows_are_there() -> None:
+def test_boundaries_are_queryed_for_once_rows_are_there() -> None:
     config = SearchConfig(unit="step", filter_rollouts=2)
     steps = search_question("q", (1,), 9, config, 0, None, frozenset({0}))
     next(steps)
-    passed, failed = (Outcome((7, v), Verdict("pass" if v else "fail"), False, 2) for v in (1, 0))
-    assert steps.send([[failed, passed]]) == [Score((7, 0))]
-    row = Row(np.array([7, 8, 0]), np.array([0.5, 0.3, 0.2]))
-    assert steps.send([[row, row]]) == [Boundaries((7, 0))]
-    wishes = steps.send([[1, 2]])
-    assert {type(wish) for wish in wishes} == {Sample}
+    passed, failed = (Rollout((7, v), Verdict("pass" if v else "fail"), False, 2) for v in (1, 0))
+    assert steps.send([[failed, passed]]) == [LogprobQuery((7, 0))]
+    row = TokenDistribution(np.array([7, 8, 0]), np.array([0.5, 0.3, 0.2]))
+    assert steps.send([[row, row]]) == [StepQuery((7, 0))]
+    queries = steps.send([[1, 2]])
+    assert {type(query) for query in queries} == {RolloutQuery}
 
 
 @pytest.mark.parametrize("patience", [1, 9, 25])
@@ -304,7 +317,7 @@ def test_a_search_that_is_cut_off_ends_with_the_same_bytes(
     with pytest.raises(RuntimeError, match="switched off"):
         talked(cut, patience)
     run = talked(cut)
-    for name in ("results.jsonl", "pieces.json", "pairs.jsonl"):
+    for name in ("results.jsonl", "token_texts.json", "pairs.jsonl"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
     assert list(read_results(cut / "results.jsonl")) == list(run.results)
 

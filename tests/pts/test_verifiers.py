@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pts.errors import ConfigError, MissingExtra, VerifierError
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 from pts.verifiers.base import Verifier
 from pts.verifiers.callable import CallableVerifier
 from pts.verifiers.choice import ChoiceVerifier
@@ -61,9 +61,9 @@ def test_choice_references() -> None:
     for reference in ("C", "(C)", " C. "):
         assert verdict(ChoiceVerifier(), reference, "Answer: C") is PASS
     for reference in ("", "E", "CD", "see text"):
-        judgement = ChoiceVerifier()(Problem("q1", "", reference), "Answer: C")
-        assert judgement.verdict is UNSCORED
-        assert "q1" in judgement.reason
+        grade = ChoiceVerifier()(Problem("q1", "", reference), "Answer: C")
+        assert grade.verdict is UNSCORED
+        assert "q1" in grade.reason
 
 
 @pytest.mark.parametrize("options", ["", "A", "AA", "ab", "A-C", "A1"])
@@ -79,7 +79,7 @@ def test_choice_options_are_checked(options: str) -> None:
         (False, FAIL),
         (np.bool_(True), PASS),
         (Verdict.UNSCORED, UNSCORED),
-        (Judgement(FAIL, "3", "no"), FAIL),
+        (Grade(FAIL, "3", "no"), FAIL),
     ],
 )
 def test_callable_takes_bools_verdicts_and_judgements(said: object, expected: Verdict) -> None:
@@ -135,10 +135,10 @@ def test_math_works_in_a_thread(mathematics: MathVerifier) -> None:
 def test_a_comparison_without_end_fails_and_the_next_one_works() -> None:
     verifier = MathVerifier(seconds=1.0)
     endless = r"\boxed{9^{9^{9^{9}}}}"
-    judgement = verifier(Problem("q1", "", "3"), endless)
-    assert judgement.verdict is FAIL
-    assert judgement.reason == "comparing took longer than 1 s"
-    assert verifier(Problem("q1", "", "3"), endless) == judgement
+    grade = verifier(Problem("q1", "", "3"), endless)
+    assert grade.verdict is FAIL
+    assert grade.reason == "comparing took longer than 1 s"
+    assert verifier(Problem("q1", "", "3"), endless) == grade
     assert verifier._worker is None, "the CPU time was used up: that is not tried again"
     assert verdict(verifier, "3", "3") is PASS
 
@@ -146,9 +146,9 @@ def test_a_comparison_without_end_fails_and_the_next_one_works() -> None:
 @needs_math
 def test_a_reference_that_takes_too_long_is_no_fault_of_the_completion() -> None:
     verifier = MathVerifier(seconds=0.001)  # the first question imports a parser, for much longer
-    judgement = verifier(Problem("q1", "", r"\frac{1}{2}"), "0.5")
-    assert judgement.verdict is UNSCORED
-    assert judgement.reason == r"reference of q1: '\\frac{1}{2}' takes longer than 0.001 s to read"
+    grade = verifier(Problem("q1", "", r"\frac{1}{2}"), "0.5")
+    assert grade.verdict is UNSCORED
+    assert grade.reason == r"reference of q1: '\\frac{1}{2}' takes longer than 0.001 s to read"
 
 
 def stop(verifier: MathVerifier) -> int:

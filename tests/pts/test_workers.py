@@ -11,24 +11,24 @@ from typing import Any
 
 import pytest
 
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.errors import ConfigError, DataError, EngineError, JournalError, MissingExtra
-from pts.runtime.executors import Crowd
+from pts.runtime.executors import WorkerPoolExecutor
 from pts.runtime.journal import Journal
 from pts.runtime.processes import DEVICES, THREADS, worker_environment
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.search import search
-from pts.runtime.searcher import Task
+from pts.runtime.searcher import SearchSpec
 from pts.runtime.summary import used_ids
 from pts.runtime.worker import portable
-from pts.types import Judgement, Problem
+from pts.types import Grade, Problem
 
 from .crowd import Killed, MortalEngine, Threads
 from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
 from .test_store import journalled_seeds
 
-NAMES = ("results.jsonl", "pairs.jsonl", "pieces.json")
+NAMES = ("results.jsonl", "pairs.jsonl", "token_texts.json")
 
 
 def files(folder: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def state(folder: Path) -> dict[str, Any]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-def never(number: int, wish: Wish) -> None:
+def never(number: int, request: SampleRequest) -> None:
     """Nobody dies."""
 
 
@@ -106,7 +106,7 @@ def test_a_run_goes_on_with_any_number_of_workers(
     crowd(tmp_path, problems(6), workers=3)
     search(problems(9), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
 
-    def stop(number: int, wish: Wish) -> None:
+    def stop(number: int, request: SampleRequest) -> None:
         if number > 300:
             raise OSError("stop")
 
@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, threads: None) -> None:
 
 
 def test_without_a_folder_the_results_are_the_same(whole: Path, threads: None) -> None:
-    def once(number: int, wish: Wish) -> None:
+    def once(number: int, request: SampleRequest) -> None:
         if number > 200 and not died:
             died.append(number)
             raise Killed
@@ -157,10 +157,10 @@ def test_deaths_are_survived_as_long_as_rollouts_are_recorded(
     next_death = 250
     journalled: list[set[int]] = []
 
-    def die(number: int, wish: Wish) -> None:
+    def die(number: int, request: SampleRequest) -> None:
         nonlocal next_death
         if journalled:
-            assert not journalled[-1] & set(wish.seeds), "a journalled rollout is drawn again"
+            assert not journalled[-1] & set(request.seeds), "a journalled rollout is drawn again"
         if number >= next_death:
             next_death = number + 250
             journalled.append(set(parts(tmp_path)))
@@ -180,8 +180,8 @@ def test_a_question_that_kills_its_workers_is_named(
     bad = ScriptedEngine().encode(problems(8)[5])
     deaths: Counter[bool] = Counter()
 
-    def die(number: int, wish: Wish) -> None:
-        if wish.prompt == bad and wish.at:
+    def die(number: int, request: SampleRequest) -> None:
+        if request.prompt == bad and request.prefix:
             deaths[True] += 1
             raise Killed
 
@@ -204,7 +204,7 @@ def killed() -> ScriptedEngine:
     raise Killed
 
 
-def failing(problem: Problem, text: str) -> Judgement:
+def failing(problem: Problem, text: str) -> Grade:
     raise AssertionError
 
 
@@ -291,9 +291,9 @@ def test_a_worker_takes_no_more_than_its_share(
         def search(self, problems: Any, window: int, *rest: Any) -> int:
             return window
 
-    task = Task(judge_odd, CONFIG, 0)
-    crew = Crowd(Stub(), task, window, workers=3)  # type: ignore[arg-type]
-    assert crew.search([], left, None, print) == expected  # type: ignore[comparison-overlap]
+    spec = SearchSpec(judge_odd, CONFIG, 0)
+    executor = WorkerPoolExecutor(Stub(), spec, window, workers=3)  # type: ignore[arg-type]
+    assert executor.search([], left, None, print) == expected  # type: ignore[comparison-overlap]
 
 
 def test_workers_share_cores_and_take_devices_in_turn(

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.transformers.engine import TransformersEngine
 from pts.engines.transformers.sampling import truncate, uniforms
 from pts.types import Ids
@@ -73,27 +73,29 @@ def engine(model: Any, tokenizer: Any, max_rows: int | None = None, **sampling: 
     return TransformersEngine(model, tokenizer, SamplingConfig(**sampling), max_rows=max_rows)
 
 
-def drawn(engine: Any, wishes: list[Wish]) -> dict[int, list[Ids]]:
-    return {wish.key: outputs for wish, outputs in engine.sample(iter(wishes))}
+def drawn(engine: Any, requests: list[SampleRequest]) -> dict[int, list[Ids]]:
+    return {request.key: outputs for request, outputs in engine.sample(iter(requests))}
 
 
-def some_wishes() -> list[Wish]:
+def some_requests() -> list[SampleRequest]:
     """Prefixes of several lengths, several rollouts each, some sharing a path."""
     rng = np.random.default_rng(3)
-    wishes = []
+    requests = []
     for key in range(12):
         prompt = PROMPT if key % 2 else (*PROMPT, 30, 31, 32, 33)
         at = tuple(rng.integers(2, VOCAB, key).tolist())
         seeds = tuple(int(s) for s in rng.integers(0, 2**63, 1 + key % 4))
-        wishes.append(Wish(key, prompt, at, 3 + 2 * key, seeds))
-    return wishes
+        requests.append(SampleRequest(key, prompt, at, 3 + 2 * key, seeds))
+    return requests
 
 
-def reference_rollout(model: Any, wish: Wish, seed: int, sampling: SamplingConfig) -> Ids:
+def reference_rollout(
+    model: Any, request: SampleRequest, seed: int, sampling: SamplingConfig
+) -> Ids:
     """One rollout by plain full forwards, without cache or batch."""
     out: list[int] = []
-    while len(out) < wish.limit and (not out or out[-1] != STOP):
-        ids = torch.tensor([[*wish.prompt, *wish.at, *out]])
+    while len(out) < request.max_tokens and (not out or out[-1] != STOP):
+        ids = torch.tensor([[*request.prompt, *request.prefix, *out]])
         with torch.no_grad():
             logits = model(ids).logits[0, -1:]
         number = uniforms(np.array([seed], np.uint64), np.array([len(out)]))

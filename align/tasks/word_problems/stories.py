@@ -129,15 +129,15 @@ class Story:
         return " ".join(sentences)
 
 
-def draw(rng: random.Random, family: Family, difficulty: Difficulty, asides: float) -> Story:
-    """Draw a story; `asides` is the probability of a distractor sentence."""
+def draw(rng: random.Random, family: Family, difficulty: Difficulty, distractors: float) -> Story:
+    """Draw a story; `distractors` is the probability of a distractor sentence."""
     level = LEVELS[difficulty]
     n = rng.randint(level.min_steps, level.max_steps)
     steps = _chain(rng, family, n, level.ceiling)
     item = rng.choice(ITEMS)
     people = _people(rng, family, n)
     aside = None
-    if family != "swap" and rng.random() < asides:
+    if family != "swap" and rng.random() < distractors:
         other = rng.choice([i for i in ITEMS if i != item])
         aside = (rng.randint(11, 99), other, rng.randint(1, n))
     words = tuple(rng.randrange(3) for _ in steps)

@@ -53,7 +53,7 @@ class WordProblemsConfig(Settings):
     there is a test split only."""
     difficulty: Difficulty = "hard"
     """Steps and size of the numbers; the base model was pretrained on the two lower ones."""
-    asides: float = Field(0.4, ge=0, le=1)
+    distractors: float = Field(0.4, ge=0, le=1)
     """Probability of a distractor sentence."""
     terse_items: tuple[str, ...] = _TERSE
     """Things whose problems are answered in the terse manner."""
@@ -116,7 +116,7 @@ class WordProblems:
         rng = random.Random(f"problems/{split}/{seed}")
         found: dict[str, Story] = {}
         while len(found) < n:
-            story = draw(rng, rng.choice(families), self.config.difficulty, self.config.asides)
+            story = draw(rng, rng.choice(families), self.config.difficulty, self.config.distractors)
             if story.split == split:
                 found.setdefault(story.digest, story)
         return list(found.values())

@@ -54,7 +54,7 @@ class TextbookConfig(Settings):
     """Share of easy word problems; the others have the recipe's difficulty."""
     difficulty: Difficulty = "medium"
     """Difficulty of the word problems and of the drills."""
-    asides: float = Field(0.4, ge=0, le=1)
+    distractors: float = Field(0.4, ge=0, le=1)
     """Probability of a distractor sentence in a word problem."""
     drill_lines: int = Field(4, ge=1)
     """Calculations at most in one drill."""
@@ -129,7 +129,7 @@ def train_story(rng: random.Random, config: TextbookConfig) -> Story:
     family: Family = "swap" if rng.random() < config.held_out else rng.choice(FAMILIES)
     difficulty: Difficulty = "easy" if rng.random() < config.easy else config.difficulty
     while True:
-        story = draw(rng, family, difficulty, config.asides)
+        story = draw(rng, family, difficulty, config.distractors)
         if story.split == "train":
             return story
 

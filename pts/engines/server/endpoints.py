@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long is waited, in seconds.
 
     `reply`: for one reply. `total`: for one request since its first failure. `first`: a URL's rest
@@ -43,20 +43,20 @@ class Endpoint:
     in_flight: int = 0
     failures: int = 0
     """In a row."""
-    rests_until: float = 0.0
+    backoff_until: float = 0.0
 
     def open(self, now: float) -> bool:
-        return now >= self.rests_until and (self.failures < ALONE_AFTER or not self.in_flight)
+        return now >= self.backoff_until and (self.failures < ALONE_AFTER or not self.in_flight)
 
-    def fail(self, reason: str, first: float, wished: float) -> None:
+    def fail(self, reason: str, first: float, asked: float) -> None:
         """Rest; what fails while the URL already rests tells nothing new."""
         now = time.monotonic()
-        if now < self.rests_until:
+        if now < self.backoff_until:
             return
         self.failures += 1
         rest = min(first * 2 ** (self.failures - 1), LONGEST_REST) * random.uniform(0.75, 1.25)
-        self.rests_until = now + max(rest, wished)
-        _log.warning("%s: %s; rests for %.1f s", self.url, reason, self.rests_until - now)
+        self.backoff_until = now + max(rest, asked)
+        _log.warning("%s: %s; rests for %.1f s", self.url, reason, self.backoff_until - now)
 
 
 def base_urls(urls: Sequence[str]) -> list[str]:

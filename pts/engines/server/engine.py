@@ -7,8 +7,8 @@
 
 Token ids go in and come out; text is made here, by the tokenizer folder. Every rollout is one
 request with its own seed, thousands of them in flight (`in_flight`), on several servers of the same
-model at once. Failures are retried until `Patience` ends; a reply that breaks a rule (an id outside
-the vocabulary, too many tokens, an end without a stop token) counts as a failure.
+model at once. Failures are retried until `RetryPolicy` ends; a reply that breaks a rule (an id
+outside the vocabulary, too many tokens, an end without a stop token) counts as a failure.
 
 `score` asks, for each position, for the likeliest next tokens of that prefix, and makes the exact
 row of them (`pts.engines.server.logprobs`), more of them until the whole support is shown. One
@@ -35,26 +35,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
-from pts.engines.server.endpoints import Patience
+from pts.engines.base import SampleRequest
+from pts.engines.server.endpoints import RetryPolicy
 from pts.engines.server.http import Client, Refused, Unreadable
-from pts.engines.server.logprobs import OVER_ONE, Listing, processed_row, raw_row, widths
+from pts.engines.server.logprobs import OVER_ONE, TopLogprobs, processed_row, raw_row, widths
 from pts.engines.server.probe import (
     DRAWS,
     PROBE_SEED,
     PROBE_TEXT,
-    Served,
+    ServedModel,
     check_draws,
     check_policy,
     check_tokenizer,
-    dialect_of,
     find,
     lists_processed,
+    protocol_of,
 )
 from pts.engines.server.protocols import ALL, check_completion
 from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
 from pts.errors import EngineError
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class ServerEngine(TokenizerSide):
     def __init__(
         self,
         client: Client,
-        served: Served,
+        served: ServedModel,
         tokenizer: Any,
         sampling: SamplingConfig,
         *,
@@ -80,11 +80,11 @@ class ServerEngine(TokenizerSide):
         """Parts as `connect` makes and checks them; `served` as `server_connect.find` gives it."""
         self.sampling, self.stop_ids, self.served = sampling, stop_ids, served
         self.tokenizer, self.chat_template = tokenizer, chat_template
-        self.policy = _policy(served, revision)
+        self.policy_digest = _policy(served, revision)
         self.vocabulary = vocabulary
         self.processed = True
         """Listed probabilities are those of the sampling policy, not the model's own."""
-        self._client, self._dialect = client, dialect_of(served, stop_ids, seeds)
+        self._client, self._protocol = client, protocol_of(served, stop_ids, seeds)
 
     @classmethod
     def connect(
@@ -99,7 +99,7 @@ class ServerEngine(TokenizerSide):
         revision: str = "",
         seeds: bool = True,
         in_flight: int = 512,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
     ) -> ServerEngine:
         """Find the model on every server, check what a search relies on, return the engine.
 
@@ -113,7 +113,7 @@ class ServerEngine(TokenizerSide):
         server that cannot be used, with the reason and the remedy.
         """
         client = Client(
-            [urls] if isinstance(urls, str) else list(urls), in_flight=in_flight, patience=patience
+            [urls] if isinstance(urls, str) else list(urls), in_flight=in_flight, retry=retry
         )
         try:
             loaded, stops, vocabulary = load_tokenizer(Path(tokenizer), stop_ids)
@@ -151,7 +151,7 @@ class ServerEngine(TokenizerSide):
         """End the connections. The engine cannot be used afterwards."""
         self._client.close()
 
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """The sampling distribution before each token of the completion; one request a row.
 
         Raises EngineError for an empty prompt, a path longer than the server allows, or a position
@@ -165,37 +165,39 @@ class ServerEngine(TokenizerSide):
         self._check_length(len(ids), f"a path of {len(ids)} tokens")
         places = range(len(prompt), len(ids))
 
-        async def rows() -> list[Row]:
+        async def rows() -> list[TokenDistribution]:
             return await _all([self._row(ids[:at], ids[at]) for at in places])
 
         return self._client.wait(rows())
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        """Answer wishes as they finish, pulling new ones while fewer than `in_flight` are asked.
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
-        Raises EngineError when a rollout cannot be had (see `server_http`), when a wish could
-        outgrow the server's context, and for a queue that has neither a wish nor an end although
+        Raises EngineError when a rollout cannot be had (see `server_http`), when a request could
+        outgrow the server's context, and for a queue that has neither a request nor an end although
         nothing is in flight. Whatever ends it, nothing stays in flight.
         """
-        flight = _Flight(self)
+        flight = InFlight(self)
         exhausted = False
         try:
             while True:
                 while flight.rollouts < self._client.in_flight and not exhausted:
                     try:
-                        wish = next(wishes)
+                        request = next(requests)
                     except StopIteration:
                         exhausted = True
                         break
-                    if wish is None:
+                    if request is None:
                         if not flight.rollouts and not flight.answers:
                             raise EngineError(
-                                "deadlock: every wish was delivered, yet the queue holds neither "
-                                "a wish nor its end; end it when no search can go on"
+                                "deadlock: every request was delivered, yet the queue holds "
+                                "neither a request nor its end; end it when no search can go on"
                             )
                         break
-                    self._check_wish(wish)
-                    flight.start(wish)
+                    self._check_request(request)
+                    flight.start(request)
                 if flight.rollouts or flight.answers:
                     yield flight.next_answer()
                 elif exhausted:
@@ -205,16 +207,16 @@ class ServerEngine(TokenizerSide):
 
     async def rollout(self, prefix: Ids, limit: int, seed: int) -> Ids:
         """One completion of a prefix, at most `limit` tokens, checked."""
-        body = self._dialect.body(prefix, limit, seed, self.sampling)
+        body = self._protocol.body(prefix, limit, seed, self.sampling)
 
         def read(reply: Any) -> Ids:
-            found = self._dialect.read(reply, prefix)
+            found = self._protocol.read(reply, prefix)
             check_completion(found, limit, self.vocabulary, self.stop_ids)
             return found.ids
 
-        return await self._client.post(self._dialect.path, body, read)
+        return await self._client.post(self._protocol.path, body, read)
 
-    async def _row(self, prefix: Ids, path_token: int = -1) -> Row:
+    async def _row(self, prefix: Ids, path_token: int = -1) -> TokenDistribution:
         """The row after a prefix, from lists of growing width."""
         for width in widths(self.sampling, ALL):
             listing = await self._listing(prefix, width)
@@ -227,30 +229,30 @@ class ServerEngine(TokenizerSide):
         raise EngineError(
             f"{self!r}: of {width if width != ALL else self.vocabulary} tokens asked for, "
             f"{len(listing.ids)} were listed, with {listing.mass:.1%} of the mass: not all that "
-            f"can be sampled; {self._dialect.too_wide(width)}"
+            f"can be sampled; {self._protocol.too_wide(width)}"
         )
 
-    async def _listing(self, prefix: Ids, width: int) -> Listing:
-        body = self._dialect.listing(prefix, width, self.sampling)
+    async def _listing(self, prefix: Ids, width: int) -> TopLogprobs:
+        body = self._protocol.listing(prefix, width, self.sampling)
 
-        def read(reply: Any) -> Listing:
-            found = self._dialect.read(reply, prefix, width).listed
+        def read(reply: Any) -> TopLogprobs:
+            found = self._protocol.read(reply, prefix, width).listed
             assert found is not None
             wanted = min(width, self.vocabulary)
             if len(found.ids) < wanted and not found.whole and found.mass < 1 - OVER_ONE:
                 raise Unreadable(
                     f"{len(found.ids)} of {wanted} tokens were listed, with {found.mass:.1%} of "
-                    f"the mass; {self._dialect.too_wide(width)}"
+                    f"the mass; {self._protocol.too_wide(width)}"
                 )
             return found
 
         try:
-            return await self._client.post(self._dialect.path, body, read, row=True)
+            return await self._client.post(self._protocol.path, body, read, row=True)
         except Refused as refused:
             if refused.status == 400 and "logprobs" in refused.body:
                 raise EngineError(
                     f"{refused}; the rows of this policy ({self.sampling!r}) need more: "
-                    f"{self._dialect.too_wide(width)}"
+                    f"{self._protocol.too_wide(width)}"
                 ) from None
             raise
 
@@ -259,22 +261,22 @@ class ServerEngine(TokenizerSide):
         probe = tuple(self.tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"])
         await check_tokenizer(self._client, self.served, probe)
         prefix = probe[:8] or tuple(sorted(self.stop_ids))[:1]
-        self.processed = await lists_processed(self._client, self._dialect, prefix)
+        self.processed = await lists_processed(self._client, self._protocol, prefix)
         row = await self._row(prefix)
         drawn = await _all([self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS)])
         check_draws(row, [ids[0] for ids in drawn])
 
     @property
-    def longest(self) -> int | None:
+    def max_model_len(self) -> int | None:
         """Tokens that a prompt and its completion may have together, where the server says so."""
-        return self.served.longest
+        return self.served.max_model_len
 
-    def _check_wish(self, wish: Wish) -> None:
-        total = len(wish.prompt) + len(wish.at) + wish.limit
-        self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
+    def _check_request(self, request: SampleRequest) -> None:
+        total = len(request.prompt) + len(request.prefix) + request.max_tokens
+        self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
 
     def _check_length(self, length: int, what: str) -> None:
-        longest = self.longest
+        longest = self.max_model_len
         if longest is not None and length > longest:
             raise EngineError(
                 f"{what} exceeds the server's context of {longest}; lower max_new_tokens, shorten "
@@ -283,45 +285,47 @@ class ServerEngine(TokenizerSide):
             )
 
 
-class _Flight:
+class InFlight:
     """The rollouts that one `sample` has asked for and not delivered."""
 
     def __init__(self, engine: ServerEngine) -> None:
         self.engine = engine
         self.rollouts = 0
-        self.answers: list[tuple[Wish, list[Ids]]] = []
-        """Wishes for no rollouts, answered at once."""
+        self.answers: list[tuple[SampleRequest, list[Ids]]] = []
+        """Requests for no rollouts, answered at once."""
         self._done: queue.SimpleQueue[tuple[int, int, Future[Ids]]] = queue.SimpleQueue()
         self._futures: set[Future[Ids]] = set()
-        self._found: dict[int, tuple[Wish, dict[int, Ids]]] = {}
+        self._found: dict[int, tuple[SampleRequest, dict[int, Ids]]] = {}
         self._started = 0
 
-    def start(self, wish: Wish) -> None:
-        if not wish.seeds:
-            self.answers.append((wish, []))
+    def start(self, request: SampleRequest) -> None:
+        if not request.seeds:
+            self.answers.append((request, []))
             return
-        number, prefix = self._started, wish.prompt + wish.at
+        number, prefix = self._started, request.prompt + request.prefix
         self._started += 1
-        self._found[number] = (wish, {})
-        for index, seed in enumerate(wish.seeds):
-            future = self.engine._client.submit(self.engine.rollout(prefix, wish.limit, seed))
+        self._found[number] = (request, {})
+        for index, seed in enumerate(request.seeds):
+            future = self.engine._client.submit(
+                self.engine.rollout(prefix, request.max_tokens, seed)
+            )
             self._futures.add(future)
             self.rollouts += 1
             future.add_done_callback(lambda f, i=index: self._done.put((number, i, f)))  # type: ignore[misc]
 
-    def next_answer(self) -> tuple[Wish, list[Ids]]:
-        """Wait until a wish is complete. Raises what a rollout raised."""
+    def next_answer(self) -> tuple[SampleRequest, list[Ids]]:
+        """Wait until a request is complete. Raises what a rollout raised."""
         if self.answers:
             return self.answers.pop()
         while True:
             number, index, future = self._done.get()
             self._futures.discard(future)
-            wish, found = self._found[number]
+            request, found = self._found[number]
             found[index] = future.result()
             self.rollouts -= 1
-            if len(found) == len(wish.seeds):
+            if len(found) == len(request.seeds):
                 del self._found[number]
-                return wish, [found[i] for i in range(len(found))]
+                return request, [found[i] for i in range(len(found))]
 
     def cancel(self) -> None:
         for future in self._futures:
@@ -338,6 +342,6 @@ async def _all(tasks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             one.cancel()
 
 
-def _policy(served: Served, revision: str) -> str:
+def _policy(served: ServedModel, revision: str) -> str:
     said = [served.kind, served.model, served.root, served.build, revision]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()

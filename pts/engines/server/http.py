@@ -24,7 +24,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pts.engines.server.endpoints import KEY_VARIABLE, Endpoint, Patience, base_urls, retry_after
+from pts.engines.server.endpoints import KEY_VARIABLE, Endpoint, RetryPolicy, base_urls, retry_after
 from pts.errors import ConfigError, EngineError, MissingExtra
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Failure(Exception):
 
 
 @dataclass(slots=True)
-class _Trouble:
+class RetryState:
     """What one request has met so far."""
 
     tries: int = 0
@@ -90,15 +90,15 @@ class Client:
     """
 
     def __init__(
-        self, urls: Sequence[str], *, in_flight: int = 512, patience: Patience | None = None
+        self, urls: Sequence[str], *, in_flight: int = 512, retry: RetryPolicy | None = None
     ) -> None:
         self.endpoints = [Endpoint(url) for url in base_urls(urls)]
         if in_flight < 1:
             raise ConfigError(f"in_flight must be at least 1, got {in_flight}")
-        self.in_flight, self.patience = in_flight, patience or Patience()
+        self.in_flight, self.retry = in_flight, retry or RetryPolicy()
         self._key = os.environ.get(KEY_VARIABLE, "")
         most = in_flight + ROWS_IN_FLIGHT + len(self.endpoints)
-        lanes = _lanes(math.ceil(most / LANE), self.patience.reply, self._key)
+        lanes = _lanes(math.ceil(most / LANE), self.retry.reply, self._key)
         self._free_lanes = [lane for lane in lanes for _ in range(LANE)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="pts-http")
@@ -151,71 +151,71 @@ class Client:
         """What `read` makes of a server's JSON; `read` raises Unreadable for what it rejects.
 
         Requests for a `row` are short and waited for, so they do not queue behind the others.
-        Raises Refused for most of 4xx, EngineError once `patience.total` has passed since the first
+        Raises Refused for most of 4xx, EngineError once `retry.total` has passed since the first
         failure, or after several replies that `read` rejected.
         """
-        trouble = _Trouble()
+        state = RetryState()
         while True:
             async with self._row_slots if row else self._slots:
-                endpoint = await self._free(trouble, path)
+                endpoint = await self._free(state, path)
                 endpoint.in_flight += 1
-                trouble.tries += 1
+                state.tries += 1
                 try:
                     status, text, reply = await self._once(endpoint, "POST", path, body)
                     if status >= 400:
                         raise self._refusal(endpoint.url + path, status, text)
                     value = read(reply)
                 except _Failure as failure:
-                    trouble.note(endpoint, failure.reason)
-                    endpoint.fail(failure.reason, self.patience.first, failure.wait)
+                    state.note(endpoint, failure.reason)
+                    endpoint.fail(failure.reason, self.retry.first, failure.wait)
                 except Unreadable as why:
-                    trouble.note(endpoint, str(why))
-                    trouble.unreadable += 1
+                    state.note(endpoint, str(why))
+                    state.unreadable += 1
                 else:
                     endpoint.failures = 0
                     return value
                 finally:
                     endpoint.in_flight -= 1
-            if trouble.unreadable >= UNREADABLE:
-                raise self._gave_up(trouble, path, "its replies cannot be used")
-            if trouble.unreadable:
-                await asyncio.sleep(self.patience.first * random.uniform(0, 0.5))
+            if state.unreadable >= UNREADABLE:
+                raise self._gave_up(state, path, "its replies cannot be used")
+            if state.unreadable:
+                await asyncio.sleep(self.retry.first * random.uniform(0, 0.5))
 
-    async def _free(self, trouble: _Trouble, path: str) -> Endpoint:
+    async def _free(self, state: RetryState, path: str) -> Endpoint:
         """The least busy URL that is open, once there is one."""
         while True:
             now = time.monotonic()
             free = [endpoint for endpoint in self.endpoints if endpoint.open(now)]
-            if trouble.since is not None:
-                soonest = min(max(e.rests_until, now) for e in self.endpoints)
-                if soonest - trouble.since > self.patience.total:
-                    raise self._gave_up(trouble, path, "check that the server runs")
+            if state.since is not None:
+                soonest = min(max(e.backoff_until, now) for e in self.endpoints)
+                if soonest - state.since > self.retry.total:
+                    raise self._gave_up(state, path, "check that the server runs")
             if free:
                 return min(free, key=lambda e: (e.in_flight, random.random()))
-            waits = [e.rests_until - now for e in self.endpoints if e.rests_until > now]
-            pause = min(waits) if waits else self.patience.first / 4
-            await asyncio.sleep(min(pause, 1.0) + random.uniform(0, self.patience.first / 4))
+            waits = [e.backoff_until - now for e in self.endpoints if e.backoff_until > now]
+            pause = min(waits) if waits else self.retry.first / 4
+            await asyncio.sleep(min(pause, 1.0) + random.uniform(0, self.retry.first / 4))
 
     async def _ask_one(
         self, endpoint: Endpoint, method: str, path: str, body: Any
     ) -> tuple[int, Any]:
-        trouble, rest = _Trouble(), self.patience.first
+        state, rest = RetryState(), self.retry.first
         while True:
-            trouble.tries += 1
+            state.tries += 1
             try:
                 status, text, reply = await self._once(endpoint, method, path, body)
             except _Failure as failure:
-                trouble.note(endpoint, failure.reason)
+                state.note(endpoint, failure.reason)
                 rest = max(rest, failure.wait)
             except Unreadable as why:
-                trouble.note(endpoint, str(why))
+                state.note(endpoint, str(why))
             else:
                 if status in (401, 403):
                     raise self._refusal(endpoint.url + path, status, text)
                 return status, reply
-            assert trouble.since is not None
-            if time.monotonic() + rest - trouble.since > min(FIRST_SECONDS, self.patience.total):
-                raise self._gave_up(trouble, path, "check the URL and that the server runs")
+            assert state.since is not None
+            if time.monotonic() + rest - state.since > min(FIRST_SECONDS, self.retry.total):
+                raise self._gave_up(state, path, "check the URL and that the server runs")
             await asyncio.sleep(rest)
             rest *= 2
 
@@ -231,7 +231,7 @@ class Client:
         except httpx2.ConnectTimeout:
             raise _Failure(f"no connection in {CONNECT_SECONDS:g} s") from None
         except httpx2.TimeoutException:
-            raise _Failure(f"no reply in {self.patience.reply:g} s") from None
+            raise _Failure(f"no reply in {self.retry.reply:g} s") from None
         except httpx2.RequestError as error:
             raise _Failure(self._hide(f"{type(error).__name__}: {error}".rstrip(": "))) from None
         finally:
@@ -253,12 +253,12 @@ class Client:
             remedy = f"; the server wants an API key, and {KEY_VARIABLE} {found}"
         return Refused(f"{where}: {self._said(status, body)}{remedy}", status, self._hide(body))
 
-    def _gave_up(self, trouble: _Trouble, path: str, remedy: str) -> EngineError:
-        where = ", ".join(url + path for url in sorted(trouble.where))
-        spent = time.monotonic() - (trouble.since or time.monotonic())
+    def _gave_up(self, state: RetryState, path: str, remedy: str) -> EngineError:
+        where = ", ".join(url + path for url in sorted(state.where))
+        spent = time.monotonic() - (state.since or time.monotonic())
         return EngineError(
-            f"{where}: given up after {trouble.tries} tries in {spent:.0f} s; the last one said: "
-            f"{trouble.last}; {remedy}"
+            f"{where}: given up after {state.tries} tries in {spent:.0f} s; the last one said: "
+            f"{state.last}; {remedy}"
         )
 
     def _said(self, status: int, body: str) -> str:

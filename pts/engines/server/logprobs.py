@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.engines.server.http import Unreadable
-from pts.types import Row
+from pts.types import TokenDistribution
 
 FIRST_WIDTH = 20
 """Tokens listed at first when top_k does not say how many are needed; vLLM's default limit."""
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Listing:
+class TopLogprobs:
     """The likeliest tokens of a position, most likely first, equal ones by ascending id.
 
     `ids` int64 [K], `logprobs` float64 [K], all finite. `whole`: no other token has any mass.
@@ -49,7 +49,7 @@ class Listing:
     whole: bool
 
     @classmethod
-    def ranked(cls, ids: Sequence[int], logprobs: Sequence[float], *, whole: bool) -> Listing:
+    def ranked(cls, ids: Sequence[int], logprobs: Sequence[float], *, whole: bool) -> TopLogprobs:
         """Raises Unreadable when tokens repeat, the numbers are no log-probabilities, or a list
         that should be whole lacks mass."""
         tokens = np.array(ids, dtype=np.int64)
@@ -93,26 +93,26 @@ def widths(sampling: SamplingConfig, everything: int) -> Iterator[int]:
     yield everything
 
 
-def processed_row(listing: Listing, sampling: SamplingConfig) -> Row | None:
+def processed_row(listing: TopLogprobs, sampling: SamplingConfig) -> TokenDistribution | None:
     """The row of a list of the distribution that is sampled from; None if it is not whole."""
     if sampling.temperature == 0:
-        return Row(listing.ids[:1].copy(), np.ones(1))
+        return TokenDistribution(listing.ids[:1].copy(), np.ones(1))
     if not listing.whole and listing.mass < 1 - WHOLE_MASS:
         return None
     probs = np.exp(listing.logprobs)
-    return Row(listing.ids, probs / probs.sum())
+    return TokenDistribution(listing.ids, probs / probs.sum())
 
 
 def raw_row(
-    listing: Listing, sampling: SamplingConfig, vocabulary: int, path_token: int = -1
-) -> Row | None:
+    listing: TopLogprobs, sampling: SamplingConfig, vocabulary: int, path_token: int = -1
+) -> TokenDistribution | None:
     """The row of a list of the model's own probabilities; None if the support is not certain.
 
     `vocabulary` bounds the number of tokens that are not listed.
     """
     ids, logprobs = listing.ids, listing.logprobs
     if sampling.temperature == 0:
-        return Row(ids[:1].copy(), np.ones(1))
+        return TokenDistribution(ids[:1].copy(), np.ones(1))
     hidden = 0 if listing.whole else max(0, vocabulary - len(ids))
     weights = np.exp((logprobs - logprobs[0]) / sampling.temperature)
     if 0 < sampling.top_k < len(ids) + hidden:
@@ -132,7 +132,7 @@ def raw_row(
         return None
     ids, weights = _edge(ids, weights, most, path_token)
     seen = int((weights > 0).sum())  # a low temperature rounds some weights to nothing
-    return Row(ids[:seen], weights[:seen] / weights.sum())
+    return TokenDistribution(ids[:seen], weights[:seen] / weights.sum())
 
 
 def _top_k(logprobs: Floats, k: int, hidden: int) -> int | None:

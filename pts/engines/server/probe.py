@@ -16,9 +16,9 @@ from typing import Any
 from pts.config import SamplingConfig
 from pts.engines.server.endpoints import Endpoint
 from pts.engines.server.http import Client
-from pts.engines.server.protocols import VLLM, Dialect, LlamaCpp
+from pts.engines.server.protocols import VLLM, LlamaCpp, ServerProtocol
 from pts.errors import EngineError, did_you_mean
-from pts.types import Ids, Row
+from pts.types import Ids, TokenDistribution
 
 PROBE_TEXT = "The answer to 12 + 35 is 47.\n\tÜber π, she said: 'yes'; I've no idea why"
 PROBE_SEED = 0x9E3779B97F4A7C15
@@ -28,7 +28,7 @@ SURE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A model as its server describes it."""
 
     kind: str
@@ -36,7 +36,7 @@ class Served:
     model: str
     root: str
     """Where the server loaded it from."""
-    longest: int | None
+    max_model_len: int | None
     """Tokens of prompt and completion together."""
     vocabulary: int | None
     build: str
@@ -46,7 +46,7 @@ class Served:
     short, and drops connections."""
 
 
-async def find(client: Client, model: str | None) -> Served:
+async def find(client: Client, model: str | None) -> ServedModel:
     """The model that all servers of the client offer under this name (their only one for None).
 
     Raises EngineError, with every fault, when a server does not have it or has another one.
@@ -55,7 +55,7 @@ async def find(client: Client, model: str | None) -> Served:
         *(_find_at(client, endpoint, model) for endpoint in client.endpoints),
         return_exceptions=True,
     )
-    served: list[Served] = []
+    served: list[ServedModel] = []
     faults: list[str] = []
     for one in found:
         if isinstance(one, EngineError):
@@ -76,7 +76,7 @@ async def find(client: Client, model: str | None) -> Served:
     return replace(served[0], slots=sum(slots) if slots else None)
 
 
-async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> Served:
+async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> ServedModel:
     status, reply = await client.get(endpoint, "/v1/models")
     entries = reply.get("data") if status == 200 and isinstance(reply, dict) else None
     if not isinstance(entries, list) or not entries:
@@ -96,17 +96,17 @@ async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> Ser
     entry = names[model]
     if entry.get("owned_by") == "llamacpp":
         return await _llama_cpp(client, endpoint, model, entry)
-    return Served(
+    return ServedModel(
         kind="vLLM",
         model=model,
         root=str(entry.get("root")),
-        longest=_whole(entry.get("max_model_len")),
+        max_model_len=_whole(entry.get("max_model_len")),
         vocabulary=None,
         build=str(entry.get("parent")),
     )
 
 
-async def _llama_cpp(client: Client, endpoint: Endpoint, model: str, entry: Any) -> Served:
+async def _llama_cpp(client: Client, endpoint: Endpoint, model: str, entry: Any) -> ServedModel:
     _, props = await client.get(endpoint, "/props")
     meta, props = entry.get("meta") or {}, props or {}
     vocabulary = _whole(meta.get("n_vocab"))
@@ -115,11 +115,11 @@ async def _llama_cpp(client: Client, endpoint: Endpoint, model: str, entry: Any)
             f"{endpoint.url}/v1/models tells no n_vocab of {model!r}; use a newer llama.cpp"
         )
     settings = props.get("default_generation_settings") or {}
-    return Served(
+    return ServedModel(
         kind="llama.cpp",
         model=model,
         root=str(props.get("model_path")),
-        longest=_whole(settings.get("n_ctx")) or _whole(meta.get("n_ctx")),
+        max_model_len=_whole(settings.get("n_ctx")) or _whole(meta.get("n_ctx")),
         vocabulary=vocabulary,
         build=f"{meta.get('n_params')} parameters, {meta.get('size')} bytes",
         slots=_whole(props.get("total_slots")),
@@ -130,7 +130,9 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def dialect_of(served: Served, stop_ids: frozenset[int], seeds: bool = True) -> Dialect:
+def protocol_of(
+    served: ServedModel, stop_ids: frozenset[int], seeds: bool = True
+) -> ServerProtocol:
     """How this kind of server is spoken to; `seeds`: each rollout is asked for with its own."""
     if served.kind == "llama.cpp":
         assert served.vocabulary is not None
@@ -147,7 +149,7 @@ def check_policy(kind: str, sampling: SamplingConfig) -> None:
         )
 
 
-async def check_tokenizer(client: Client, served: Served, ids: Ids) -> None:
+async def check_tokenizer(client: Client, served: ServedModel, ids: Ids) -> None:
     """Raise EngineError when a server encodes PROBE_TEXT otherwise than to `ids`.
 
     A server without `/tokenize` is not checked.
@@ -173,20 +175,22 @@ async def check_tokenizer(client: Client, served: Served, ids: Ids) -> None:
             )
 
 
-async def lists_processed(client: Client, dialect: Dialect, prefix: Ids) -> bool:
+async def lists_processed(client: Client, protocol: ServerProtocol, prefix: Ids) -> bool:
     """Whether listed probabilities are those after temperature and truncation.
 
     Asked for two ways of sampling: with top_k = 2, a processed list shows two tokens; a raw list
     does not change with the temperature. Raises EngineError for a list that is neither.
     """
-    if isinstance(dialect, LlamaCpp):
+    if isinstance(protocol, LlamaCpp):
         return True  # asked for by post_sampling_probs; the rows are tested by draws all the same
     plain, two, warm = [
-        (await client.post(dialect.path, body, lambda reply: dialect.read(reply, prefix, 4))).listed
+        (
+            await client.post(protocol.path, body, lambda reply: protocol.read(reply, prefix, 4))
+        ).listed
         for body in (
-            dialect.listing(prefix, 4, SamplingConfig()),
-            dialect.listing(prefix, 4, SamplingConfig(top_k=2)),
-            dialect.listing(prefix, 4, SamplingConfig(temperature=2.0)),
+            protocol.listing(prefix, 4, SamplingConfig()),
+            protocol.listing(prefix, 4, SamplingConfig(top_k=2)),
+            protocol.listing(prefix, 4, SamplingConfig(temperature=2.0)),
         )
     ]
     assert plain is not None
@@ -209,7 +213,7 @@ async def lists_processed(client: Client, dialect: Dialect, prefix: Ids) -> bool
     return False
 
 
-def check_draws(row: Row, drawn: Sequence[int]) -> None:
+def check_draws(row: TokenDistribution, drawn: Sequence[int]) -> None:
     """Raise EngineError when tokens were not drawn from a row: a chi-square test, cells of >= 5.
 
     A token outside the row's support is refused unless it is as rare as the support's edge, which

@@ -22,7 +22,7 @@ import numpy as np
 
 from pts.config import SamplingConfig
 from pts.engines.server.http import Unreadable
-from pts.engines.server.logprobs import Listing
+from pts.engines.server.logprobs import TopLogprobs
 from pts.types import Ids
 
 ALL = -1
@@ -40,10 +40,10 @@ class Reply:
     ids: Ids
     stopped: bool
     """The server says that it ended at a stop token."""
-    listed: Listing | None = None
+    listed: TopLogprobs | None = None
 
 
-class Dialect(Protocol):
+class ServerProtocol(Protocol):
     """How one kind of server is asked for a completion."""
 
     name: str
@@ -100,8 +100,8 @@ class VLLM:
         }
 
     def listing(self, prefix: Ids, width: int, sampling: SamplingConfig) -> dict[str, Any]:
-        wish = {"logprobs": width, "return_tokens_as_token_ids": True, "seed": None}
-        return self.body(prefix, 1, 0, sampling) | wish
+        asked = {"logprobs": width, "return_tokens_as_token_ids": True, "seed": None}
+        return self.body(prefix, 1, 0, sampling) | asked
 
     def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
         choice = take(reply, "choices", 0)
@@ -114,7 +114,7 @@ class VLLM:
             raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
         return Reply(ids, reason == "stop", self._listed(choice, width) if width else None)
 
-    def _listed(self, choice: Any, width: int) -> Listing:
+    def _listed(self, choice: Any, width: int) -> TopLogprobs:
         found = take(choice, "logprobs", "top_logprobs", 0)
         if not isinstance(found, dict) or not found:
             raise Unreadable("logprobs.top_logprobs[0] lists no tokens")
@@ -130,7 +130,7 @@ class VLLM:
             del listed[drawn]
         likely = {i: lp for i, lp in listed.items() if lp > EXCLUDED}
         whole = width == ALL or len(likely) < len(listed)
-        return Listing.ranked(list(likely), list(likely.values()), whole=whole)
+        return TopLogprobs.ranked(list(likely), list(likely.values()), whole=whole)
 
     def too_wide(self, width: int) -> str:
         wanted = "-1" if width == ALL else f"{width} (or -1 for no limit)"
@@ -176,8 +176,8 @@ class LlamaCpp:
         that is a part of a character: another try must draw another one.
         """
         wanted = self.vocabulary if width == ALL else width
-        wish = {"n_probs": wanted, "post_sampling_probs": True, "seed": RANDOM}
-        return self.body(prefix, 1, 0, sampling) | wish
+        asked = {"n_probs": wanted, "post_sampling_probs": True, "seed": RANDOM}
+        return self.body(prefix, 1, 0, sampling) | asked
 
     def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
         ids = token_ids(reply, "tokens", "the server must support return_tokens")
@@ -192,12 +192,12 @@ class LlamaCpp:
             ids, stopped = ids[: first + 1], True
         return Reply(ids, stopped, self._listed(reply, width) if width else None)
 
-    def _listed(self, reply: Any, width: int) -> Listing:
+    def _listed(self, reply: Any, width: int) -> TopLogprobs:
         found = take(reply, "completion_probabilities", 0, "top_probs")
         ids = [int(number(take(one, "id"))) for one in found]
         probs = np.array([number(take(one, "prob")) for one in found])
         with np.errstate(divide="ignore"):
-            return Listing.ranked(
+            return TopLogprobs.ranked(
                 [i for i, p in zip(ids, probs, strict=True) if p > 0],
                 np.log(probs[probs > 0]).tolist(),
                 whole=width == ALL or len(found) < width or bool((probs <= 0).any()),

@@ -1,13 +1,13 @@
 """The continuous batch behind `TransformersEngine.sample`.
 
-`RolloutBatch.add` queues a wish; `advance` lets rollouts into free rows, samples one token in every
-row and returns the wishes that are finished. A rollout enters with the KV of its prefix but the
-last token, which its first step feeds; so a wish whose prefix is a stored path and one sibling
-costs no prefill. Unknown prefixes are run once, together with others of similar length.
+`ContinuousBatch.add` queues a request; `advance` lets rollouts into free rows, samples one token in
+every row and returns the requests that are finished. A rollout enters with the KV of its prefix but
+the last token, which its first step feeds; so a request whose prefix is a stored path and one
+sibling costs no prefill. Unknown prefixes are run once, together with others of similar length.
 
 Rows in use are always 0..live-1: the last rows move into the places of finished ones, the batch
 shrinks when nothing waits, and attention reads up to the longest live row only. The step itself
-has no loop over rows; Python runs per admitted wish and per finished rollout.
+has no loop over rows; Python runs per admitted request and per finished rollout.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import numpy as np
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.transformers.kv_cache import MASK_CELLS, Kv, KvShape, SlotCache, forward
-from pts.engines.transformers.prefix_cache import Path, PathStore
+from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate, uniforms
 from pts.errors import EngineError
 from pts.types import Ids
 
-GRAIN = 64
-"""Capacities are multiples of this, so that few wishes force a reallocation."""
+CAPACITY_MULTIPLE = 64
+"""Capacities are multiples of this, so that few requests force a reallocation."""
 PREFILL_TOKENS = 8192
 """Tokens at most in one prefill forward, padding included."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """What bounds a batch: rows, and bytes of KV buffers."""
 
     rows: int
@@ -42,10 +42,10 @@ class Limits:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """A wish under way: `waiting` are the indices of rollouts not yet in a row."""
+class RequestState:
+    """A request under way: `waiting` are the indices of rollouts not yet in a row."""
 
-    wish: Wish
+    request: SampleRequest
     ids: Ids
     results: list[Ids]
     waiting: deque[int]
@@ -61,20 +61,20 @@ class Job:
     @property
     def reach(self) -> int:
         """Cache positions that the longest rollout needs."""
-        return len(self.ids) + self.wish.limit
+        return len(self.ids) + self.request.max_tokens
 
 
-def open_job(wish: Wish) -> Job:
-    """A job of a wish. Raises EngineError for an empty prefix or a negative limit."""
-    ids = wish.prompt + wish.at
-    if not ids or wish.limit < 0:
+def open_job(request: SampleRequest) -> RequestState:
+    """A job of a request. Raises EngineError for an empty prefix or a negative limit."""
+    ids = request.prompt + request.prefix
+    if not ids or request.max_tokens < 0:
         raise EngineError(
-            f"wish {wish.key}: {len(ids)} prefix tokens and limit {wish.limit}; "
+            f"request {request.key}: {len(ids)} prefix tokens and limit {request.max_tokens}; "
             "a rollout continues at least one token and its limit is not negative"
         )
-    n = len(wish.seeds)
-    active = n if wish.limit else 0
-    return Job(wish, ids, [()] * n, deque(range(active)), active)
+    n = len(request.seeds)
+    active = n if request.max_tokens else 0
+    return RequestState(request, ids, [()] * n, deque(range(active)), active)
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class _Rows:
     limit: np.ndarray[Any, np.dtype[np.int64]]
     seed: np.ndarray[Any, np.dtype[np.uint64]]
     output: np.ndarray[Any, np.dtype[np.int64]]
-    owner: list[tuple[Job, int] | None] = field(default_factory=list)
+    owner: list[tuple[RequestState, int] | None] = field(default_factory=list)
 
     @classmethod
     def empty(cls, rows: int, width: int) -> _Rows:
@@ -111,8 +111,8 @@ class _Rows:
         return other
 
 
-class RolloutBatch:
-    """Rows of rollouts in flight, and the wishes that wait for a row."""
+class ContinuousBatch:
+    """Rows of rollouts in flight, and the requests that wait for a row."""
 
     def __init__(
         self,
@@ -120,16 +120,16 @@ class RolloutBatch:
         shape: KvShape,
         sampling: SamplingConfig,
         stop_ids: frozenset[int],
-        paths: PathStore,
-        limits: Limits,
+        paths: PrefixCache,
+        limits: BatchLimits,
     ) -> None:
         self.model, self.shape, self.sampling, self.paths = model, shape, sampling, paths
         self.limits = limits
         self.stops = np.array(sorted(stop_ids), np.int64)
         self.live = 0
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[RequestState] = deque()
         self.queued = 0
-        self.finished: list[Job] = []
+        self.finished: list[RequestState] = []
         self.cache: SlotCache | None = None
         self.rows = _Rows.empty(0, 0)
 
@@ -143,15 +143,15 @@ class RolloutBatch:
         """There is room for more than what waits already."""
         return self.live + self.queued < self.limits.rows
 
-    def add(self, wish: Wish) -> None:
-        """Queue a wish; one without rollouts or tokens to draw is finished at once."""
-        job = open_job(wish)
+    def add(self, request: SampleRequest) -> None:
+        """Queue a request; one without rollouts or tokens to draw is finished at once."""
+        job = open_job(request)
         (self.waiting if job.left else self.finished).append(job)
         self.queued += job.left
 
     @torch.inference_mode()
-    def advance(self) -> list[tuple[Wish, list[Ids]]]:
-        """Admit, sample one token in every row, and return the wishes finished since."""
+    def advance(self) -> list[tuple[SampleRequest, list[Ids]]]:
+        """Admit, sample one token in every row, and return the requests finished since."""
         full = False
         try:
             self._admit()
@@ -161,7 +161,7 @@ class RolloutBatch:
             full = True
         if full:  # not in the handler: the exception's frames hold the cache that is to be freed
             self._halve()
-        done = [(job.wish, job.results) for job in self.finished]
+        done = [(job.request, job.results) for job in self.finished]
         self.finished.clear()
         return done
 
@@ -201,7 +201,7 @@ class RolloutBatch:
         self.rows.move(source, target)
         self.live = kept
 
-    def _owner(self, row: int) -> tuple[Job, int]:
+    def _owner(self, row: int) -> tuple[RequestState, int]:
         owner = self.rows.owner[row]
         assert owner is not None
         return owner
@@ -213,7 +213,7 @@ class RolloutBatch:
         """
         if not self.waiting or self.limits.rows - self.live < self.limits.rows // 16:
             return
-        chosen: list[tuple[Job, int]] = []
+        chosen: list[tuple[RequestState, int]] = []
         free = self.limits.rows - self.live
         for job in self.waiting:
             room = self._reserve(job.reach, pending=self.limits.rows - self.live - free)
@@ -232,7 +232,7 @@ class RolloutBatch:
         capacity = self.cache.capacity if self.cache else 0
         if reach <= capacity:
             return self.cache.rows - self.live - pending if self.cache else 0
-        capacity = -(-reach // GRAIN) * GRAIN
+        capacity = -(-reach // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
         rows = max(1, min(self.limits.rows, self._fitting(capacity)))
         if self.live + pending > rows:
             return 0
@@ -255,13 +255,13 @@ class RolloutBatch:
         assert self.cache is not None
         return self.cache
 
-    def _know(self, jobs: list[Job]) -> None:
+    def _know(self, jobs: list[RequestState]) -> None:
         """Find or compute the KV of every job's prefix without its last token."""
-        missing: dict[Ids, list[Job]] = {}
+        missing: dict[Ids, list[RequestState]] = {}
         for job in jobs:
             if job.kv is not None or not job.known:
                 continue
-            covered, path = self.paths.find(job.wish.prompt, job.ids[:-1])
+            covered, path = self.paths.find(job.request.prompt, job.ids[:-1])
             if path is not None and covered == job.known:
                 job.kv = path.kv
             else:
@@ -270,7 +270,7 @@ class RolloutBatch:
             for ids, kv in zip(group, self._prefill(group), strict=True):
                 for job in missing[ids]:
                     job.kv = kv
-                self.paths.put(missing[ids][0].wish.prompt, Path(ids, kv))
+                self.paths.put(missing[ids][0].request.prompt, CachedPrefix(ids, kv))
 
     def _prefill(self, group: list[Ids]) -> list[Kv]:
         """KV of several sequences in one forward, padded at their ends."""
@@ -286,7 +286,7 @@ class RolloutBatch:
             forward(self.model, cache, tokens[:, piece], positions[:, piece], keep=1)
         return [cache.take(row, len(ids)) for row, ids in enumerate(group)]
 
-    def _enter(self, job: Job, count: int) -> None:
+    def _enter(self, job: RequestState, count: int) -> None:
         """Put `count` waiting rollouts of a job into the rows after the live ones."""
         rows, start, stop = self.rows, self.live, self.live + count
         if job.kv is not None:
@@ -295,8 +295,8 @@ class RolloutBatch:
         rows.token[start:stop] = job.ids[-1]
         rows.position[start:stop] = job.known
         rows.count[start:stop] = 0
-        rows.limit[start:stop] = job.wish.limit
-        seeds = [job.wish.seeds[i] & 0xFFFFFFFFFFFFFFFF for i in taken]
+        rows.limit[start:stop] = job.request.max_tokens
+        seeds = [job.request.seeds[i] & 0xFFFFFFFFFFFFFFFF for i in taken]
         rows.seed[start:stop] = np.array(seeds, np.uint64)
         rows.owner[start:stop] = [(job, i) for i in taken]
         self.live = stop
@@ -308,7 +308,7 @@ class RolloutBatch:
     def _halve(self) -> None:
         """After the device ran out of memory: half the rows, and all rollouts start again.
 
-        Nothing is allocated here, and the next wish gets a cache of the size that it needs. A
+        Nothing is allocated here, and the next request gets a cache of the size that it needs. A
         restarted rollout draws the same numbers, since they depend on its seed and step only.
         """
         rows = len(self.rows.owner) // 2  # bytes may have bounded them below the limit
@@ -324,7 +324,7 @@ class RolloutBatch:
             if job not in self.waiting:
                 self.waiting.appendleft(job)
         self.live = 0
-        self.limits = Limits(rows, self.limits.nbytes)
+        self.limits = BatchLimits(rows, self.limits.nbytes)
         self.cache = None
         torch.cuda.empty_cache()
 
@@ -335,7 +335,7 @@ def _similar(lengths_ascending: list[Ids]) -> list[list[Ids]]:
     for ids in lengths_ascending:
         group = groups[-1] if groups else []
         fits = (len(group) + 1) * len(ids) <= PREFILL_TOKENS
-        if group and fits and len(ids) <= 2 * len(group[0]) + GRAIN // 4:
+        if group and fits and len(ids) <= 2 * len(group[0]) + CAPACITY_MULTIPLE // 4:
             group.append(ids)
         else:
             groups.append([ids])

@@ -2,7 +2,7 @@
 
     engine = TransformersEngine.load("recipes/phi-nano/base", SamplingConfig(temperature=0.7))
     rows = engine.score(prompt, completion)
-    for wish, completions in engine.sample(iter(wishes)): ...
+    for request, completions in engine.sample(iter(requests)): ...
 
 Any decoder-only model with the `transformers` Cache API and plain attention layers works; its own
 forward is used. Sampling is a continuous batch over preallocated KV slots
@@ -13,7 +13,7 @@ Exactness. A rollout's random numbers are a function of its seed and step alone,
 not depend on which rollouts share the batch, except for the last bits of the logits: a matrix
 product may round differently for another number of rows (and of threads), and a draw that falls
 within that rounding of a boundary of the inverse CDF changes. With a fixed batch shape (the same
-wishes in the same order, `max_rows` and thread count) results are bit-identical. `score` runs one
+requests in the same order, `max_rows` and thread count) results are bit-identical. `score` runs one
 path at a time, so its bits depend on the path alone.
 
 Models with sliding-window layers are exact while a sequence fits into the window; longer ones are
@@ -32,9 +32,9 @@ from typing import Any
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
-from pts.engines.text import encode_problem, stop_ids_of, token_pieces
-from pts.engines.transformers.batch import Limits, RolloutBatch
+from pts.engines.base import SampleRequest
+from pts.engines.text import encode_problem, stop_ids_of, texts_of_tokens
+from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.kv_cache import (
     MASK_CELLS,
     SlotCache,
@@ -44,10 +44,10 @@ from pts.engines.transformers.kv_cache import (
     kv_shape,
 )
 from pts.engines.transformers.loading import load_model_and_tokenizer
-from pts.engines.transformers.prefix_cache import Path, PathStore
+from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate
 from pts.errors import EngineError
-from pts.types import Ids, Problem, Row
+from pts.types import Ids, Problem, TokenDistribution
 
 CPU_ROWS = 512
 CUDA_ROWS = 2048
@@ -63,9 +63,9 @@ class TransformersEngine:
 
     `stop_ids` default to the model's generation config and the tokenizer's eos. `max_rows` bounds
     the batch; the KV slots take at most `memory_bytes` (by default 1 GiB, on CUDA 60 % of the free
-    memory), which bounds the rows further, and stored paths half as much again. `policy` defaults
-    to `weights_digest(model)`. The model is put in eval mode and, when `device` is given, moved
-    there. Raises EngineError for a model that slots cannot hold.
+    memory), which bounds the rows further, and stored paths half as much again. `policy_digest`
+    defaults to `weights_digest(model)`. The model is put in eval mode and, when `device` is given,
+    moved there. Raises EngineError for a model that slots cannot hold.
     """
 
     reproducible = True
@@ -81,7 +81,7 @@ class TransformersEngine:
         max_rows: int | None = None,
         memory_bytes: int | None = None,
         device: str | torch.device | None = None,
-        policy: str | None = None,
+        policy_digest: str | None = None,
     ) -> None:
         if max_rows is not None and max_rows < 1:
             raise EngineError(f"max_rows must be at least 1, got {max_rows}")
@@ -90,12 +90,12 @@ class TransformersEngine:
         self.sampling = sampling
         self.chat_template = chat_template
         self.stop_ids = frozenset(stop_ids) if stop_ids else stop_ids_of(model, tokenizer)
-        self.policy = policy or weights_digest(model)
+        self.policy_digest = policy_digest or weights_digest(model)
         check_forward(model)
         self._shape = kv_shape(model)
         self._bound = exact_length(model.config)
         self._limits = _limits(self._shape.device, max_rows, memory_bytes)
-        self._paths = PathStore(self._limits.nbytes // STORE_SHARE)
+        self._paths = PrefixCache(self._limits.nbytes // STORE_SHARE)
 
     @classmethod
     def load(
@@ -135,12 +135,12 @@ class TransformersEngine:
         """Ids of a completion given as text; names of special tokens in it become those tokens."""
         return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def pieces(self, ids: Ids) -> list[str]:
+    def token_texts(self, ids: Ids) -> list[str]:
         """Text of each token by itself; bytes of a broken character as \\xNN."""
-        return token_pieces(self.tokenizer, ids)
+        return texts_of_tokens(self.tokenizer, ids)
 
     @torch.inference_mode()
-    def score(self, prompt: Ids, completion: Ids) -> list[Row]:
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """The sampling distribution before each token of the completion, teacher-forced.
 
         One forward a path (several in a row where T x V logits would be too many), never batched
@@ -162,7 +162,7 @@ class TransformersEngine:
         fed, device = ids[:-1], self._shape.device
         cache = SlotCache(self._shape, 1, len(fed))
         step = max(1, min(SCORE_CELLS // vocabulary, MASK_CELLS // len(fed)))
-        rows: list[Row] = []
+        rows: list[TokenDistribution] = []
         for start in range(0, len(fed), step):
             stop = min(start + step, len(fed))
             positions = torch.arange(start, stop, device=device)[None]
@@ -171,49 +171,51 @@ class TransformersEngine:
             logits = forward(self.model, cache, tokens, positions, keep=max(wanted, 1))
             if wanted > 0:
                 rows += truncate(logits[0, -wanted:], self.sampling).rows()
-        self._paths.put(prompt, Path(fed, cache.take(0, len(fed))))
+        self._paths.put(prompt, CachedPrefix(fed, cache.take(0, len(fed))))
         return rows
 
-    def sample(self, wishes: Iterator[Wish | None]) -> Iterator[tuple[Wish, list[Ids]]]:
-        """Answer wishes as they finish, pulling new ones whenever rows are free.
+    def sample(
+        self, requests: Iterator[SampleRequest | None]
+    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        """Answer requests as they finish, pulling new ones whenever rows are free.
 
         After None from the queue the batch goes on with what it has. Once everything asked for was
-        delivered, the queue must hold a wish or be exhausted: another None then is a deadlock
-        (nothing would ever change) and raises EngineError, as do a wish without a prefix and one
+        delivered, the queue must hold a request or be exhausted: another None then is a deadlock
+        (nothing would ever change) and raises EngineError, as do a request without a prefix and one
         that could outgrow the model's attention window.
         """
-        batch = RolloutBatch(
+        batch = ContinuousBatch(
             self.model, self._shape, self.sampling, self.stop_ids, self._paths, self._limits
         )
         exhausted = False
         while True:
             while batch.hungry and not exhausted:
                 try:
-                    wish = next(wishes)
+                    request = next(requests)
                 except StopIteration:
                     exhausted = True
                     break
-                if wish is None:
+                if request is None:
                     if batch.idle:
                         raise EngineError(
-                            "deadlock: every wish was delivered, yet the queue holds neither a "
-                            "wish nor its end; end it when no search can go on"
+                            "deadlock: every request was delivered, yet the queue holds "
+                            "neither a request nor its end; end it when no search can go on"
                         )
                     break
-                self._check_wish(wish)
-                batch.add(wish)
+                self._check_request(request)
+                batch.add(request)
             yield from batch.advance()
             if exhausted and batch.idle:
                 return
 
     @property
-    def longest(self) -> int | None:
+    def max_model_len(self) -> int | None:
         """Tokens that a prompt and its completion may have together, None without a bound."""
         return self._bound[0] if self._bound else None
 
-    def _check_wish(self, wish: Wish) -> None:
-        total = len(wish.prompt) + len(wish.at) + wish.limit
-        self._check_length(total, f"wish {wish.key}: a rollout of up to {total} tokens")
+    def _check_request(self, request: SampleRequest) -> None:
+        total = len(request.prompt) + len(request.prefix) + request.max_tokens
+        self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
 
     def _check_length(self, length: int, what: str) -> None:
         if self._bound is not None and length > self._bound[0]:
@@ -233,9 +235,9 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _limits(device: torch.device, max_rows: int | None, nbytes: int | None) -> Limits:
+def _limits(device: torch.device, max_rows: int | None, nbytes: int | None) -> BatchLimits:
     """Rows and bytes for the slots of one `sample`."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return Limits(max_rows or CUDA_ROWS, nbytes or free * 6 // 10)
-    return Limits(max_rows or CPU_ROWS, nbytes or CPU_BYTES)
+        return BatchLimits(max_rows or CUDA_ROWS, nbytes or free * 6 // 10)
+    return BatchLimits(max_rows or CPU_ROWS, nbytes or CPU_BYTES)

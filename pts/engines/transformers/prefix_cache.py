@@ -1,7 +1,7 @@
 """Keys and values of paths already run through the model, kept for the rollouts that share them.
 
-A path is `prompt + completion`. `PathStore.find` returns the stored path that shares the longest
-prefix with a wish; `put` adds one and drops the least recently used ones above a byte budget.
+A path is `prompt + completion`. `PrefixCache.find` returns the stored path that shares the longest
+prefix with a request; `put` adds one and drops the least recently used ones above a byte budget.
 Nothing is trimmed or merged: a path stored twice under two lengths is two entries.
 """
 
@@ -15,7 +15,7 @@ from pts.types import Ids
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class CachedPrefix:
     """Tokens (prompt included) and the keys and values of all of them."""
 
     ids: Ids
@@ -30,16 +30,16 @@ def shared_length(a: Ids, b: Ids) -> int:
     return next(i for i in range(short) if a[i] != b[i])
 
 
-class PathStore:
+class PrefixCache:
     """Least-recently-used store of paths, bounded in bytes, looked up by prompt."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.nbytes = 0
-        self._paths: OrderedDict[tuple[Ids, Ids], Path] = OrderedDict()
+        self._paths: OrderedDict[tuple[Ids, Ids], CachedPrefix] = OrderedDict()
         self._of_prompt: dict[Ids, set[Ids]] = {}
 
-    def put(self, prompt: Ids, path: Path) -> None:
+    def put(self, prompt: Ids, path: CachedPrefix) -> None:
         """Store a path of a prompt; a path larger than the whole budget is not kept."""
         if path.kv.nbytes > self.budget:
             return  # it would push out all others and then itself
@@ -53,7 +53,7 @@ class PathStore:
         while self.nbytes > self.budget:
             self._drop(next(iter(self._paths)))
 
-    def find(self, prompt: Ids, ids: Ids) -> tuple[int, Path | None]:
+    def find(self, prompt: Ids, ids: Ids) -> tuple[int, CachedPrefix | None]:
         """How many leading tokens of `ids` a stored path of the prompt covers, and that path."""
         best, at = 0, None
         for candidate in self._of_prompt.get(prompt, ()):

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from pts.config import SamplingConfig
 from pts.errors import EngineError
-from pts.types import Row
+from pts.types import TokenDistribution
 
 FIRST_SLICE = 32
 """Most likely tokens examined first when a nucleus is looked for; grows until it is inside."""
@@ -51,7 +51,7 @@ class Truncated:
         ids: npt.NDArray[np.int64] = drawn[:, 0].cpu().numpy()
         return ids
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TokenDistribution]:
         """The supports as N normalised rows, most likely token first."""
         weights, ids = self.weights, self.ids
         if ids is None:
@@ -59,7 +59,10 @@ class Truncated:
         sizes = (weights > 0).sum(-1).tolist()
         probs = (weights / weights.sum(-1, keepdim=True)).cpu().numpy()
         tokens = ids.cpu().numpy()
-        return [Row(tokens[i, :n].copy(), probs[i, :n].copy()) for i, n in enumerate(sizes)]
+        return [
+            TokenDistribution(tokens[i, :n].copy(), probs[i, :n].copy())
+            for i, n in enumerate(sizes)
+        ]
 
 
 def truncate(logits: torch.Tensor, sampling: SamplingConfig) -> Truncated:

@@ -38,7 +38,8 @@ _OPERATORS = (
 BINARY = frozenset(f"__{p}{name}__" for name in _OPERATORS for p in ("", "r", "i")) | frozenset(
     f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge", "contains")
 )
-"""Special methods that take part in a comparison or an operation; see `pts.verifiers.code.harness`."""
+"""Special methods that take part in a comparison or an operation; see
+`pts.verifiers.code.harness`."""
 
 
 class Candidate:

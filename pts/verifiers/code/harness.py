@@ -4,7 +4,7 @@ Plain data that the code returns is compared here, on copies, so neither patched
 object that equals everything helps. Objects of the code's own classes stay where they are: the
 tests may call them, read them and iterate over them, but they are compared and combined by their
 own methods only among themselves. With plain data they never are: the tests' side of a comparison
-is not for the code to see, nor its outcome for the code to say.
+is not for the code to see, nor its rollout for the code to say.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ _START = "import sys; sys.path.insert(0, sys.argv[1]); from pts.verifiers.code.w
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class JobLimits:
     """Of one run: CPU seconds (whole), wall seconds, bytes of address space of a process."""
 
     cpu: int
@@ -57,7 +57,7 @@ class Sandbox:
     Raises VerifierError when it cannot be started, with what the system said.
     """
 
-    def __init__(self, isolation: Isolation, limits: Limits) -> None:
+    def __init__(self, isolation: Isolation, limits: JobLimits) -> None:
         self._isolation, self._limits = isolation, limits
         self._lock = threading.Lock()
         self._server: _Server | None = _Server(isolation, limits)
@@ -88,7 +88,7 @@ class Sandbox:
 class _Server:
     """One process tree, from its start to its end."""
 
-    def __init__(self, isolation: Isolation, limits: Limits) -> None:
+    def __init__(self, isolation: Isolation, limits: JobLimits) -> None:
         numbers = [str(limits.cpu), str(limits.wall), str(limits.memory)]
         if isolation == "bwrap":
             command, root = _bubblewrap(), "/judge"

@@ -43,9 +43,9 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from pts.errors import ConfigError, DataError, VerifierError, did_you_mean
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 from pts.verifiers.code import lockdown
-from pts.verifiers.code.sandbox import Isolation, Limits, Sandbox
+from pts.verifiers.code.sandbox import Isolation, JobLimits, Sandbox
 from pts.verifiers.code.text import Asserts, Tests, extract_code, read_tests
 
 ISOLATIONS: tuple[Isolation, ...] = ("bwrap", "landlock")
@@ -92,28 +92,28 @@ class CodeVerifier:
             raise ConfigError(*faults)
         self.timeout, self.memory = timeout, memory
         self.prefix, self.entry_point = prefix, entry_point
-        limits = Limits(math.ceil(timeout), 4 * timeout + 1, memory << 20)
+        limits = JobLimits(math.ceil(timeout), 4 * timeout + 1, memory << 20)
         self.isolation, self._sandbox = _start(isolation, limits)
         self._read = lru_cache(maxsize=4096)(read_tests)
         self._judge = lru_cache(maxsize=65536)(self._run)
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
+    def __call__(self, problem: Problem, text: str) -> Grade:
         try:
             prefix = _text(problem.metadata, self.prefix)
             entry_point = _text(problem.metadata, self.entry_point)
             tests = self._read(problem.reference, entry_point)
         except DataError as error:
-            return Judgement(Verdict.UNSCORED, reason=f"reference of {problem.id}: {error}")
+            return Grade(Verdict.UNSCORED, reason=f"reference of {problem.id}: {error}")
         code = extract_code(text)
         if not code.strip():
-            return Judgement(Verdict.FAIL, reason="no code")
+            return Grade(Verdict.FAIL, reason="no code")
         if len(code) > MOST_TEXT:
-            return Judgement(Verdict.FAIL, reason=f"more than {MOST_TEXT} characters of code")
+            return Grade(Verdict.FAIL, reason=f"more than {MOST_TEXT} characters of code")
         try:
             verdict, reason = self._judge(prefix + code, tests, entry_point)
         except VerifierError as error:
-            return Judgement(Verdict.UNSCORED, code, str(error))
-        return Judgement(verdict, code, reason)
+            return Grade(Verdict.UNSCORED, code, str(error))
+        return Grade(verdict, code, reason)
 
     def __reduce__(self) -> tuple[type[CodeVerifier], tuple[float, int, Isolation, str, str]]:
         """A copy in another process starts a sandbox of its own, of the same kind."""
@@ -153,7 +153,7 @@ def _text(metadata: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def _start(isolation: Isolation | Literal["auto"], limits: Limits) -> tuple[Isolation, Sandbox]:
+def _start(isolation: Isolation | Literal["auto"], limits: JobLimits) -> tuple[Isolation, Sandbox]:
     """The first sandbox that works. Raises ConfigError with what each of them lacks."""
     faults = []
     for kind in ISOLATIONS if isolation == "auto" else (isolation,):

@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any
 
 from pts.errors import MissingExtra, VerifierError
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 
 START_SECONDS = 60.0
 """Allowed for the worker's imports."""
@@ -59,11 +59,11 @@ class MathVerifier:
         """A copy in another process has a worker of its own."""
         return type(self), (self.seconds,)
 
-    def __call__(self, problem: Problem, text: str) -> Judgement:
+    def __call__(self, problem: Problem, text: str) -> Grade:
         fault = self._fault(problem.reference)
         if fault:
             reason = f"reference of {problem.id}: {problem.reference!r} {fault}"
-            return Judgement(Verdict.UNSCORED, reason=reason)
+            return Grade(Verdict.UNSCORED, reason=reason)
         return self._compare(problem.reference, text)
 
     def _read_reference(self, reference: str) -> str:
@@ -73,15 +73,15 @@ class MathVerifier:
             return f"takes longer than {self.seconds:g} s to read"
         return "" if reply["readable"] else "is no mathematical answer"
 
-    def _ask_comparison(self, reference: str, text: str) -> Judgement:
+    def _ask_comparison(self, reference: str, text: str) -> Grade:
         reply = self._ask(reference, text)
         if reply is None:
             reason = f"comparing took longer than {self.seconds:g} s"
-            return Judgement(Verdict.FAIL, reason=reason)
+            return Grade(Verdict.FAIL, reason=reason)
         if reply["equal"]:
-            return Judgement(Verdict.PASS, reply["answer"])
+            return Grade(Verdict.PASS, reply["answer"])
         why = f"expected {reference}" if reply["answer"] is not None else "no final answer"
-        return Judgement(Verdict.FAIL, reply["answer"], why)
+        return Grade(Verdict.FAIL, reply["answer"], why)
 
     def _ask(self, reference: str, text: str | None) -> dict[str, Any] | None:
         """The worker's reply; None when its CPU time was used up.

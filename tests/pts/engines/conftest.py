@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
-from pts.engines.server.endpoints import Patience
+from pts.engines.server.endpoints import RetryPolicy
 from pts.engines.server.engine import ServerEngine
 from pts.testing.shapes import wandering
 from tests.pts.engines.faulty_server import save_tokenizer
 
 MACHINES = [wandering(np.random.default_rng(seed), 14, 7).machine for seed in range(4)]
 SAMPLING = SamplingConfig(top_p=0.95, max_new_tokens=24)
-QUICK = Patience(reply=60.0, total=60.0, first=0.005)
+QUICK = RetryPolicy(reply=60.0, total=60.0, first=0.005)
 
 
 class Connect(Protocol):
@@ -39,7 +39,7 @@ def connect(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         def connected(*urls: str, **options: Any) -> ServerEngine:
             settings: dict[str, Any] = {
                 "model": None, "tokenizer": tokenizer_folder, "sampling": SAMPLING,
-                "patience": QUICK, **options,
+                "retry": QUICK, **options,
             }  # fmt: skip
             return stack.enter_context(ServerEngine.connect(list(urls), **settings))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.tabular import CLOSING, STOP, Machine, TabularEngine
-from pts.types import Ids, Problem, Row
+from pts.types import Ids, Problem, TokenDistribution
 
 WORDS = 60
 UNKNOWN = WORDS
@@ -269,9 +269,11 @@ class FaultyServer:
         limit = asked.get("max_tokens", asked.get("n_predict"))
         self.seeded += asked.get("seed") is not None
         seed = asked.get("seed") if self.seeds else None
-        wish = Wish(0, prompt, at, limit, (self._rng.getrandbits(60) if seed is None else seed,))
+        request = SampleRequest(
+            0, prompt, at, limit, (self._rng.getrandbits(60) if seed is None else seed,)
+        )
         drawing = self._engine(SamplingConfig(**chosen | self.sloppy))
-        ((_, (ids,)),) = drawing.sample(iter([wish]))
+        ((_, (ids,)),) = drawing.sample(iter([request]))
         row = engine.score(prompt, _extended(engine, prompt, at))[-1] if width else None
         if self.kind == "llamacpp":
             return 200, self._llama_cpp(asked, ids, row, width)
@@ -283,7 +285,12 @@ class FaultyServer:
         return self._engines[sampling]
 
     def _vllm(
-        self, asked: Any, ids: Ids, row: Row | None, width: int, place: tuple[Ids, Ids]
+        self,
+        asked: Any,
+        ids: Ids,
+        row: TokenDistribution | None,
+        width: int,
+        place: tuple[Ids, Ids],
     ) -> dict[str, Any]:
         choice: dict[str, Any] = {
             "token_ids": list(ids),
@@ -298,7 +305,7 @@ class FaultyServer:
             choice["logprobs"] = {"top_logprobs": [self._top(row, width, ids[0])]}
         return {"choices": [choice]}
 
-    def _top(self, row: Row, width: int, drawn: int) -> dict[str, float]:
+    def _top(self, row: TokenDistribution, width: int, drawn: int) -> dict[str, float]:
         shift = 3.0 if self.logprobs.endswith("logits") else 0.0
         top = {
             f"token_id:{i}": math.log(p) + shift
@@ -310,7 +317,9 @@ class FaultyServer:
         top.setdefault(f"token_id:{drawn}", math.log(row.prob(drawn)) + shift)
         return top
 
-    def _llama_cpp(self, asked: Any, ids: Ids, row: Row | None, width: int) -> dict[str, Any]:
+    def _llama_cpp(
+        self, asked: Any, ids: Ids, row: TokenDistribution | None, width: int
+    ) -> dict[str, Any]:
         reply = {
             "tokens": list(ids),
             "stop_type": "eos" if ids[-1] == STOP else "limit",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig, SearchConfig
-from pts.engines.base import Engine, Wish
+from pts.engines.base import Engine, SampleRequest
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.errors import EngineError
 from pts.runtime.search import SearchRun, search
@@ -54,13 +54,16 @@ def undisturbed() -> SearchRun:
         def score(self, prompt: Ids, completion: Ids) -> Any:
             return super().score((prompt[0] - machine_id(0),), completion)
 
-        def sample(self, wishes: Iterator[Wish | None]) -> Any:
-            for wish in wishes:
-                if wish is not None:
-                    prompt, seeds = (wish.prompt[0] - machine_id(0),), [s >> 1 for s in wish.seeds]
-                    asked = replace(wish, prompt=prompt, seeds=tuple(seeds))
+        def sample(self, requests: Iterator[SampleRequest | None]) -> Any:
+            for request in requests:
+                if request is not None:
+                    prompt, seeds = (
+                        (request.prompt[0] - machine_id(0),),
+                        [s >> 1 for s in request.seeds],
+                    )
+                    asked = replace(request, prompt=prompt, seeds=tuple(seeds))
                     ((_, drawn),) = super().sample(iter([asked]))
-                    yield wish, drawn
+                    yield request, drawn
 
     return searched(Local(MACHINES, SAMPLING))
 
@@ -95,12 +98,12 @@ def test_a_search_survives_every_fault_unchanged(connect: Connect, undisturbed: 
 
 @pytest.mark.parametrize("fault", ["drop", "half", "busy", "broken", "cut_json", "early"])
 def test_each_fault_alone_is_survived(connect: Connect, fault: str) -> None:
-    wish = Wish(7, (machine_id(0),), (), 24, tuple(range(100, 160)))
+    request = SampleRequest(7, (machine_id(0),), (), 24, tuple(range(100, 160)))
     with FaultyServer(MACHINES) as server:
         engine = connect(server.url)
-        ((_, clean),) = engine.sample(iter([wish]))
+        ((_, clean),) = engine.sample(iter([request]))
         server.faults = {fault: 0.2}
-        ((_, drawn),) = engine.sample(iter([wish]))
+        ((_, drawn),) = engine.sample(iter([request]))
     assert server.met[fault] > 0
     assert drawn == clean
 
@@ -110,7 +113,7 @@ def test_a_run_that_breaks_off_continues_on_another_server(
 ) -> None:
     """The first server dies for good in the middle; nothing on file is drawn again."""
     with FaultyServer(MACHINES) as server:
-        engine = connect(server.url, patience=replace_total(0.05))
+        engine = connect(server.url, retry=replace_total(0.05))
         server.dies_after = server.asked + 300
         with pytest.raises(EngineError, match="check that the server runs"):
             searched(engine, tmp_path)
@@ -119,7 +122,7 @@ def test_a_run_that_breaks_off_continues_on_another_server(
         before = server.asked
         run = searched(engine, tmp_path)
         rollouts = sum(tally.rollouts for tally in run.summary.spent.values())
-    assert server.asked - before < rollouts, "the journal answered some wishes"
+    assert server.asked - before < rollouts, "the journal answered some requests"
     assert_equal_runs(run, undisturbed)
 
 
@@ -144,66 +147,72 @@ def test_several_servers_share_a_search_and_one_may_die(
 
 def test_many_requests_are_in_flight_and_answers_come_in_any_order(connect: Connect) -> None:
     """No reply comes before all 1,200 are asked for."""
-    wishes = [Wish(k, (machine_id(k % 4),), (), 24, (2 * k, 2 * k + 1)) for k in range(600)]
+    requests = [
+        SampleRequest(k, (machine_id(k % 4),), (), 24, (2 * k, 2 * k + 1)) for k in range(600)
+    ]
     with FaultyServer(MACHINES) as server:
         engine = connect(server.url, in_flight=2000)
         server.faults, server.gate = {"gate": 1.0}, 1200
-        answers = list(engine.sample(iter(wishes)))
+        answers = list(engine.sample(iter(requests)))
     assert server.most_open == 1200
-    keys = [wish.key for wish, _ in answers]
+    keys = [request.key for request, _ in answers]
     assert sorted(keys) == list(range(600))
     assert keys != sorted(keys)
     local = TabularEngine(MACHINES, SAMPLING)
-    for wish, drawn in answers:
-        seeds = tuple(seed >> 1 for seed in wish.seeds)
-        asked = replace(wish, prompt=(wish.key % 4,), seeds=seeds)
+    for request, drawn in answers:
+        seeds = tuple(seed >> 1 for seed in request.seeds)
+        asked = replace(request, prompt=(request.key % 4,), seeds=seeds)
         assert drawn == next(local.sample(iter([asked])))[1]
 
 
 def test_no_more_than_in_flight_are_asked_at_a_time(connect: Connect) -> None:
-    wishes = [Wish(k, (machine_id(0),), (), 24, (k,)) for k in range(60)]
+    requests = [SampleRequest(k, (machine_id(0),), (), 24, (k,)) for k in range(60)]
     with FaultyServer(MACHINES) as server:
         engine = connect(server.url, in_flight=5)
         server.faults = {"late": 1.0}
-        assert len(list(engine.sample(iter(wishes)))) == 60
+        assert len(list(engine.sample(iter(requests)))) == 60
     assert 1 < server.most_open <= 5
 
 
 def test_llama_cpp_is_asked_for_no_more_than_its_slots(connect: Connect) -> None:
-    wishes = [Wish(k, (machine_id(0),), (), 24, (k,)) for k in range(60)]
+    requests = [SampleRequest(k, (machine_id(0),), (), 24, (k,)) for k in range(60)]
     options: dict[str, Any] = {"kind": "llamacpp"}
     with FaultyServer(MACHINES, **options) as one, FaultyServer(MACHINES, **options) as two:
         engine = connect(one.url, two.url)
         one.faults = two.faults = {"late": 1.0}
-        assert len(list(engine.sample(iter(wishes)))) == 60
+        assert len(list(engine.sample(iter(requests)))) == 60
     assert 1 < one.most_open + two.most_open <= 12
 
 
 def test_without_seeds_every_rollout_is_still_delivered_once(connect: Connect) -> None:
-    wishes = [Wish(k, (machine_id(k % 4),), (), 24, tuple(range(k % 5))) for k in range(80)]
+    requests = [
+        SampleRequest(k, (machine_id(k % 4),), (), 24, tuple(range(k % 5))) for k in range(80)
+    ]
     with FaultyServer(MACHINES, seeds=False) as server:
         engine = connect(server.url)
         server.faults = SOME
-        answers = list(engine.sample(iter(wishes)))
+        answers = list(engine.sample(iter(requests)))
     assert not engine.reproducible
-    assert sorted(wish.key for wish, _ in answers) == list(range(80))
-    assert all(len(drawn) == len(wish.seeds) for wish, drawn in answers)
+    assert sorted(request.key for request, _ in answers) == list(range(80))
+    assert all(len(drawn) == len(request.seeds) for request, drawn in answers)
 
 
 def test_an_abandoned_sample_leaves_nothing_behind(connect: Connect) -> None:
-    wish = Wish(1, (machine_id(0),), (), 24, tuple(range(50)))
+    request = SampleRequest(1, (machine_id(0),), (), 24, tuple(range(50)))
     with FaultyServer(MACHINES) as server:
         engine = connect(server.url)
-        answers = engine.sample(iter([replace(wish, seeds=(5,)), wish]))
+        answers = engine.sample(iter([replace(request, seeds=(5,)), request]))
         next(answers)
         answers.close()  # type: ignore[attr-defined]
-        ((again, drawn),) = engine.sample(iter([replace(wish, key=2)]))
+        ((again, drawn),) = engine.sample(iter([replace(request, key=2)]))
     assert again.key == 2
     assert len(drawn) == 50
 
 
 def test_scores_are_the_rows_of_the_model(connect: Connect) -> None:
-    path = next(TabularEngine(MACHINES, SAMPLING).sample(iter([Wish(0, (1,), (), 24, (3,))])))[1][0]
+    path = next(
+        TabularEngine(MACHINES, SAMPLING).sample(iter([SampleRequest(0, (1,), (), 24, (3,))]))
+    )[1][0]
     for sampling in (SAMPLING, SamplingConfig(temperature=0.7, min_p=0.02), SamplingConfig()):
         expected = TabularEngine(MACHINES, sampling).score((1,), path)
         for options in ({"logprobs": "processed_logprobs"}, {"logprobs": "raw_logprobs"}):
@@ -226,7 +235,7 @@ def test_the_engine_conforms(connect: Connect, options: dict[str, Any]) -> None:
         assert_engine_conforms(
             lambda sampling: connect(server.url, sampling=sampling),
             problems(DENSE),
-            samplings={"cut": SamplingConfig(temperature=0.8, top_p=0.9, max_new_tokens=64)},
+            samplings={"truncated": SamplingConfig(temperature=0.8, top_p=0.9, max_new_tokens=64)},
             rollouts=60,
             whole=2,
         )
@@ -247,14 +256,14 @@ def test_texts_and_prompts_go_through_the_tokenizer(connect: Connect) -> None:
     assert engine.encode(problems(MACHINES)[2]) == (machine_id(2),)
     assert engine.encode_text("t3 right") == (3, 1)
     assert engine.decode((3, 1, 0)) == "t3 right"
-    assert engine.pieces((3, 1, 0)) == ["t3", "right", "<stop>"]
+    assert engine.token_texts((3, 1, 0)) == ["t3", "right", "<stop>"]
 
 
 def test_what_outgrows_the_context_is_told_with_the_flag(connect: Connect) -> None:
     with FaultyServer(MACHINES) as server:
         engine = connect(server.url)
         with pytest.raises(EngineError, match=re.escape("context of 4096")):
-            next(engine.sample(iter([Wish(3, (machine_id(0),), (), 4096, (1,))])))
+            next(engine.sample(iter([SampleRequest(3, (machine_id(0),), (), 4096, (1,))])))
         with pytest.raises(EngineError, match="--max-model-len"):
             engine.score((machine_id(0),), (3,) * 4096)
 

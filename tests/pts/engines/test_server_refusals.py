@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
-from pts.engines.server.endpoints import Patience
+from pts.engines.base import SampleRequest
+from pts.engines.server.endpoints import RetryPolicy
 from pts.engines.server.http import Client
 from pts.errors import ConfigError, EngineError
 from tests.pts.engines.conftest import MACHINES, Connect
@@ -77,7 +77,7 @@ def test_a_dead_url_is_told_before_the_run(connect: Connect) -> None:
         FaultyServer(MACHINES) as server,
         pytest.raises(EngineError, match=re.escape(gone.url)),
     ):
-        connect(server.url, gone.url, patience=Patience(1.0, 0.05, 0.005))
+        connect(server.url, gone.url, retry=RetryPolicy(1.0, 0.05, 0.005))
 
 
 @pytest.mark.parametrize(
@@ -96,19 +96,21 @@ def test_a_dead_url_is_told_before_the_run(connect: Connect) -> None:
 def test_a_fault_that_stays_ends_the_run_with_its_reason(
     connect: Connect, fault: str, message: str
 ) -> None:
-    """Unreadable replies after five tries, passing failures after `patience.total`."""
+    """Unreadable replies after five tries, passing failures after `retry.total`."""
     with FaultyServer(MACHINES) as server:
-        engine = connect(server.url, patience=Patience(5.0, 0.05, 0.005))
+        engine = connect(server.url, retry=RetryPolicy(5.0, 0.05, 0.005))
         server.faults = {fault: 1.0}
         with pytest.raises(EngineError, match=re.escape(message)):
-            list(engine.sample(iter([Wish(0, (machine_id(0),), (), 24, (1, 2, 3))])))
+            list(engine.sample(iter([SampleRequest(0, (machine_id(0),), (), 24, (1, 2, 3))])))
 
 
 def test_time_outs_are_retried(connect: Connect) -> None:
     with FaultyServer(MACHINES) as server:
-        engine = connect(server.url, patience=Patience(0.3, 30.0, 0.005))
+        engine = connect(server.url, retry=RetryPolicy(0.3, 30.0, 0.005))
         server.faults = {"stall": 0.4}
-        ((_, drawn),) = engine.sample(iter([Wish(0, (machine_id(0),), (), 24, (1, 2, 3, 4))]))
+        ((_, drawn),) = engine.sample(
+            iter([SampleRequest(0, (machine_id(0),), (), 24, (1, 2, 3, 4))])
+        )
     assert len(drawn) == 4
     assert server.met["stall"] > 0
 
@@ -118,8 +120,16 @@ def test_retry_after_is_honoured(connect: Connect) -> None:
     with FaultyServer(MACHINES) as busy, FaultyServer(MACHINES) as free:
         engine = connect(busy.url, free.url)
         busy.faults, before = {"much_later": 1.0}, busy.asked
-        list(engine.sample(iter([Wish(k, (machine_id(0),), (), 24, (k,)) for k in range(40)])))
-        list(engine.sample(iter([Wish(k, (machine_id(0),), (), 24, (k,)) for k in range(40)])))
+        list(
+            engine.sample(
+                iter([SampleRequest(k, (machine_id(0),), (), 24, (k,)) for k in range(40)])
+            )
+        )
+        list(
+            engine.sample(
+                iter([SampleRequest(k, (machine_id(0),), (), 24, (k,)) for k in range(40)])
+            )
+        )
     assert busy.asked - before == busy.met["much_later"] <= 40, "those in flight at its first no"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pts.config import SamplingConfig
 from pts.engines.server.http import Unreadable
-from pts.engines.server.logprobs import Listing, processed_row, raw_row, widths
+from pts.engines.server.logprobs import TopLogprobs, processed_row, raw_row, widths
 from pts.engines.server.protocols import RANDOM, LlamaCpp
 from pts.engines.tabular import truncate
 
@@ -36,9 +36,9 @@ def distribution(seed: int, concentration: float = 0.3) -> tuple[np.ndarray, np.
     return ids[order], probs[order] / probs.sum()
 
 
-def listing(ids: np.ndarray, probs: np.ndarray, width: int) -> Listing:
+def listing(ids: np.ndarray, probs: np.ndarray, width: int) -> TopLogprobs:
     shown = slice(0, width)
-    return Listing.ranked(
+    return TopLogprobs.ranked(
         ids[shown].tolist(), np.log(probs[shown]).tolist(), whole=width >= len(ids)
     )
 
@@ -86,7 +86,7 @@ def test_without_truncation_only_the_whole_list_is_a_row(sampling: SamplingConfi
 def test_hidden_tokens_may_change_a_nucleus() -> None:
     """Listed: .4, .3. The other .3 decides at T = 2 whether two tokens are half of all weight:
     one hidden token of .3 leaves them at 67 %, thirty of .01 at 28 %."""
-    shown = Listing.ranked([7, 8], np.log([0.4, 0.3]).tolist(), whole=False)
+    shown = TopLogprobs.ranked([7, 8], np.log([0.4, 0.3]).tolist(), whole=False)
     sampling = SamplingConfig(temperature=2.0, top_p=0.5)
     assert raw_row(shown, sampling, 32) is None
     row = raw_row(shown, sampling, 3)
@@ -101,7 +101,7 @@ def test_hidden_mass_that_rounding_swallows_still_counts() -> None:
     sum, 1.413, is more than what is listed. At T = 1 the two are the nucleus, as are they at T = 2
     when one token is hidden: it has a mass below 1e-5 and so a weight below 0.0032.
     """
-    shown = Listing.ranked([7, 8], np.log([0.6, 0.4]).tolist(), whole=False)
+    shown = TopLogprobs.ranked([7, 8], np.log([0.6, 0.4]).tolist(), whole=False)
     hot = SamplingConfig(temperature=2.0, top_p=0.97)
     assert raw_row(shown, hot, 50_002) is None
     for sampling, vocabulary in ((SamplingConfig(top_p=0.97), 50_002), (hot, 3)):
@@ -121,7 +121,7 @@ def test_rows_of_float32_lists_with_long_tails_are_exact_or_none(temperature: fl
         expected = truncate(probs, sampling)
         for width in (20, 160, 1280):
             told = np.log(probs[:width]).astype(np.float32).tolist()
-            row = raw_row(Listing.ranked(range(width), told, whole=False), sampling, len(probs))
+            row = raw_row(TopLogprobs.ranked(range(width), told, whole=False), sampling, len(probs))
             assert row is None or len(row.ids) == len(expected)
 
 
@@ -145,9 +145,9 @@ def test_of_equals_at_the_edge_of_a_nucleus_the_path_goes_first() -> None:
 
 
 def test_processed_rows_need_all_the_mass() -> None:
-    short = Listing.ranked([1, 2], np.log([0.6, 0.3999]).tolist(), whole=False)
+    short = TopLogprobs.ranked([1, 2], np.log([0.6, 0.3999]).tolist(), whole=False)
     assert processed_row(short, SamplingConfig(top_p=0.9)) is None
-    rounded = Listing.ranked([1, 2], np.log([0.6, 0.399999]).tolist(), whole=False)
+    rounded = TopLogprobs.ranked([1, 2], np.log([0.6, 0.399999]).tolist(), whole=False)
     row = processed_row(rounded, SamplingConfig(top_p=0.9))
     assert row is not None
     assert row.probs.sum() == pytest.approx(1, abs=1e-15)
@@ -166,7 +166,7 @@ def test_lists_that_are_none_are_rejected(
     ids: list[int], logprobs: list[float], message: str
 ) -> None:
     with pytest.raises(Unreadable, match=message):
-        Listing.ranked(ids, logprobs, whole=True)
+        TopLogprobs.ranked(ids, logprobs, whole=True)
 
 
 def test_widths_grow_to_everything() -> None:
@@ -178,6 +178,6 @@ def test_widths_grow_to_everything() -> None:
 
 def test_a_row_of_llama_cpp_is_asked_for_with_another_draw_each_time() -> None:
     """It lists nothing where the drawn token is a part of a character (llama.cpp, 2026)."""
-    dialect = LlamaCpp("model", frozenset({2}), VOCABULARY)
-    assert dialect.listing((1, 2), 5, SamplingConfig())["seed"] == RANDOM
-    assert dialect.body((1, 2), 5, 7, SamplingConfig())["seed"] == 7
+    protocol = LlamaCpp("model", frozenset({2}), VOCABULARY)
+    assert protocol.listing((1, 2), 5, SamplingConfig())["seed"] == RANDOM
+    assert protocol.body((1, 2), 5, 7, SamplingConfig())["seed"] == 7

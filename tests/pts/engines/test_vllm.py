@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pts.config import SamplingConfig
-from pts.engines.base import Wish
+from pts.engines.base import SampleRequest
 from pts.engines.tabular import STOP, TabularEngine
 from pts.engines.vllm import REQUIRED, VLLMEngine, files_digest
 from pts.errors import EngineError, MissingExtra
@@ -27,7 +27,7 @@ from tests.pts.engines.faulty_server import SIZE, _extended, _place, machine_id,
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "cut": {"temperature": 0.8, "top_k": 12, "top_p": 0.9},
+    "truncated": {"temperature": 0.8, "top_k": 12, "top_p": 0.9},
     "greedy": {"temperature": 0},
 }
 
@@ -45,7 +45,7 @@ class Queue:
         self.waiting: dict[str, tuple[list[int], Any]] = {}
         self.engines: dict[SamplingConfig, TabularEngine] = {}
         self.rng = random.Random(0)
-        self.cut = 0
+        self.truncated = 0
 
     def add_request(self, name: str, prompt: dict[str, list[int]], params: Any) -> None:
         assert name not in self.waiting
@@ -69,8 +69,8 @@ class Queue:
             self.engines[sampling] = TabularEngine(MACHINES, sampling)
         engine = self.engines[sampling]
         at, seeds = _place(prompt), tuple(self.rng.getrandbits(60) for _ in range(params.n))
-        ((_, drawn),) = engine.sample(iter([Wish(0, *at, params.max_tokens, seeds)]))
-        return [self._output(ids[: len(ids) - self.cut], engine, at, params) for ids in drawn]
+        ((_, drawn),) = engine.sample(iter([SampleRequest(0, *at, params.max_tokens, seeds)]))
+        return [self._output(ids[: len(ids) - self.truncated], engine, at, params) for ids in drawn]
 
     def _output(self, ids: Any, engine: TabularEngine, at: Any, params: Any) -> Any:
         reason = "stop" if ids[-1:] == (STOP,) else "length"
@@ -119,7 +119,7 @@ def test_loading_sets_what_the_engine_relies_on(folder: Path) -> None:
     assert engine.llm.options.items() >= {**REQUIRED, "dtype": "float32"}.items()
     other = VLLMEngine.load(folder, SamplingConfig())
     assert engine.llm.options["seed"] != other.llm.options["seed"], "a resumed run draws anew"
-    assert engine.policy == files_digest(folder)
+    assert engine.policy_digest == files_digest(folder)
     assert not engine.reproducible
 
 
@@ -144,8 +144,8 @@ def test_without_vllm_the_install_line_is_told(
 
 def test_a_closed_sample_leaves_nothing_in_vllm(folder: Path) -> None:
     engine = VLLMEngine.load(folder, SamplingConfig())
-    wishes = [Wish(k, (machine_id(0),), (), 64, (1, 2)) for k in range(9)]
-    answers: Iterator[Any] = engine.sample(iter(wishes))
+    requests = [SampleRequest(k, (machine_id(0),), (), 64, (1, 2)) for k in range(9)]
+    answers: Iterator[Any] = engine.sample(iter(requests))
     next(answers)
     answers.close()  # type: ignore[attr-defined]
     assert engine.llm.llm_engine.waiting == {}
@@ -155,8 +155,10 @@ def test_scoring_between_answers_takes_none_of_them(folder: Path) -> None:
     """A runner scores while rollouts are under way, on the same queue."""
     engine = VLLMEngine.load(folder, SamplingConfig())
     keys = []
-    for wish, _ in engine.sample(iter([Wish(k, (machine_id(0),), (), 64, (k,)) for k in range(9)])):
-        keys.append(wish.key)
+    for request, _ in engine.sample(
+        iter([SampleRequest(k, (machine_id(0),), (), 64, (k,)) for k in range(9)])
+    ):
+        keys.append(request.key)
         assert len(engine.score((machine_id(0),), (3, 4))) == 2
     assert sorted(keys) == list(range(9))
 
@@ -164,10 +166,10 @@ def test_scoring_between_answers_takes_none_of_them(folder: Path) -> None:
 def test_what_breaks_the_rules_is_told(folder: Path) -> None:
     engine = VLLMEngine.load(folder, SamplingConfig())
     with pytest.raises(EngineError, match="max_model_len = 200"):
-        list(engine.sample(iter([Wish(0, (machine_id(0),), (), 200, (1,))])))
-    engine.llm.llm_engine.cut = 1
-    with pytest.raises(EngineError, match="wish 3: the completion ended after"):
-        list(engine.sample(iter([Wish(3, (machine_id(0),), (), 150, (1,))])))
+        list(engine.sample(iter([SampleRequest(0, (machine_id(0),), (), 200, (1,))])))
+    engine.llm.llm_engine.truncated = 1
+    with pytest.raises(EngineError, match="request 3: the completion ended after"):
+        list(engine.sample(iter([SampleRequest(3, (machine_id(0),), (), 150, (1,))])))
 
 
 def test_a_folder_without_weights_has_no_digest(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pts.errors import ConfigError
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 from pts.verifiers.code import sandbox as code_sandbox
 from pts.verifiers.code.text import extract_code
 from pts.verifiers.code.verifier import CodeVerifier
@@ -33,7 +33,7 @@ def verifier() -> Iterator[CodeVerifier]:
     made.close()
 
 
-def judge(verifier: CodeVerifier, code: str, tests: str, **metadata: Any) -> Judgement:
+def judge(verifier: CodeVerifier, code: str, tests: str, **metadata: Any) -> Grade:
     return verifier(Problem("q1", "Write it.", tests, metadata), code)
 
 
@@ -198,7 +198,7 @@ def test_arguments_are_changed_in_place(verifier: CodeVerifier, code: str, tests
 @pytest.mark.parametrize(("code", "tests"), COMPUTED)
 def test_values_arrive_as_they_were_returned(verifier: CodeVerifier, code: str, tests: str) -> None:
     said = judge(verifier, code, tests)
-    assert said == Judgement(PASS, code), said.reason
+    assert said == Grade(PASS, code), said.reason
 
 
 CLASSES = [

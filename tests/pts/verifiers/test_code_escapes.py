@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from pts.types import Judgement, Problem, Verdict
+from pts.types import Grade, Problem, Verdict
 from pts.verifiers.code.sandbox import Isolation
 from pts.verifiers.code.verifier import CodeVerifier
 from tests.pts.verifiers.code_isolation import make
@@ -84,7 +84,7 @@ def judged_processes(owner: int = 0) -> list[int]:
     return [pid for pid in servers if judged(pid)]
 
 
-def judge(verifier: CodeVerifier, code: str, tests: str = ESCAPED) -> Judgement:
+def judge(verifier: CodeVerifier, code: str, tests: str = ESCAPED) -> Grade:
     return verifier(Problem("q1", "", tests), code)
 
 

@@ -27,9 +27,10 @@ from search_tables import P_GAP, ZONE, report, tables
 
 from pts.algorithm.bisect import search_bisect
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import PathAnalysis, confirm, rank_proposals, screen
+from pts.algorithm.pairs import confirm, rank_proposals, screen
 from pts.algorithm.paths import ScoredCompletion
 from pts.algorithm.requests import SearchRoutine, request, request_logprobs, with_cost
+from pts.algorithm.siblings import PathAnalysis
 from pts.config import SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.testing import run_search

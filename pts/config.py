@@ -108,9 +108,10 @@ class SearchConfig(Settings):
     unit: Literal["token", "step"] = "token"
     """What is asked for its effect on p(success). A `step` is a line or a sentence of the
     completion; pivotal steps are reported, and pairs are made of single tokens only."""
-    criteria: tuple[Literal["path", "fork"], ...] = ("path", "fork")
-    """`path`: the path's token moves p(success) by p_gap. `fork`: two likely siblings differ by
-    p_gap, whichever of them the path took. At unit `step` there is `path` alone."""
+    criteria: tuple[str, ...] = ("path", "fork")
+    """Names in `pts.algorithm.criteria`. `path`: the path's token moves p(success) by p_gap.
+    `fork`: two likely siblings differ by p_gap, whichever of them the path took. At unit `step`
+    there is `path` alone."""
     p_gap: float = Field(0.2, gt=0, lt=1)
     """Smallest change of p(success) that counts as pivotal (Phi-4's Figure 3 boxes 0.2)."""
     indifference_margin: float = Field(0.05, ge=0, lt=0.5)
@@ -167,7 +168,7 @@ class SearchConfig(Settings):
                 f"{self.indifference_margin} and {self.p_gap}"
             )
         if not self.criteria:
-            raise ValueError("criteria must name 'path', 'fork' or both")
+            raise ValueError("criteria must name 'path', 'fork' or another criterion")
         if self.unit == "step" and "fork" in self.criteria:
             raise ValueError(
                 "criteria cannot name 'fork' at unit 'step': a fork compares two likely next "

@@ -211,7 +211,7 @@ class CandidatePair:
     rejected: int
     chosen_prob: float
     rejected_prob: float
-    criterion: Literal["path", "fork"]
+    criterion: str
     search_gap: float
     confirm_chosen: Counts
     confirm_rejected: Counts
@@ -308,6 +308,6 @@ class TokenPair:
     gap: Estimate
     pvalue: float
     expected_gain: float
-    criterion: Literal["path", "fork"]
+    criterion: str
     policy_digest: str
     """Digest of the policy that the rollouts came from."""

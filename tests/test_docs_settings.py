@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from pts.algorithm.branch import MIN_BRANCHES
-from pts.algorithm.pairs import SCREENING_MOST, SCREENING_SHARE
+from pts.algorithm.siblings import SCREENING_MOST, SCREENING_SHARE
 from pts.config import SearchConfig
 from tests.test_docs import ROOT
 

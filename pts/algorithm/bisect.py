@@ -18,9 +18,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from pts.algorithm.pairs import BetaPrior, PathAnalysis, screening_budget
 from pts.algorithm.paths import Pivot, ScoredCompletion, SiblingCounts, SuccessCount, pivot
 from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
 from pts.config import SearchConfig
 from pts.stats import decide, exact, jeffreys, reaches, square_and_add, wilson_bounds
 from pts.types import (
@@ -153,7 +153,7 @@ class _Track:
             if reaches(delta.mean, self.config.p_gap):
                 yes = decide(delta, self.config.p_gap, self.config.indifference_margin) == "yes"
                 around = (self.point(start), self.point(end))
-                found.append(pivot(self.path, self.config, (start, end), around, delta, yes))
+                found.append(pivot(self.path, self.config.unit, (start, end), around, delta, yes))
         return found
 
     def _deltas(self, marks: Sequence[int]) -> Iterator[tuple[int, int, Estimate]]:

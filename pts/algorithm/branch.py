@@ -28,9 +28,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pts.algorithm.pairs import BetaPrior, PathAnalysis, screening_budget
 from pts.algorithm.paths import Branches, BranchPoint, ScoredCompletion, pivot
 from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
 from pts.algorithm.values import PathValues, path_values, unit_change
 from pts.config import SearchConfig
 from pts.stats import (
@@ -187,7 +187,7 @@ def _finding(
     pivots = [
         pivot(
             path,
-            config,
+            config.unit,
             (pool.blocks[k].start, pool.blocks[k].end),
             (view.values.points[k], view.values.points[k + 1]),
             delta,

@@ -16,12 +16,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pts.config import SearchConfig
 from pts.types import (
     Counts,
     Estimate,
@@ -259,7 +258,7 @@ Pivot: TypeAlias = PivotalToken | PivotalStep
 
 def pivot(
     path: ScoredCompletion,
-    config: SearchConfig,
+    kind: Literal["token", "step"],
     unit: tuple[int, int],
     around: tuple[Estimate, Estimate],
     delta: Estimate,
@@ -268,6 +267,6 @@ def pivot(
     """The record of the unit `start <= i < end`; `around` is p(success) before and after it."""
     start, end = unit
     prob = float(np.prod(path.probs[start:end]))
-    if config.unit == "token":
+    if kind == "token":
         return PivotalToken(start, path.ids[start], prob, *around, delta, decided)
     return PivotalStep(start, end, path.ids[start:end], prob, *around, delta, decided)

@@ -16,7 +16,8 @@ import numpy as np
 
 from pts.algorithm.bisect import search_bisect
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import PathAnalysis, Proposal, confirm, rank_proposals, screen
+from pts.algorithm.criteria import check_criteria
+from pts.algorithm.pairs import confirm, rank_proposals, screen
 from pts.algorithm.paths import ScoredCompletion
 from pts.algorithm.requests import (
     SearchRoutine,
@@ -26,6 +27,7 @@ from pts.algorithm.requests import (
     request_steps,
     with_cost,
 )
+from pts.algorithm.siblings import PairProposal, PathAnalysis
 from pts.config import SearchConfig
 from pts.errors import DataError
 from pts.stats import jeffreys
@@ -59,9 +61,11 @@ def search_question(
     their question. One with a token that the policy cannot sample ends as "impossible".
     `limit` is the length limit of a whole completion, `seed` settles every random choice here.
 
-    Raises DataError at once if a completion is empty, longer than `limit`, or unfinished: it must
-    end in one of `stop_ids` or be exactly `limit` tokens long.
+    Raises ConfigError for unknown criteria and, at once too, DataError if a completion is empty,
+    longer than `limit`, or unfinished: it must end in one of `stop_ids` or be exactly `limit`
+    tokens long.
     """
+    check_criteria(config)
     given = [tuple(ids) for ids in completions or ()]
     faults = completion_faults(problem_id, given, limit, stop_ids)
     if faults:
@@ -132,7 +136,9 @@ def search_paths(
 
 
 def _confirmed(
-    findings: Sequence[PathAnalysis], proposals: Sequence[Sequence[Proposal]], config: SearchConfig
+    findings: Sequence[PathAnalysis],
+    proposals: Sequence[Sequence[PairProposal]],
+    config: SearchConfig,
 ) -> SearchRoutine[list[CompletionResult]]:
     """Confirm the question's best proposals and file each pair with the path that proposed it."""
     best = rank_proposals([pair for pairs in proposals for pair in pairs], config.max_pairs)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from pts.algorithm.criteria import CRITERIA
 from pts.config import SearchConfig
 from pts.stats import benjamini_hochberg, jeffreys, newcombe
 from pts.types import CandidatePair, CompletionResult, Ids, QuestionResult, TokenPair
@@ -22,9 +23,9 @@ def select_pairs(
     """The pairs that fresh rollouts confirm, for the whole run.
 
     All proposed pairs are tested together at false discovery rate `config.fdr`
-    (Benjamini-Hochberg), those of `path` and of `fork` as two families. Each side gets a Jeffreys
-    interval, the gap Newcombe's, both at 95 % and from confirmation rollouts only. `policy_digest`
-    is the digest of what was sampled from. Order: that of the results.
+    (Benjamini-Hochberg), those of each criterion as a family of their own. Each side gets a
+    Jeffreys interval, the gap Newcombe's, both at 95 % and from confirmation rollouts only.
+    `policy_digest` is the digest of what was sampled from. Order: that of the results.
     """
     kept = [result for result in results if any(path.pairs for path in result.paths)]
     selection = Selection(config, policy_digest)
@@ -43,14 +44,17 @@ class Selection:
         self._config, self._policy_digest = config, policy_digest
         self._pvalues = array("d")
         self._keys = bytearray()
-        self._forks = bytearray()
+        self._names: list[str] = []
+        self._families = bytearray()
 
     def see(self, result: QuestionResult) -> None:
         """Take note of the p-values of a result."""
         for path in result.paths:
             for pair in path.pairs:
                 self._pvalues.append(pair.pvalue)
-                self._forks.append(pair.criterion == "fork")
+                if pair.criterion not in self._names:
+                    self._names.append(pair.criterion)
+                self._families.append(self._names.index(pair.criterion))
                 self._keys += _pair_key(result.prompt_ids + path.ids[: pair.position], pair)
 
     def pick(self, results: Iterable[QuestionResult]) -> Iterator[TokenPair]:
@@ -63,10 +67,12 @@ class Selection:
                         yield _token_pair(result, path, pair, self._policy_digest)
 
     def _accepted(self) -> bytearray:
-        """A byte a pair, 1 where it is kept; of equal ones a `path` pair, else the first."""
+        """A byte a pair, 1 where it is kept; of equal ones that of the criterion which stands first
+        in `CRITERIA`, else the first."""
         accepted, seen = bytearray(len(self._pvalues)), set[bytes]()
-        for fork in (0, 1):
-            family = [i for i, kind in enumerate(self._forks) if kind == fork]
+        for name in sorted(self._names, key=[*CRITERIA, *self._names].index):
+            own = self._names.index(name)
+            family = [i for i, criterion in enumerate(self._families) if criterion == own]
             passed = benjamini_hochberg([self._pvalues[i] for i in family], self._config.fdr)
             for i, accept in zip(family, passed, strict=True):
                 key = bytes(self._keys[i * KEY_BYTES : (i + 1) * KEY_BYTES])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pts.algorithm.bisect import search_bisect, split_point
-from pts.algorithm.pairs import PathAnalysis
 from pts.algorithm.paths import ScoredCompletion
+from pts.algorithm.siblings import PathAnalysis
 from pts.config import SearchConfig
 from pts.types import Ids, Rollout, RolloutQuery, TokenDistribution, Verdict
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import PathAnalysis
 from pts.algorithm.paths import ScoredCompletion
+from pts.algorithm.siblings import PathAnalysis
 from pts.config import SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.testing import run_search

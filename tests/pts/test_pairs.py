@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pts.algorithm.pairs import (
-    BetaPrior,
-    PairProposer,
-    PathAnalysis,
-    Proposal,
-    SiblingEstimate,
-    confirm,
-    rank_proposals,
-    screen,
-)
+from pts.algorithm.criteria import fork_pairs, path_pairs
+from pts.algorithm.pairs import PairProposer, confirm, rank_proposals, screen
 from pts.algorithm.paths import ScoredCompletion, SiblingCounts
 from pts.algorithm.selection import select_pairs
+from pts.algorithm.siblings import (
+    BetaPrior,
+    PairProposal,
+    PathAnalysis,
+    PathSiblings,
+    SiblingEstimate,
+)
 from pts.config import SearchConfig
 from pts.stats import jeffreys, newcombe, score_test
 from pts.types import (
@@ -88,14 +87,14 @@ def test_belief_has_the_strength_of_its_beta_distribution() -> None:
 def test_a_sibling_of_which_nothing_is_known_is_not_taken_for_certain() -> None:
     # The neighbourhood says 1 with two pseudo-rollouts: sd of Beta with mean 2.5 / 3 after them.
     found = dataclasses.replace(finding(None), left=[BetaPrior(1.0), BetaPrior(1.0)])
-    option = PairProposer(found, CONFIG).option(0, 8)
+    option = PathSiblings(found, CONFIG).estimate(0, 8)
     assert (option.mean, option.measured) == (1.0, False)
     assert option.sd == pytest.approx((2.5 / 3 * 0.5 / 3 / 3) ** 0.5)
 
 
 def test_upward_token_is_chosen_over_the_worst_likely_sibling() -> None:
     found = fill(finding(0.3), {8: (6, 10), 9: (1, 10), 10: (0, 10)})
-    (pair,) = PairProposer(found, CONFIG).path_pairs()
+    (pair,) = path_pairs(PathSiblings(found, CONFIG))
     assert (pair.chosen.token, pair.rejected.token) == (7, 9)  # 10 is worse but too rare
     # Shrunk by two pseudo-rollouts at 0.5: (1 + 1) / 12.
     assert pair.rejected.mean == pytest.approx(2 / 12)
@@ -105,15 +104,16 @@ def test_upward_token_is_chosen_over_the_worst_likely_sibling() -> None:
 
 def test_downward_token_is_rejected_for_the_best_likely_sibling() -> None:
     found = fill(finding(-0.3), {8: (6, 10), 9: (9, 10), 10: (10, 10)})
-    (pair,) = PairProposer(found, CONFIG).path_pairs()
+    (pair,) = path_pairs(PathSiblings(found, CONFIG))
     assert (pair.chosen.token, pair.rejected.token) == (9, 7)
 
 
 def test_forks_compare_siblings_whichever_the_path_took() -> None:
     found = fill(finding(None), {8: (10, 10), 9: (0, 10)})
-    (pair,) = PairProposer(found, CONFIG).fork_pairs()
+    (pair,) = fork_pairs(PathSiblings(found, CONFIG))
     assert (pair.chosen.token, pair.rejected.token, pair.criterion) == (8, 9, "fork")
-    assert PairProposer(found, SearchConfig(criteria=("path",))).fork_pairs() == []
+    only = PairProposer(found, SearchConfig(criteria=("path",))).proposals()
+    assert "fork" not in {pair.criterion for pair in only}
 
 
 def test_no_proposal_below_the_gap() -> None:
@@ -163,15 +163,15 @@ def option(token: int, prob: float, mean: float) -> SiblingEstimate:
 
 
 def test_proposals_rank_by_worth() -> None:
-    good = Proposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")  # .4 * .4
-    rare = Proposal((), option(1, 0.5, 0.9), option(3, 0.06, 0.1), "path")  # .06 * .8
-    best = Proposal((7,), option(1, 0.5, 0.9), option(2, 0.4, 0.4), "fork")  # .4 * .5
+    good = PairProposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")  # .4 * .4
+    rare = PairProposal((), option(1, 0.5, 0.9), option(3, 0.06, 0.1), "path")  # .06 * .8
+    best = PairProposal((7,), option(1, 0.5, 0.9), option(2, 0.4, 0.4), "fork")  # .4 * .5
     assert rank_proposals([rare, good, best, good], 2) == [best, good]
 
 
 def test_confirmation_draws_fresh_halves_and_drops_hopeless_pairs() -> None:
-    strong = Proposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")
-    weak = Proposal((), option(3, 0.5, 0.9), option(4, 0.4, 0.5), "fork")
+    strong = PairProposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")
+    weak = PairProposal((), option(3, 0.5, 0.9), option(4, 0.4, 0.5), "fork")
     rates = {1: 1.0, 2: 0.25, 3: 0.5, 4: 0.5}
     (kept, dropped), asked = drive(confirm([strong, weak], SearchConfig()), rates)
     assert asked[:4] == [RolloutQuery((token,), 24, "confirm") for token in (1, 2, 3, 4)]

@@ -14,9 +14,9 @@ import pytest
 from align.recipe import parse_recipe
 from pts.algorithm.bisect import search_bisect, split_point
 from pts.algorithm.branch import search_branch
-from pts.algorithm.pairs import PathAnalysis
 from pts.algorithm.paths import ScoredCompletion, split_blocks
 from pts.algorithm.question import search_question
+from pts.algorithm.siblings import PathAnalysis
 from pts.config import SamplingConfig, SearchConfig, parse_settings
 from pts.engines.base import SampleRequest
 from pts.engines.tabular import (

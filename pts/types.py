@@ -17,8 +17,11 @@ import numpy.typing as npt
 Ids: TypeAlias = tuple[int, ...]
 """Token ids, as sampled."""
 
-Purpose: TypeAlias = Literal["filter", "search", "confirm"]
+Purpose: TypeAlias = Literal["filter", "search", "confirm", "sample"]
 """Why a rollout is drawn. It is part of the seed, so that a confirmation never replays a search."""
+
+WHOLE: frozenset[Purpose] = frozenset({"filter", "sample"})
+"""Purposes whose rollouts keep all their ids; of the others the first one is kept."""
 
 
 class Verdict(enum.StrEnum):
@@ -88,8 +91,8 @@ class TokenDistribution:
 class Rollout:
     """One judged rollout.
 
-    `ids` are the sampled tokens after the query's prefix: all of them for purpose "filter", the
-    first one for the other purposes (longer memory would serve no decision). `length` counts all
+    `ids` are the sampled tokens after the query's prefix: all of them for the purposes in `WHOLE`,
+    the first one for the others (longer memory would serve no decision). `length` counts all
     sampled tokens. `truncated` marks a rollout stopped by the length limit: a failure by
     definition.
     """

@@ -13,7 +13,7 @@ import logging
 from pts.engines.base import Engine
 from pts.errors import EngineError, VerifierError
 from pts.files import prefix_digest
-from pts.types import Grade, Ids, Problem, Purpose, Rollout, Verdict
+from pts.types import WHOLE, Grade, Ids, Problem, Purpose, Rollout, Verdict
 from pts.verifiers.base import Verifier
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Grader:
                 f"{limit}; a completion must end with its first stop id or fill the limit"
             )
         verdict = self._verdict(prefix + ids) if stopped else Verdict.FAIL
-        return Rollout(ids if purpose == "filter" else ids[:1], verdict, not stopped, len(ids))
+        return Rollout(ids if purpose in WHOLE else ids[:1], verdict, not stopped, len(ids))
 
     def _verdict(self, completion: Ids) -> Verdict:
         digest = prefix_digest(completion)

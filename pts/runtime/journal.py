@@ -44,7 +44,7 @@ Places: TypeAlias = "array[int]"
 """Where lines of a question are: file (0 the journal, k + 1 the part of worker k), offset, …"""
 
 _FAIL, _PASS, _CUT = 0, 1, 2
-_PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c"}
+_PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c", "sample": "n"}
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from pts.engines.base import Engine, SampleRequest
 from pts.engines.boundaries import completion_steps
 from pts.errors import VerifierError
 from pts.types import (
+    WHOLE,
     Ids,
     LogprobQuery,
     Measurement,
@@ -94,4 +95,4 @@ class _Answers:
             verdict = self.verifier(self.problem, self.engine.decode(whole)).verdict
         if verdict is Verdict.UNSCORED:
             raise VerifierError(f"problem {self.problem.id!r} could not be judged: {whole}")
-        return Rollout(ids if query.purpose == "filter" else ids[:1], verdict, cut, len(ids))
+        return Rollout(ids if query.purpose in WHOLE else ids[:1], verdict, cut, len(ids))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pts.data.pairs import pairs_dataset, read_pairs, write_pairs
     from pts.data.problems import Problems, load_problems
     from pts.engines.base import Engine, SampleRequest
+    from pts.engines.registry import make_engine
     from pts.engines.server.endpoints import RetryPolicy
     from pts.engines.server.engine import ServerEngine
     from pts.engines.tabular import TabularEngine
@@ -81,6 +82,7 @@ _HOMES = {
     "pts.runtime.search": ("SearchRun", "RunSummary", "search"),
     "pts.config": ("SamplingConfig", "SearchConfig"),
     "pts.engines.base": ("Engine", "SampleRequest"),
+    "pts.engines.registry": ("make_engine",),
     "pts.engines.server.engine": ("ServerEngine",),
     "pts.engines.server.endpoints": ("RetryPolicy",),
     "pts.engines.tabular": ("TabularEngine",),
@@ -171,6 +173,7 @@ __all__ = [
     "VerifierError",
     "export_dataset",
     "load_problems",
+    "make_engine",
     "make_verifier",
     "pairs_dataset",
     "plan_search",

@@ -53,16 +53,15 @@ class EngineChoice:
 
     def load(self, sampling: SamplingConfig) -> Engine:
         """The engine; the heavy imports happen here, so that a parent of workers has none."""
-        if self.urls:
-            from pts.engines.server.engine import ServerEngine
+        from pts.engines.registry import make_engine
 
-            return ServerEngine.connect(
-                list(self.urls), self.served_name, self.model, sampling,
-                in_flight=self.in_flight or IN_FLIGHT, seeds=self.seeds, revision=self.revision,
+        if self.urls:
+            return make_engine(
+                f"server:{','.join(self.urls)}", sampling, tokenizer=self.model,
+                model=self.served_name, in_flight=self.in_flight or IN_FLIGHT, seeds=self.seeds,
+                revision=self.revision,
             )  # fmt: skip
         from transformers.utils.logging import disable_progress_bar
 
-        from pts.engines.transformers.engine import TransformersEngine
-
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        return TransformersEngine.load(self.model, sampling)
+        return make_engine(f"transformers:{self.model}", sampling)

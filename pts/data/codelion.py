@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from pts.data.rows import Faults
-from pts.data.tables import Row, open_table, shown
+from pts.data.sources import open_table
+from pts.data.tables import Row, shown
 from pts.errors import DataError
 from pts.types import Estimate, Ids, TokenPair
 

@@ -4,61 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pts.data.tables import Row, not_utf8
 from pts.errors import DataError, did_you_mean
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 BATCH = 256
 """Rows that are in memory at a time."""
 
 
-class ParquetRows:
-    """Rows of a Parquet file, counted from 1."""
+@dataclass(slots=True)
+class ArrowRows:
+    """Rows of Arrow's batches, counted from 1; `batches` begins them anew."""
 
-    unit = "row"
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        self.place, self._path = str(path), path
-        try:
-            self.columns: Sequence[str] = pq.read_schema(path).names
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: not Parquet ({_first_line(error)})") from None
+    place: str
+    columns: Sequence[str]
+    batches: Callable[[], Iterator[Any]]
+    unit: str = "row"
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self._path) as file:
-            yield from _numbered(file.iter_batches(BATCH))
-
-
-class DatasetRows:
-    """Rows of a Hugging Face dataset, counted from 1; the data stay on disk, memory-mapped."""
-
-    unit = "row"
-
-    def __init__(self, place: str, dataset: Dataset) -> None:
-        self.place = place
-        self.columns: Sequence[str] = dataset.column_names
-        self._dataset = dataset.with_format("arrow")
-
-    def __iter__(self) -> Iterator[tuple[int, Row]]:
-        yield from _numbered(self._dataset.iter(BATCH))
-
-
-def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Row]]:
-    number = 0
-    for batch in batches:
-        for row in _rows(batch):
-            number += 1
-            yield number, row
+        return enumerate((row for batch in self.batches() for row in _rows(batch)), 1)
 
 
 def _rows(batch: Any) -> Iterator[Row]:
@@ -75,7 +42,24 @@ def _rows(batch: Any) -> Iterator[Row]:
             yield not_utf8(error)
 
 
-def disk_rows(folder: Path) -> DatasetRows:
+def parquet_rows(path: Path) -> ArrowRows:
+    """Rows of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        columns = pq.read_schema(path).names
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not Parquet ({_first_line(error)})") from None
+
+    def batches() -> Iterator[Any]:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(BATCH)
+
+    return ArrowRows(str(path), columns, batches)
+
+
+def disk_rows(folder: Path) -> ArrowRows:
     """The dataset in a folder: of `save_to_disk`, or files as they lie on the Hub."""
     from datasets import load_dataset, load_from_disk
 
@@ -87,13 +71,15 @@ def disk_rows(folder: Path) -> DatasetRows:
             f"{folder}: no dataset here ({_first_line(error)}); give a folder of save_to_disk, one "
             "with the files of a dataset, or a file"
         ) from None
-    if saved:
-        return _one_split(str(folder), loaded, lambda split: str(folder / split))
-    return _one_split(str(folder), loaded, lambda split: f"the {split} file itself")
+    named = "{0}/{1}" if saved else "the {1} file itself"
+    return _one_split(str(folder), loaded, lambda split: named.format(folder, split))
 
 
-def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> DatasetRows:
-    """Rows of a dataset, or of the only split. `named` tells how another one is asked for."""
+def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> ArrowRows:
+    """Rows of a dataset, or of the only split; the data stay on disk, memory-mapped.
+
+    `named` tells how another split is asked for.
+    """
     if isinstance(loaded, Mapping):
         splits = list(loaded)
         if len(splits) != 1:
@@ -102,10 +88,11 @@ def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> DatasetR
                 f"e.g. {named(splits[0] if splits else 'train')}"
             )
         loaded = loaded[splits[0]]
-    return DatasetRows(place, loaded)
+    rows = loaded.with_format("arrow")
+    return ArrowRows(place, loaded.column_names, lambda: rows.iter(BATCH))
 
 
-def hub_rows(source: str) -> DatasetRows:
+def hub_rows(source: str) -> ArrowRows:
     """`hf:NAME`, `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, downloaded once to the cache.
 
     Raises DataError when it cannot be had: offline, no such dataset, no such config or split.

@@ -3,7 +3,7 @@
     problems = load_problems("gsm8k.jsonl", {"prompt": "question", "reference": "answer"})
 
 Sources are JSONL, CSV and Parquet files, folders of saved Hugging Face datasets, and `hf:NAME`
-(`pts.data.tables`). A prompt is text, or a list of messages `{"role": ..., "content": ...}`.
+(`pts.data.sources`). A prompt is text, or a list of messages `{"role": ..., "content": ...}`.
 Other columns become the problem's metadata.
 
 The source is read once to check it and again whenever the problems are iterated. Neither keeps
@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from pts.data.rows import FIELDS, SHOWN, Faults, RowReader
-from pts.data.tables import Table, open_table
+from pts.data.rows import FIELDS, Faults, RowReader
+from pts.data.sources import open_table
+from pts.data.tables import Table
 from pts.errors import ConfigError, did_you_mean
 from pts.types import Problem
-
-__all__ = ["FIELDS", "SHOWN", "Problems", "load_problems"]
 
 
 class Problems:
@@ -45,7 +44,11 @@ class Problems:
 
 
 def load_problems(
-    source: Path | str, columns: Mapping[str, str] | None = None, *, chat: bool = False
+    source: Path | str,
+    columns: Mapping[str, str] | None = None,
+    *,
+    chat: bool = False,
+    check: Callable[[Problem], str | None] | None = None,
 ) -> Problems:
     """Check a source of problems and return them, to be iterated.
 
@@ -56,6 +59,7 @@ def load_problems(
             otherwise, and the one that holds "completions" if problems bring some. Without an id
             column the numbers of the rows (in text files, of the lines) are the ids.
         chat: ask prompts that are text as one user message.
+        check: tells what else is wrong with a problem, None if nothing; told with its row.
 
     References that are numbers become text, whole ones without a decimal point.
 
@@ -68,10 +72,10 @@ def load_problems(
         raise ConfigError(*(f"no field {n!r}{did_you_mean(n, FIELDS)}" for n in unknown))
     table = open_table(str(source))
     reader = RowReader(columns, chat)
-    return Problems(table, reader, _check(table, reader))
+    return Problems(table, reader, _check(table, reader, check))
 
 
-def _check(table: Table, reader: RowReader) -> int:
+def _check(table: Table, reader: RowReader, check: Callable[[Problem], str | None] | None) -> int:
     """Read everything once; the number of problems. Raises DataError with all faults."""
     faults = Faults(table)
     if table.columns is not None:
@@ -80,7 +84,9 @@ def _check(table: Table, reader: RowReader) -> int:
     digests, rows = array("Q"), 0
     for number, row in table:
         rows += 1
-        reader.read(number, row, faults)
+        problem = reader.read(number, row, faults)
+        if problem and check and (what := check(problem)) is not None:
+            faults.add(number, what)
         if isinstance(row, dict):
             digests.append(_digest(reader.id_of(number, row)))
     if not rows:

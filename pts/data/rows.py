@@ -58,7 +58,8 @@ class Faults:
         lines.sort(key=lambda fault: fault[0])
         said = [self._line(number, what) for number, what in lines[:SHOWN]]
         more = total - len(said)
-        raise DataError("\n".join(said + ([f"… and {more:,} more"] if more > 0 else [])))
+        rest = [f"{self._table.place}: … and {more:,} more"] if more > 0 else []
+        raise DataError("\n".join(said + rest))
 
     def _line(self, number: int, what: str) -> str:
         where = f", {self._table.unit} {number}" if number else ""
@@ -85,12 +86,7 @@ class RowReader:
         """One fault for each column that is needed and that a table does not have."""
         for name in sorted(self._needed):
             if self._columns[name] not in known:
-                faults.add(None, self._missing(name, known))
-
-    def _missing(self, name: str, known: Iterable[str]) -> str:
-        column, names = self._columns[name], list(known)
-        has = f"; it has {', '.join(map(repr, names)) or 'no columns'}"
-        return f"column {column!r} (the {name}) is missing{did_you_mean(column, names) or has}"
+                faults.add(None, missing(self._columns[name], known, f" (the {name})"))
 
     def id_of(self, number: int, row: Mapping[str, Any]) -> str:
         """The row's id: what its column says, or else its number."""
@@ -124,10 +120,17 @@ class RowReader:
         if name not in self._needed or not _is_null(value):
             return value
         if column not in row:
-            faults.add(number, self._missing(name, row), absent=column)
+            faults.add(number, missing(column, row, f" (the {name})"), absent=column)
         elif name != "completions":
             faults.add(number, f"column {column!r} (the {name}) is null or empty")
         return None
+
+
+def missing(column: str, known: Iterable[str], use: str = "") -> str:
+    """The message for a column that is not among the known ones; `use` says what it is for."""
+    names = list(known)
+    has = f"; it has {', '.join(map(repr, names)) or 'no columns'}"
+    return f"column {column!r}{use} is missing{did_you_mean(column, names) or has}"
 
 
 class _Unfit(Exception):
@@ -153,20 +156,24 @@ def _prompt(value: Any, chat: bool) -> str | tuple[Message, ...]:
         raise _Unfit("messages are given as text; lists of messages (JSONL, Parquet) are")
     if isinstance(value, str) and value:
         return (Message("user", value),) if chat else value
-    turns = [_turn(turn) for turn in value] if isinstance(value, list) else []
-    if not turns or None in turns:
+    messages = read_messages(value)
+    if not messages:
         raise _Unfit("text or messages with role and content are")
-    return tuple(turn for turn in turns if turn is not None)
+    return messages
 
 
-def _turn(turn: object) -> Message | None:
-    """A message. Further keys must be null: Arrow adds those that other messages have."""
-    if not isinstance(turn, dict):
-        return None
-    said = {key: value for key, value in turn.items() if value is not None}
-    if set(said) != {"role", "content"} or not all(isinstance(v, str) for v in said.values()):
-        return None
-    return Message(said["role"], said["content"])
+def read_messages(value: object) -> tuple[Message, ...]:
+    """The messages of a list of objects with role and content, both text; none if it is no such.
+
+    Further keys must be null: Arrow adds those that other messages have.
+    """
+    messages = []
+    for turn in value if isinstance(value, list) else ():
+        said = {k: v for k, v in turn.items() if v is not None} if isinstance(turn, dict) else {}
+        if set(said) != {"role", "content"} or not all(isinstance(v, str) for v in said.values()):
+            return ()
+        messages.append(Message(said["role"], said["content"]))
+    return tuple(messages)
 
 
 def _spells_messages(text: str) -> bool:

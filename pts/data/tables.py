@@ -1,10 +1,7 @@
-"""Tables of rows, read one row at a time: JSONL, CSV, Parquet and Hugging Face datasets.
+"""Tables of rows, read one row at a time; those in text files: JSONL and CSV.
 
-    table = open_table("gsm8k.csv")
-    for number, row in table: ...       # a row by column names, or the text of a fault
-
-A table can be read again and again, and never holds more than a few rows. `open_table` raises
-DataError for what is wrong with a file as a whole; a faulty row is yielded as its fault.
+A table can be read again and again, and never holds more than a few rows. What is wrong with a
+file as a whole is a DataError when it is opened; a faulty row is yielded as its fault.
 """
 
 from __future__ import annotations
@@ -16,15 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from pts.errors import DataError, did_you_mean
+from pts.errors import DataError
 
 Row: TypeAlias = dict[str, Any] | str
 """Values by column, or what is wrong with the row."""
 
 FIELD_CHARACTERS = 2**24
 """A longer field of a CSV file is taken for a quote that was left open."""
-
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
 class Table(Protocol):
@@ -43,46 +38,6 @@ class Table(Protocol):
     def __iter__(self) -> Iterator[tuple[int, Row]]: ...
 
 
-def open_table(source: str) -> Table:
-    """The table at a path or, for `hf:NAME`, on the Hugging Face Hub.
-
-    Files are known by their endings (`ENDINGS`), folders are those of `Dataset.save_to_disk`.
-    """
-    if source.startswith("hf:"):
-        from pts.data.datasets import hub_rows
-
-        return hub_rows(source)
-    path = Path(source)
-    if path.is_dir():
-        from pts.data.datasets import disk_rows
-
-        return disk_rows(path)
-    ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        hint = did_you_mean(ending, ENDINGS)
-        raise DataError(
-            f"{source}: unknown kind of file {ending!r}{hint or '; known: ' + ', '.join(ENDINGS)}, "
-            "the folder of a saved dataset, hf:NAME"
-        )
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if ending == ".parquet":
-        from pts.data.datasets import ParquetRows
-
-        return ParquetRows(path)
-    _check_encoding(path)
-    if ending in (".csv", ".tsv"):
-        return CsvRows(path, "\t" if ending == ".tsv" else ",")
-    return JsonRows(path)
-
-
-def _check_encoding(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
-        raise DataError(f"{path}: is UTF-16 or UTF-32; save it as UTF-8")
-
-
 class JsonRows:
     """One JSON object a line; blank lines are passed over."""
 
@@ -93,7 +48,8 @@ class JsonRows:
         self.place, self._path = str(path), path
         with path.open("rb") as file:
             first = next((line for line in file if line.strip()), b"")
-        if first.removeprefix(codecs.BOM_UTF8).strip() in (b"[", b"[{") or _is_list_of_rows(first):
+        first = first.removeprefix(codecs.BOM_UTF8).strip()
+        if first == b"[" or (first.startswith(b"[") and b"{" in first[:200]):
             raise DataError(f"{path}: holds a JSON array; write one object a line (JSONL)")
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
@@ -190,11 +146,6 @@ def not_utf8(error: UnicodeDecodeError) -> str:
     """What is wrong with bytes that are no UTF-8."""
     byte = error.object[error.start]
     return f"not UTF-8 (byte 0x{byte:02x} at {error.start}); save the file as UTF-8"
-
-
-def _is_list_of_rows(line: bytes) -> bool:
-    """Whether a whole array of objects stands on one line."""
-    return line.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[" and b"{" in line[:200]
 
 
 BROKEN_TEXT = "holds half a surrogate pair (\\ud800 to \\udfff); mend the text"

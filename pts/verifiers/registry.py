@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pts.errors import ConfigError, did_you_mean
+from pts.types import Problem, Verdict
 from pts.verifiers.base import Verifier
 from pts.verifiers.choice import ChoiceVerifier
 from pts.verifiers.exact import ExactVerifier, as_integer
@@ -50,6 +51,12 @@ def make_verifier(spec: str) -> Verifier:
         return CodeVerifier(**_options(argument))
     forms = "exact:REGEX (one group, the answer), math, choice, choice:LETTERS or code:OPTIONS"
     raise ConfigError(f"no verifier {spec!r}{did_you_mean(name, NAMES)}; give {forms}")
+
+
+def reference_fault(verifier: Verifier, problem: Problem) -> str | None:
+    """Why the verifier cannot read a reference, found by judging an empty completion."""
+    said = verifier(problem, "")
+    return said.reason if said.verdict is Verdict.UNSCORED else None
 
 
 def _options(argument: str) -> dict[str, Any]:

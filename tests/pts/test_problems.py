@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pts.data.problems import SHOWN, load_problems
+from pts.data.problems import load_problems
+from pts.data.rows import SHOWN
 from pts.errors import ConfigError, DataError
 from pts.types import Message, Problem
 
@@ -62,11 +63,22 @@ def test_every_fault_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 def test_long_lists_of_faults_are_cut(tmp_path: Path) -> None:
+    path = write(tmp_path, *["{"] * (SHOWN + 5))
     with pytest.raises(DataError) as caught:
-        load_problems(write(tmp_path, *["{"] * (SHOWN + 5)))
+        load_problems(path)
     lines = str(caught.value).splitlines()
     assert len(lines) == SHOWN + 1
-    assert lines[-1] == "… and 5 more"
+    assert lines[-1] == f"{path}: … and 5 more"
+
+
+def test_a_check_of_the_caller_is_told_with_its_line(tmp_path: Path) -> None:
+    rows = [{"id": name, "prompt": "1+1?", "reference": name} for name in "aZ"]
+    path = write(tmp_path, *rows, "{")
+    with pytest.raises(DataError) as caught:
+        load_problems(path, check=lambda p: f"{p.id} is late" if p.reference == "Z" else None)
+    first, second = str(caught.value).splitlines()
+    assert first == f"{path}, line 2: Z is late"
+    assert second.startswith(f"{path}, line 3: not JSON")
 
 
 def test_a_named_id_column_must_be_there(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _read_file(source: str, tokenizer: Any) -> list[TokenPair]:
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    from pts.engines.tokenizer_folder import load_tokenizer
+    from pts.engines.text import load_tokenizer
 
     return load_tokenizer(folder, None)[0]
 

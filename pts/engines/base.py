@@ -8,11 +8,12 @@ Batching, KV reuse, retries and parallel requests are the engine's own business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from pts.config import SamplingConfig
+from pts.errors import EngineError
 from pts.types import Ids, Problem, TokenDistribution
 
 
@@ -72,3 +73,59 @@ class Engine(Protocol):
         something, then ask again. It is exhausted when no further request can come.
         """
         ...
+
+
+class RequestBatch(Protocol):
+    """The requests that an engine works on at the same time, for `answer_requests`."""
+
+    @property
+    def hungry(self) -> bool:
+        """There is room for another request."""
+        ...
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is worked on, and nothing is left to be delivered."""
+        ...
+
+    def add(self, request: SampleRequest) -> None:
+        """Begin with a request."""
+        ...
+
+    def advance(self) -> Iterable[tuple[SampleRequest, list[Ids]]]:
+        """Go on, and deliver what is finished; for an idle batch nothing."""
+        ...
+
+
+def answer_requests(
+    requests: Iterator[SampleRequest | None],
+    batch: RequestBatch,
+    check: Callable[[SampleRequest], None],
+) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    """`Engine.sample` over a batch: fill it from the live queue, let it go on, deliver.
+
+    After None from the queue the batch goes on with what it has. Once everything asked for was
+    delivered, the queue must hold a request or be exhausted: another None then is a deadlock
+    (nothing would ever change) and raises EngineError. `check` raises for a request that the
+    engine refuses.
+    """
+    exhausted = False
+    while True:
+        while batch.hungry and not exhausted:
+            try:
+                request = next(requests)
+            except StopIteration:
+                exhausted = True
+                break
+            if request is None:
+                if batch.idle:
+                    raise EngineError(
+                        "deadlock: every request was delivered, yet the queue holds "
+                        "neither a request nor its end; end it when no search can go on"
+                    )
+                break
+            check(request)
+            batch.add(request)
+        yield from batch.advance()
+        if exhausted and batch.idle:
+            return

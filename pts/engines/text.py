@@ -1,9 +1,18 @@
-"""Between problems, token ids and text, for engines that hold a Hugging Face tokenizer."""
+"""Between problems, token ids and text, for engines that hold a Hugging Face tokenizer.
+
+`TokenizerEngine` is what such engines have in common; `load_tokenizer` loads the tokenizer of a
+model whose weights are elsewhere: in a server, or in vLLM.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from pts.engines.base import SampleRequest
 from pts.errors import EngineError
 from pts.types import Ids, Problem
 
@@ -87,3 +96,89 @@ def _byte_of_char() -> dict[str, int]:
     table = {chr(b): b for b in shown}
     table.update({chr(256 + i): b for i, b in enumerate(hidden)})
     return table
+
+
+def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, frozenset[int], int]:
+    """A local folder's tokenizer, its stop ids, and a bound of the ids: the vocabulary's size.
+
+    Stop ids default to those of generation_config.json and the tokenizer's eos; the size is the
+    larger of the tokenizer's and config.json's (models pad theirs). Raises EngineError for a folder
+    without a tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer_config.json").is_file():
+        raise EngineError(
+            f"{folder}: no tokenizer here (tokenizer_config.json); give a local folder that holds "
+            "the model's tokenizer files"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EngineError(f"cannot load a tokenizer from {folder}: {error}") from error
+    eos = _read(folder / "generation_config.json", "eos_token_id")
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=eos))
+    stops = frozenset(stop_ids) if stop_ids else stop_ids_of(model, tokenizer)
+    padded = _read(folder / "config.json", "vocab_size")
+    return tokenizer, stops, max(len(tokenizer), padded if isinstance(padded, int) else 0)
+
+
+def _read(file: Path, key: str) -> Any:
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get(key)
+    except (ValueError, AttributeError) as error:
+        raise EngineError(f"{file}: not a JSON object: {error}") from None
+
+
+class TokenizerEngine:
+    """What engines with a tokenizer have in common: all of the protocol but `score` and `sample`,
+    and what both of these refuse.
+    """
+
+    tokenizer: Any
+    chat_template: str | None
+    stop_ids: frozenset[int]
+
+    max_model_len: int | None
+    """Tokens that a prompt and its completion may have together, None without a bound."""
+    _too_long: str
+    """For messages: what bounds the length, and what to do about it."""
+
+    def encode(self, problem: Problem) -> Ids:
+        """See `pts.engines.text.encode_problem`."""
+        return encode_problem(self.tokenizer, problem, self.chat_template)
+
+    def encode_text(self, text: str) -> Ids:
+        """Ids of a completion given as text; names of special tokens in it become those tokens."""
+        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Ids) -> str:
+        """Text of completion ids without stop ids and special tokens."""
+        kept = [i for i in ids if i not in self.stop_ids]
+        text: str = self.tokenizer.decode(
+            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def token_texts(self, ids: Ids) -> list[str]:
+        """Text of each token by itself; bytes of a broken character as \\xNN."""
+        return texts_of_tokens(self.tokenizer, ids)
+
+    def _path(self, prompt: Ids, completion: Ids) -> Ids:
+        """The ids that are scored. Raises EngineError for an empty prompt or too many of them."""
+        if not prompt:
+            raise EngineError("score needs at least one prompt token before the completion")
+        ids = prompt + completion
+        self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        return ids
+
+    def _check_request(self, request: SampleRequest) -> None:
+        """Raise EngineError for a request whose rollouts could outgrow `max_model_len`."""
+        total = len(request.prompt) + len(request.prefix) + request.max_tokens
+        self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
+
+    def _check_length(self, length: int, what: str) -> None:
+        if self.max_model_len is not None and length > self.max_model_len:
+            raise EngineError(f"{what} exceeds {self._too_long}")

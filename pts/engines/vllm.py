@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest
+from pts.engines.base import SampleRequest, answer_requests
 from pts.engines.server.http import Unreadable
 from pts.engines.server.logprobs import TopLogprobs, processed_row, widths
 from pts.engines.server.probe import check_policy
 from pts.engines.server.protocols import ALL, Reply, check_completion
-from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
+from pts.engines.text import TokenizerEngine, load_tokenizer
 from pts.errors import EngineError, MissingExtra
 from pts.types import Ids, TokenDistribution
 
@@ -43,7 +43,7 @@ REQUIRED: dict[str, Any] = {
 """Options of vLLM that the engine relies on."""
 
 
-class VLLMEngine(TokenizerSide):
+class VLLMEngine(TokenizerEngine):
     """An `Engine` over a `vllm.LLM`. See the module's text; `load` makes both."""
 
     reproducible = False
@@ -72,7 +72,11 @@ class VLLMEngine(TokenizerSide):
         self.llm, self.sampling, self.chat_template = llm, sampling, chat_template
         self.policy_digest = policy_digest or files_digest(Path(folder))
         self.vocabulary = max(size, config.model_config.get_vocab_size())
-        self.max_model_len: int = config.model_config.max_model_len
+        self.max_model_len = config.model_config.max_model_len
+        self._too_long = (
+            f"max_model_len = {self.max_model_len}; lower max_new_tokens, "
+            "shorten the prompt or load the model with a larger max_model_len"
+        )
         self.in_flight = in_flight
         self._done: dict[str, list[Any]] = {}
         """Outputs of completed requests that nobody has taken yet."""
@@ -112,10 +116,7 @@ class VLLMEngine(TokenizerSide):
         """
         if not completion:
             return []
-        if not prompt:
-            raise EngineError("score needs at least one prompt token before the completion")
-        ids = prompt + completion
-        self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        ids = self._path(prompt, completion)
         rows: dict[int, TokenDistribution] = {}
         for width in widths(self.sampling, ALL):
             left = [at for at in range(len(prompt), len(ids)) if at not in rows]
@@ -135,55 +136,17 @@ class VLLMEngine(TokenizerSide):
     ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
         """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
-        Raises EngineError for a request that could outgrow `max_model_len`, a completion that
-        breaks the protocol's rules, and a queue that has neither a request nor an end although
-        nothing is in flight. Whatever ends it, nothing stays in flight.
+        Raises EngineError as `answer_requests` does, for a request that could outgrow
+        `max_model_len` and for a completion that breaks the protocol's rules. Whatever ends it,
+        nothing stays in flight.
         """
-        asked: dict[str, SampleRequest] = {}
-        exhausted, flying = False, 0
+        flight = InFlight(self)
         try:
-            while True:
-                while flying < self.in_flight and not exhausted:
-                    try:
-                        request = next(requests)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    if request is None:
-                        if not asked:
-                            raise EngineError(
-                                "deadlock: every request was delivered, yet the queue holds "
-                                "neither a request nor its end; end it when no search can go on"
-                            )
-                        break
-                    if not request.seeds:
-                        yield request, []
-                        continue
-                    asked[self._ask_rollouts(request)] = request
-                    flying += len(request.seeds)
-                for name, outputs in self._finished(asked):
-                    request = asked.pop(name)
-                    flying -= len(request.seeds)
-                    drawn = [self._ids(output, request) for output in outputs]
-                    yield (
-                        request,
-                        drawn if self.sampling.temperature else drawn * len(request.seeds),
-                    )
-                if exhausted and not asked:
-                    return
+            yield from answer_requests(requests, flight, self._check_request)
         finally:
-            running = [name for name in asked if self._done.pop(name, None) is None]
-            if running:
-                self.llm.llm_engine.abort_request(running)
+            flight.cancel()
 
     # vLLM's queue
-
-    def _ask_rollouts(self, request: SampleRequest) -> str:
-        total = len(request.prompt) + len(request.prefix) + request.max_tokens
-        self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
-        # Greedy rollouts are all alike, and vLLM refuses to draw more than one.
-        n = len(request.seeds) if self.sampling.temperature else 1
-        return self._ask(request.prompt + request.prefix, n=n, max_tokens=request.max_tokens)
 
     def _ask(self, prefix: Ids, **settings: Any) -> str:
         from vllm import SamplingParams
@@ -261,12 +224,54 @@ class VLLMEngine(TokenizerSide):
         if wrong:
             raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
 
-    def _check_length(self, length: int, what: str) -> None:
-        if length > self.max_model_len:
-            raise EngineError(
-                f"{what} exceeds max_model_len = {self.max_model_len}; lower max_new_tokens, "
-                "shorten the prompt or load the model with a larger max_model_len"
-            )
+
+class InFlight:
+    """The requests that one `sample` has asked for and not delivered."""
+
+    def __init__(self, engine: VLLMEngine) -> None:
+        self.engine = engine
+        self.rollouts = 0
+        self._asked: dict[str, SampleRequest] = {}
+        self._answers: list[tuple[SampleRequest, list[Ids]]] = []
+        """Requests for no rollouts, answered at once."""
+
+    @property
+    def hungry(self) -> bool:
+        """Fewer rollouts than the engine allows are in flight."""
+        return self.rollouts < self.engine.in_flight
+
+    @property
+    def idle(self) -> bool:
+        """Everything was delivered."""
+        return not self._asked and not self._answers
+
+    def add(self, request: SampleRequest) -> None:
+        """Ask for the rollouts of a request."""
+        if not request.seeds:
+            self._answers.append((request, []))
+            return
+        # Greedy rollouts are all alike, and vLLM refuses to draw more than one.
+        n = len(request.seeds) if self.engine.sampling.temperature else 1
+        prefix = request.prompt + request.prefix
+        self._asked[self.engine._ask(prefix, n=n, max_tokens=request.max_tokens)] = request
+        self.rollouts += len(request.seeds)
+
+    def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+        """A step of vLLM, unless something is finished already; then what is."""
+        while self._answers:
+            yield self._answers.pop()
+        for name, outputs in self.engine._finished(self._asked):
+            request = self._asked.pop(name)
+            self.rollouts -= len(request.seeds)
+            drawn = [self.engine._ids(output, request) for output in outputs]
+            yield request, drawn if self.engine.sampling.temperature else drawn * len(request.seeds)
+
+    def cancel(self) -> None:
+        """Drop what is in flight."""
+        done = self.engine._done
+        running = [name for name in self._asked if done.pop(name, None) is None]
+        if running:
+            self.engine.llm.llm_engine.abort_request(running)
 
 
 def files_digest(folder: Path) -> str:

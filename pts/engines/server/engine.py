@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest
+from pts.engines.base import SampleRequest, answer_requests
 from pts.engines.server.endpoints import RetryPolicy
 from pts.engines.server.http import Client, Refused, Unreadable
 from pts.engines.server.logprobs import OVER_ONE, TopLogprobs, processed_row, raw_row, widths
@@ -52,14 +52,14 @@ from pts.engines.server.probe import (
     protocol_of,
 )
 from pts.engines.server.protocols import ALL, check_completion
-from pts.engines.tokenizer_folder import TokenizerSide, load_tokenizer
+from pts.engines.text import TokenizerEngine, load_tokenizer
 from pts.errors import EngineError
 from pts.types import Ids, TokenDistribution
 
 T = TypeVar("T")
 
 
-class ServerEngine(TokenizerSide):
+class ServerEngine(TokenizerEngine):
     """An `Engine` over servers. Made by `connect`; `close` it, or use it in a `with` statement."""
 
     reproducible = False
@@ -77,11 +77,16 @@ class ServerEngine(TokenizerSide):
         revision: str = "",
         seeds: bool = True,
     ) -> None:
-        """Parts as `connect` makes and checks them; `served` as `server_connect.find` gives it."""
+        """Parts as `connect` makes and checks them; `served` as `probe.find` gives it."""
         self.sampling, self.stop_ids, self.served = sampling, stop_ids, served
         self.tokenizer, self.chat_template = tokenizer, chat_template
         self.policy_digest = _policy(served, revision)
-        self.vocabulary = vocabulary
+        self.vocabulary, self.max_model_len = vocabulary, served.max_model_len
+        self._too_long = (
+            f"the server's context of {self.max_model_len}; lower max_new_tokens, shorten "
+            "the prompt or start the server with a longer context (vLLM: --max-model-len, "
+            "llama.cpp: -c)"
+        )
         self.processed = True
         """Listed probabilities are those of the sampling policy, not the model's own."""
         self._client, self._protocol = client, protocol_of(served, stop_ids, seeds)
@@ -159,10 +164,7 @@ class ServerEngine(TokenizerSide):
         """
         if not completion:
             return []
-        if not prompt:
-            raise EngineError("score needs at least one prompt token before the completion")
-        ids = prompt + completion
-        self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        ids = self._path(prompt, completion)
         places = range(len(prompt), len(ids))
 
         async def rows() -> list[TokenDistribution]:
@@ -175,33 +177,13 @@ class ServerEngine(TokenizerSide):
     ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
         """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
-        Raises EngineError when a rollout cannot be had (see `server_http`), when a request could
-        outgrow the server's context, and for a queue that has neither a request nor an end although
-        nothing is in flight. Whatever ends it, nothing stays in flight.
+        Raises EngineError as `answer_requests` does, when a rollout cannot be had (see
+        `Client.post`), and when a request could outgrow the server's context. Whatever ends it,
+        nothing stays in flight.
         """
         flight = InFlight(self)
-        exhausted = False
         try:
-            while True:
-                while flight.rollouts < self._client.in_flight and not exhausted:
-                    try:
-                        request = next(requests)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    if request is None:
-                        if not flight.rollouts and not flight.answers:
-                            raise EngineError(
-                                "deadlock: every request was delivered, yet the queue holds "
-                                "neither a request nor its end; end it when no search can go on"
-                            )
-                        break
-                    self._check_request(request)
-                    flight.start(request)
-                if flight.rollouts or flight.answers:
-                    yield flight.next_answer()
-                elif exhausted:
-                    return
+            yield from answer_requests(requests, flight, self._check_request)
         finally:
             flight.cancel()
 
@@ -266,24 +248,6 @@ class ServerEngine(TokenizerSide):
         drawn = await _all([self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS)])
         check_draws(row, [ids[0] for ids in drawn])
 
-    @property
-    def max_model_len(self) -> int | None:
-        """Tokens that a prompt and its completion may have together, where the server says so."""
-        return self.served.max_model_len
-
-    def _check_request(self, request: SampleRequest) -> None:
-        total = len(request.prompt) + len(request.prefix) + request.max_tokens
-        self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
-
-    def _check_length(self, length: int, what: str) -> None:
-        longest = self.max_model_len
-        if longest is not None and length > longest:
-            raise EngineError(
-                f"{what} exceeds the server's context of {longest}; lower max_new_tokens, shorten "
-                "the prompt or start the server with a longer context (vLLM: --max-model-len, "
-                "llama.cpp: -c)"
-            )
-
 
 class InFlight:
     """The rollouts that one `sample` has asked for and not delivered."""
@@ -298,7 +262,18 @@ class InFlight:
         self._found: dict[int, tuple[SampleRequest, dict[int, Ids]]] = {}
         self._started = 0
 
-    def start(self, request: SampleRequest) -> None:
+    @property
+    def hungry(self) -> bool:
+        """Fewer rollouts than the client allows are in flight."""
+        return self.rollouts < self.engine._client.in_flight
+
+    @property
+    def idle(self) -> bool:
+        """Everything was delivered."""
+        return not self.rollouts and not self.answers
+
+    def add(self, request: SampleRequest) -> None:
+        """Ask for the rollouts of a request."""
         if not request.seeds:
             self.answers.append((request, []))
             return
@@ -313,11 +288,12 @@ class InFlight:
             self.rollouts += 1
             future.add_done_callback(lambda f, i=index: self._done.put((number, i, f)))  # type: ignore[misc]
 
-    def next_answer(self) -> tuple[SampleRequest, list[Ids]]:
+    def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
         """Wait until a request is complete. Raises what a rollout raised."""
         if self.answers:
-            return self.answers.pop()
-        while True:
+            yield self.answers.pop()
+            return
+        while self.rollouts:
             number, index, future = self._done.get()
             self._futures.discard(future)
             request, found = self._found[number]
@@ -325,9 +301,11 @@ class InFlight:
             self.rollouts -= 1
             if len(found) == len(request.seeds):
                 del self._found[number]
-                return request, [found[i] for i in range(len(found))]
+                yield request, [found[i] for i in range(len(found))]
+                return
 
     def cancel(self) -> None:
+        """Drop what is in flight."""
         for future in self._futures:
             future.cancel()
 

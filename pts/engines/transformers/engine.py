@@ -32,8 +32,8 @@ from typing import Any
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest
-from pts.engines.text import encode_problem, stop_ids_of, texts_of_tokens
+from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.text import TokenizerEngine, stop_ids_of
 from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.kv_cache import (
     MASK_CELLS,
@@ -47,7 +47,7 @@ from pts.engines.transformers.loading import load_model_and_tokenizer
 from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate
 from pts.errors import EngineError
-from pts.types import Ids, Problem, TokenDistribution
+from pts.types import Ids, TokenDistribution
 
 CPU_ROWS = 512
 CUDA_ROWS = 2048
@@ -58,7 +58,7 @@ SCORE_CELLS = 2**25
 """Logits at most in one scoring forward: T x V is cut into pieces of this size."""
 
 
-class TransformersEngine:
+class TransformersEngine(TokenizerEngine):
     """An `Engine` over a loaded model and tokenizer. See the module's text for exactness.
 
     `stop_ids` default to the model's generation config and the tokenizer's eos. `max_rows` bounds
@@ -93,7 +93,11 @@ class TransformersEngine:
         self.policy_digest = policy_digest or weights_digest(model)
         check_forward(model)
         self._shape = kv_shape(model)
-        self._bound = exact_length(model.config)
+        self.max_model_len, key = exact_length(model.config) or (None, "")
+        self._too_long = (
+            f"{key} = {self.max_model_len}; beyond it this engine's attention would not be the "
+            "model's: lower max_new_tokens or shorten the prompt"
+        )
         self._limits = _limits(self._shape.device, max_rows, memory_bytes)
         self._paths = PrefixCache(self._limits.nbytes // STORE_SHARE)
 
@@ -119,26 +123,6 @@ class TransformersEngine:
         )
         return cls(model, tokenizer, sampling, device=device, **options)
 
-    def encode(self, problem: Problem) -> Ids:
-        """See `pts.engines.text.encode_problem`."""
-        return encode_problem(self.tokenizer, problem, self.chat_template)
-
-    def decode(self, ids: Ids) -> str:
-        """Text of completion ids without stop ids and special tokens."""
-        kept = [i for i in ids if i not in self.stop_ids]
-        text: str = self.tokenizer.decode(
-            kept, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    def encode_text(self, text: str) -> Ids:
-        """Ids of a completion given as text; names of special tokens in it become those tokens."""
-        return tuple(int(i) for i in self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def token_texts(self, ids: Ids) -> list[str]:
-        """Text of each token by itself; bytes of a broken character as \\xNN."""
-        return texts_of_tokens(self.tokenizer, ids)
-
     @torch.inference_mode()
     def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """The sampling distribution before each token of the completion, teacher-forced.
@@ -149,10 +133,7 @@ class TransformersEngine:
         """
         if not completion:
             return []
-        if not prompt:
-            raise EngineError("score needs at least one prompt token before the completion")
-        ids = prompt + completion
-        self._check_length(len(ids), f"a path of {len(ids)} tokens")
+        ids = self._path(prompt, completion)
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         if not 0 <= min(ids) <= max(ids) < vocabulary:
             raise EngineError(
@@ -179,50 +160,13 @@ class TransformersEngine:
     ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
         """Answer requests as they finish, pulling new ones whenever rows are free.
 
-        After None from the queue the batch goes on with what it has. Once everything asked for was
-        delivered, the queue must hold a request or be exhausted: another None then is a deadlock
-        (nothing would ever change) and raises EngineError, as do a request without a prefix and one
+        Raises EngineError as `answer_requests` does, for a request without a prefix and for one
         that could outgrow the model's attention window.
         """
         batch = ContinuousBatch(
             self.model, self._shape, self.sampling, self.stop_ids, self._paths, self._limits
         )
-        exhausted = False
-        while True:
-            while batch.hungry and not exhausted:
-                try:
-                    request = next(requests)
-                except StopIteration:
-                    exhausted = True
-                    break
-                if request is None:
-                    if batch.idle:
-                        raise EngineError(
-                            "deadlock: every request was delivered, yet the queue holds "
-                            "neither a request nor its end; end it when no search can go on"
-                        )
-                    break
-                self._check_request(request)
-                batch.add(request)
-            yield from batch.advance()
-            if exhausted and batch.idle:
-                return
-
-    @property
-    def max_model_len(self) -> int | None:
-        """Tokens that a prompt and its completion may have together, None without a bound."""
-        return self._bound[0] if self._bound else None
-
-    def _check_request(self, request: SampleRequest) -> None:
-        total = len(request.prompt) + len(request.prefix) + request.max_tokens
-        self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
-
-    def _check_length(self, length: int, what: str) -> None:
-        if self._bound is not None and length > self._bound[0]:
-            raise EngineError(
-                f"{what} exceeds {self._bound[1]} = {self._bound[0]}; beyond it this engine's "
-                "attention would not be the model's: lower max_new_tokens or shorten the prompt"
-            )
+        return answer_requests(requests, batch, self._check_request)
 
 
 def weights_digest(model: Any) -> str:

@@ -63,7 +63,7 @@ def test_the_wheel_holds_all_packages_and_their_files(wheel: Path) -> None:
     wanted = {
         path.relative_to(ROOT).as_posix()
         for top in ("align", "pts")
-        for kind in ("*.py", "*.html", "*.css", "*.js", "py.typed")
+        for kind in ("*.py", "*.html", "*.css", "*.js", "*.pyi", "py.typed")
         for path in (ROOT / top).rglob(kind)
     }
     wanted |= {

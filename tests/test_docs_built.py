@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
+import inspect
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import pts
+import pts.testing
 from tests.test_docs import PAGES, ROOT, blocks
 
 DOCS = ROOT / "docs"
@@ -53,11 +57,35 @@ def test_python_of_the_estimator_page_runs() -> None:
         exec(compile(text, "estimator.md", "exec"), {"__name__": "docs"})
 
 
-def test_signatures_of_the_reference_parse() -> None:
-    found = blocks(DOCS / "api.md", "python")
-    assert len(found) > 50
-    for text in found:
-        ast.parse(text if " = " in text.partition("(")[0] else f"def {text.strip()}: ...")
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The API reference, by the command of `make docs`."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", "")
+    (line,) = (line for line in makefile.splitlines() if "$(BIN)/pdoc" in line)
+    target = tmp_path_factory.mktemp("api")
+    command = line.replace("$(BIN)/pdoc", f"{sys.executable} -m pdoc").replace("$$", "$")
+    command = command.replace("build/docs", str(target))
+    subprocess.run(["sh", "-c", command], cwd=ROOT, check=True)
+    return target
+
+
+def test_the_reference_holds_every_public_name(reference: Path) -> None:
+    for page, module in (("pts.html", pts), ("pts/testing.html", pts.testing)):
+        html = (reference / page).read_text(encoding="utf-8")
+        for name in module.__all__:
+            assert f'<section id="{name}">' in html, name
+    shown = {path.relative_to(reference).as_posix() for path in reference.rglob("*.html")}
+    assert shown == {"index.html", "pts.html", "pts/testing.html"}
+
+
+def test_every_public_method_is_documented() -> None:
+    """Or its protocol tells what it does."""
+    for module in (pts, pts.testing):
+        for kind in filter(inspect.isclass, (getattr(module, name) for name in module.__all__)):
+            for name, found in vars(kind).items():
+                member = getattr(found, "fget", None) or getattr(found, "__func__", found)
+                if inspect.isfunction(member) and not name.startswith("_"):
+                    assert member.__doc__ or hasattr(pts.Engine, name), f"{kind.__name__}.{name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest
+from pts.engines.truncation import truncate
 from pts.errors import ConfigError, EngineError
 from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
 
@@ -287,20 +287,3 @@ def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
     edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform lies below 1 whatever is rounded
     to = [arc.to for arc in ranked[: len(probs)]]
     return _Support(TokenDistribution(ids, probs), edges, ids.tolist(), probs.tolist(), to)
-
-
-def truncate(probs: npt.NDArray[np.float64], sampling: SamplingConfig) -> npt.NDArray[np.float64]:
-    """Temperature, top-k, top-p, min-p, in this order; `probs` descending, the result shorter.
-
-    Temperature 0 leaves the first token; top-p keeps the smallest head that holds that much.
-    """
-    if sampling.temperature == 0:
-        return np.ones(1)
-    scaled = np.power(probs / probs[0], 1.0 / sampling.temperature)
-    scaled = scaled[: sampling.top_k or len(scaled)]
-    scaled = scaled / scaled.sum()
-    if sampling.top_p < 1:
-        before = np.concatenate([[0.0], scaled.cumsum()[:-1]])
-        scaled = scaled[before < sampling.top_p]
-    scaled = scaled[scaled >= sampling.min_p * scaled[0]]
-    return np.asarray(scaled / scaled.sum(), dtype=np.float64)

@@ -7,12 +7,13 @@ sample or a row agrees with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pts.config import SamplingConfig
+from pts.engines.truncation import STEPS, Step, min_p, temper, top_k, top_p, truncate
 from pts.testing.statistics import chi_square, distance, tally
 from pts.types import TokenDistribution
 
@@ -21,47 +22,16 @@ RIGHT = "as configured"
 SAME = 2e-3
 """Rows closer than this in total variation are called equal; float32 logits differ by less."""
 
-Transform = Callable[[TokenDistribution, SamplingConfig], TokenDistribution]
-
 
 def _normed(row: TokenDistribution, kept: npt.NDArray[np.bool_]) -> TokenDistribution:
     probs = row.probs[kept]
     return TokenDistribution(row.ids[kept], probs / probs.sum())
 
 
-def temper(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
-    """p^(1/T), renormalised; at temperature 0 the most likely token alone."""
-    if sampling.temperature == 0:
-        return _normed(row, np.arange(len(row.ids)) == 0)
-    probs = np.power(row.probs / row.probs[0], 1.0 / sampling.temperature)
-    return TokenDistribution(row.ids, probs / probs.sum())
-
-
-def top_k(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
-    """The k most likely tokens and what ties with the k-th."""
-    if not 0 < sampling.top_k < len(row.ids):
-        return row
-    return _normed(row, row.probs >= row.probs[sampling.top_k - 1])
-
-
-def top_p(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
-    """The smallest head that holds top_p."""
-    before = row.probs.cumsum() - row.probs
-    return _normed(row, before < sampling.top_p) if sampling.top_p < 1 else row
-
-
-def min_p(row: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
-    """Tokens with at least min_p of the most likely one's probability."""
-    return _normed(row, row.probs >= sampling.min_p * row.probs[0])
-
-
-def shaped(
-    plain: TokenDistribution, sampling: SamplingConfig, *steps: Transform
-) -> TokenDistribution:
+def shaped(plain: TokenDistribution, sampling: SamplingConfig, *steps: Step) -> TokenDistribution:
     """Apply steps in order; without any, those of `SamplingConfig` in their order."""
-    for step in steps or (temper, top_k, top_p, min_p):
-        plain = step(plain, sampling)
-    return plain
+    probs = truncate(plain.probs, sampling, steps or STEPS)
+    return TokenDistribution(plain.ids[: len(probs)], probs)
 
 
 def sorted_row(row: TokenDistribution) -> TokenDistribution:
@@ -119,10 +89,10 @@ def _diagnoses(
 
 
 def _open_nucleus(plain: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
-    row = top_k(temper(plain, sampling), sampling)
+    row = shaped(plain, sampling, temper, top_k)
     kept = row.probs.cumsum() <= sampling.top_p
     kept[0] = True
-    return min_p(_normed(row, kept), sampling)
+    return shaped(_normed(row, kept), sampling, min_p)
 
 
 def _absolute(plain: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:

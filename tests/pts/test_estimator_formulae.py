@@ -11,7 +11,8 @@ import pytest
 from pts.algorithm.paths import exit_weights, split_blocks
 from pts.algorithm.values import path_values
 from pts.config import SamplingConfig
-from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine, TabularEngine, truncate
+from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine, TabularEngine
+from pts.engines.truncation import truncate
 from pts.testing.shapes import SHAPES, Instance
 from pts.types import Ids
 

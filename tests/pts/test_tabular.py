@@ -16,8 +16,8 @@ from pts.engines.tabular import (
     Machine,
     TabularEngine,
     TabularVerifier,
-    truncate,
 )
+from pts.engines.truncation import truncate
 from pts.errors import ConfigError, EngineError
 from pts.testing.shapes import SHAPES, calm, cancelling, long, truncated
 from pts.types import Ids, Problem, Verdict

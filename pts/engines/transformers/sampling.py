@@ -82,9 +82,7 @@ def truncate(logits: torch.Tensor, sampling: SamplingConfig) -> Truncated:
         return Truncated(first, torch.ones_like(best, dtype=torch.float64))
     vocabulary = logits.shape[-1]
     if 0 < sampling.top_k < vocabulary:
-        values, ids = _ranked(logits, sampling.top_k)
-        weights = _weights(values, best, sampling.temperature)
-        weights = weights.masked_fill(values < values[:, sampling.top_k - 1, None], 0.0)
+        weights, ids = _head(logits, best, sampling.top_k, sampling.temperature)
         cut = Truncated(ids, _nucleus(weights, weights.sum(-1, keepdim=True), sampling.top_p))
     elif sampling.top_p < 1:
         cut = _nucleus_of_all(logits, best, sampling)
@@ -97,15 +95,28 @@ def truncate(logits: torch.Tensor, sampling: SamplingConfig) -> Truncated:
 
 
 def _weights(logits: torch.Tensor, best: torch.Tensor, temperature: float) -> torch.Tensor:
-    """exp((logit - best) / temperature) in float64."""
-    return logits.double().sub_(best.double()).div_(temperature).exp_()
+    """exp((logit - best) / temperature) in float64; the logits stay as they are."""
+    return logits.to(torch.float64, copy=True).sub_(best.double()).div_(temperature).exp_()
+
+
+def _head(
+    logits: torch.Tensor, best: torch.Tensor, k: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and ids [N, K] of the tokens that `_ranked` promises; further columns weigh 0.
+
+    Further columns come from rows with more ties: which of equal tokens they hold is left open.
+    """
+    values, ids = _ranked(logits, k)
+    weights = _weights(values, best, temperature)
+    last = values[:, min(k, values.shape[-1]) - 1, None]
+    return weights.masked_fill(values < last, 0.0), ids
 
 
 def _ranked(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The k most likely tokens of each row, and all that tie with the k-th, ranked.
 
-    Returns logits and ids of shape [N, K] with K >= k, or K = V < k; the ranking of a row does not
-    depend on K.
+    Returns logits and ids of shape [N, K] with K >= k, or K = V < k; up to the ties with the k-th
+    the ranking of a row does not depend on K.
     """
     if 2 * k >= logits.shape[-1]:
         return logits.sort(dim=-1, descending=True, stable=True)
@@ -138,13 +149,11 @@ def _nucleus_of_all(
     """
     total = _weights(logits, best, sampling.temperature).sum(-1, keepdim=True)
     k = FIRST_SLICE
-    values, ids = _ranked(logits, k)
-    weights = _weights(values, best, sampling.temperature)
+    weights, ids = _head(logits, best, k, sampling.temperature)
     short = _unreached(weights, total, sampling.top_p)
     while short.numel() and k < logits.shape[-1]:
         k *= 8
-        values, wider = _ranked(logits[short], k)
-        more = _weights(values, best[short], sampling.temperature)
+        more, wider = _head(logits[short], best[short], k, sampling.temperature)
         missing = max(0, more.shape[-1] - weights.shape[-1])
         weights, ids = pad(weights, (0, missing)), pad(ids, (0, missing))
         weights[short, : more.shape[-1]] = more

@@ -11,7 +11,7 @@ from pts.config import SamplingConfig
 from pts.engines.server.http import Unreadable
 from pts.engines.server.logprobs import TopLogprobs, processed_row, raw_row, widths
 from pts.engines.server.protocols import RANDOM, LlamaCpp
-from pts.engines.tabular import truncate
+from pts.engines.truncation import truncate
 
 VOCABULARY = 40
 POLICIES = [

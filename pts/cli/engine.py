@@ -2,66 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from pts.config import SamplingConfig
-    from pts.engines.base import Engine
-
-IN_FLIGHT = 512
-"""Requests to servers at a time, unless said otherwise."""
+from pts.cli.options import IN_FLIGHT, SearchOptions
+from pts.config import SamplingConfig
+from pts.engines.base import Engine
+from pts.engines.registry import ENGINES, make_engine
 
 
-@dataclass(frozen=True, slots=True)
-class EngineChoice:
-    """A model in this process (or in each worker), or on servers if there are URLs."""
+def _named(given: SearchOptions) -> tuple[str, str, dict[str, Any]]:
+    """Kind, argument and options for `make_engine`: servers if there are URLs, else a model in this
+    process (or in each worker)."""
+    if not given.server:
+        return "transformers", str(given.model), {}
+    options = {
+        "tokenizer": given.model,
+        "model": given.served_name,
+        "seeds": given.seeds,
+        "in_flight": given.in_flight or IN_FLIGHT,
+        "revision": given.revision,
+    }
+    return "server", ",".join(given.server), options
 
-    model: Path
-    """Folder of a model or LoRA adapter; with servers, of the served model's tokenizer."""
-    urls: tuple[str, ...] = ()
-    served_name: str | None = None
-    in_flight: int | None = None
-    seeds: bool = True
-    revision: str = ""
 
-    def faults(self) -> list[str]:
-        """What the folder lacks, and what is said of servers though there are none, as lines."""
-        return [*self._stray_options(), *self._folder_faults()]
+def engine_faults(given: SearchOptions) -> list[str]:
+    """What is wrong with the model or the servers, and what is said of servers though there are
+    none, as lines."""
+    of_servers = {
+        "--served-name": given.served_name is not None,
+        "--in-flight": given.in_flight is not None,
+        "--no-seeds": not given.seeds,
+        "--revision": given.revision != "",
+    }
+    stray = [] if given.server else [name for name, present in of_servers.items() if present]
+    name, argument, options = _named(given)
+    return [
+        *(f"{option} is for servers: give --server as well" for option in stray),
+        *ENGINES[name].faults(argument, options),
+    ]
 
-    def _stray_options(self) -> list[str]:
-        given = {
-            "--served-name": self.served_name is not None,
-            "--in-flight": self.in_flight is not None,
-            "--no-seeds": not self.seeds,
-            "--revision": self.revision != "",
-        }
-        stray = [] if self.urls else [name for name, present in given.items() if present]
-        return [f"{name} is for servers: give --server as well" for name in stray]
 
-    def _folder_faults(self) -> list[str]:
-        wanted = ("tokenizer_config.json",) if self.urls else ("config.json", "adapter_config.json")
-        if any((self.model / name).is_file() for name in wanted):
-            return []
-        if self.urls:
-            return [
-                f"{self.model}: no tokenizer here (tokenizer_config.json); with --server, --model "
-                "is the folder of the served model's tokenizer"
-            ]
-        return [f"{self.model}: no model here (neither config.json nor adapter_config.json)"]
-
-    def load(self, sampling: SamplingConfig) -> Engine:
-        """The engine; the heavy imports happen here, so that a parent of workers has none."""
-        from pts.engines.registry import make_engine
-
-        if self.urls:
-            return make_engine(
-                f"server:{','.join(self.urls)}", sampling, tokenizer=self.model,
-                model=self.served_name, in_flight=self.in_flight or IN_FLIGHT, seeds=self.seeds,
-                revision=self.revision,
-            )  # fmt: skip
+def load_engine(given: SearchOptions, sampling: SamplingConfig) -> Engine:
+    """The engine; the heavy imports happen here, so that a parent of workers has none."""
+    name, argument, options = _named(given)
+    if name == "transformers":
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        return make_engine(f"transformers:{self.model}", sampling)
+    return make_engine(f"{name}:{argument}", sampling, **options)

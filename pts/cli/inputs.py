@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from pts.cli.engine import EngineChoice
+from pts.cli.engine import engine_faults
+from pts.cli.options import SearchOptions
 from pts.cli.settings import Faults, load_settings
 from pts.config import SamplingConfig, SearchConfig
 from pts.data.problems import Problems, load_problems
@@ -25,28 +24,19 @@ class Inputs:
     problems: Problems
 
 
-def columns_of(id_column: str, prompt: str, reference: str, completions: str) -> dict[str, str]:
-    """Columns by field; those that were not named are left out."""
-    named = {"id": id_column, "completions": completions}
-    return {"prompt": prompt, "reference": reference} | {k: v for k, v in named.items() if v}
-
-
-def read_inputs(
-    engine: EngineChoice,
-    problems: str,
-    columns: dict[str, str],
-    verifier: str,
-    settings: Iterable[str],
-    config: Path | None,
-    chat: bool,
-) -> Inputs:
+def read_inputs(given: SearchOptions) -> Inputs:
     """Read everything; raises one ConfigError for all that is wrong."""
+    columns = {"prompt": given.prompt, "reference": given.reference}
+    named = {"id": given.id_column, "completions": given.completions}
+    columns |= {field: column for field, column in named.items() if column}
     faults = Faults()
-    both = faults.attempt(lambda: load_settings(config, settings))
-    judge = faults.attempt(lambda: make_verifier(verifier))
+    both = faults.attempt(lambda: load_settings(given.config, given.settings or ()))
+    judge = faults.attempt(lambda: make_verifier(given.verifier))
     check = None if judge is None else partial(reference_fault, judge)
-    asked = faults.attempt(lambda: load_problems(problems, columns, chat=chat, check=check))
-    faults.add(*engine.faults())
+    asked = faults.attempt(
+        lambda: load_problems(given.problems, columns, chat=given.chat, check=check)
+    )
+    faults.add(*engine_faults(given))
     faults.raise_all()
     assert both is not None
     assert judge is not None

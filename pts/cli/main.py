@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pts.cli.engine import IN_FLIGHT, EngineChoice
+from pts.cli.options import SearchOptions, with_search_options
 from pts.errors import PTSError, told
 
 if TYPE_CHECKING:
@@ -34,143 +34,62 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-OptionalPath = Optional[Path]  # noqa: UP045 - typer reads annotations at run time
-OptionalText = Optional[str]  # noqa: UP045
-OptionalFloat = Optional[float]  # noqa: UP045
-
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a search (its --output).")]
-Model = Annotated[
-    Path, typer.Option(help="Folder of a model or LoRA adapter; with --server, of a tokenizer.")
-]
-Problems = Annotated[
-    str,
-    typer.Option(
-        help="File (.jsonl, .csv, .tsv, .parquet), folder of a dataset, or hf:NAME:CONFIG:SPLIT."
-    ),
-]
-NamedVerifier = Annotated[
-    str, typer.Option(help="exact:REGEX, math, choice[:LETTERS] or code[:OPTIONS].")
-]
-Output = Annotated[Path, typer.Option(help="Folder of the run; give it again to resume.")]
-Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. p_gap=0.3 top_p=0.95."),
-]
-Config = Annotated[OptionalPath, typer.Option(help="YAML with settings.")]
-IdColumn = Annotated[str, typer.Option("--id", help="Column of the ids; row numbers if none.")]
-PromptColumn = Annotated[str, typer.Option("--prompt", help="Column of the prompts.")]
-ReferenceColumn = Annotated[str, typer.Option("--reference", help="Column of the answers.")]
-CompletionsColumn = Annotated[
-    str, typer.Option("--completions", help="Column of completions to be searched as well.")
-]
-Chat = Annotated[bool, typer.Option("--chat", help="Ask text prompts as a user's turn.")]
-Seed = Annotated[int, typer.Option(help="Seed of the run.")]
-Window = Annotated[int, typer.Option(min=1, help="Questions under way at a time.")]
-Server = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(help="URL of a vLLM or llama.cpp server; give several to use all of them."),
-]
-ServedName = Annotated[
-    OptionalText, typer.Option(help="The model's name on the servers, if they have several.")
-]
-InFlight = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(min=1, help=f"Requests to servers at a time; {IN_FLIGHT} by default."),
-]
-Seeds = Annotated[bool, typer.Option(help="Send servers a seed with each request.")]
-Revision = Annotated[
-    str, typer.Option(help="Version of the served weights: another one is another search.")
-]
-Workers = Annotated[
-    int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
 @app.command()
+@with_search_options
 def search(
-    model: Model,
-    problems: Problems,
-    verifier: NamedVerifier,
-    output: Output,
-    settings: Overrides = None,
-    config: Config = None,
-    id_column: IdColumn = "",
-    prompt: PromptColumn = "prompt",
-    reference: ReferenceColumn = "reference",
-    completions: CompletionsColumn = "",
-    chat: Chat = False,
-    server: Server = None,
-    served_name: ServedName = None,
-    in_flight: InFlight = None,
-    seeds: Seeds = True,
-    revision: Revision = "",
-    seed: Seed = 0,
-    window: Window = 64,
-    workers: Workers = 1,
-    quiet: Quiet = False,
+    given: SearchOptions,
+    *,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
+    ] = 1,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
-    from pts.cli.inputs import columns_of, read_inputs
+    from pts.cli.engine import load_engine
+    from pts.cli.inputs import read_inputs
 
-    _log_to_stderr(quiet)
-    columns = columns_of(id_column, prompt, reference, completions)
-    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight, seeds, revision)
-    given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
+    _log_to_stderr(given.quiet)
+    inputs = read_inputs(given)
 
     from pts.report.page import write_report
     from pts.runtime.search import search as run_search
 
     with _interruptible():
         run = run_search(
-            given.problems, partial(engine.load, given.sampling), given.verifier,
-            given.config, output=output, seed=seed, window=window, workers=workers,
-            progress=not quiet,
+            inputs.problems, partial(load_engine, given, inputs.sampling), inputs.verifier,
+            inputs.config, output=given.output, seed=given.seed, window=given.window,
+            workers=workers, progress=not given.quiet,
         )  # fmt: skip
     typer.echo("\n".join(_summary_lines(run.summary)))
-    typer.echo(f"report: {write_report(output)}")
+    typer.echo(f"report: {write_report(given.output)}")
 
 
 @app.command()
+@with_search_options
 def plan(
-    model: Model,
-    problems: Problems,
-    verifier: NamedVerifier,
-    output: Output,
-    settings: Overrides = None,
+    given: SearchOptions,
+    *,
     probe: Annotated[int, typer.Option(min=2, help="Questions that are searched now.")] = 16,
-    config: Config = None,
-    id_column: IdColumn = "",
-    prompt: PromptColumn = "prompt",
-    reference: ReferenceColumn = "reference",
-    completions: CompletionsColumn = "",
-    chat: Chat = False,
-    server: Server = None,
-    served_name: ServedName = None,
-    in_flight: InFlight = None,
-    seeds: Seeds = True,
-    revision: Revision = "",
-    seed: Seed = 0,
-    window: Window = 64,
-    quiet: Quiet = False,
 ) -> None:
     """Search a few of the problems and forecast what the search of all of them costs and brings.
 
     Takes what `search` takes, but for --workers. `search` with the same --output goes on from it.
     """
-    from pts.cli.inputs import columns_of, read_inputs
+    from pts.cli.engine import load_engine
+    from pts.cli.inputs import read_inputs
 
-    _log_to_stderr(quiet)
-    columns = columns_of(id_column, prompt, reference, completions)
-    engine = EngineChoice(model, tuple(server or ()), served_name, in_flight, seeds, revision)
-    given = read_inputs(engine, problems, columns, verifier, settings or [], config, chat)
+    _log_to_stderr(given.quiet)
+    inputs = read_inputs(given)
 
     from pts.planning.plan import plan_search
 
     with _interruptible():
         found = plan_search(
-            given.problems, engine.load(given.sampling), given.verifier, given.config,
-            probe=probe, output=output, seed=seed, window=window, progress=not quiet,
+            inputs.problems, load_engine(given, inputs.sampling), inputs.verifier, inputs.config,
+            probe=probe, output=given.output, seed=given.seed, window=given.window,
+            progress=not given.quiet,
         )  # fmt: skip
     typer.echo("\n".join(found.lines()))
 
@@ -212,20 +131,20 @@ def pairs(
         typer.Argument(help="Folder of a search, a pairs.jsonl, or a file of codelion/pts."),
     ],
     fdr: Annotated[
-        OptionalFloat, typer.Option(help="False discovery rate; the run's own if not given.")
+        float | None, typer.Option(help="False discovery rate; the run's own if not given.")
     ] = None,
     p_gap: Annotated[
-        OptionalFloat, typer.Option("--p-gap", help="A larger gap than the run's own.")
+        float | None, typer.Option("--p-gap", help="A larger gap than the run's own.")
     ] = None,
     tokenizer: Annotated[
-        OptionalPath,
+        Path | None,
         typer.Option(help="Folder of the tokenizer, for files: rebuilds or shows their tokens."),
     ] = None,
     output: Annotated[
-        OptionalPath, typer.Option(help="File (for hf: folder) to write; standard output if none.")
+        Path | None, typer.Option(help="File (for hf: folder) to write; standard output if none.")
     ] = None,
     form: Annotated[
-        Optional[Literal["text", "jsonl", "hf"]],  # noqa: UP045
+        Literal["text", "jsonl", "hf"] | None,
         typer.Option(
             "--format",
             help="text (the default without --output), jsonl (with it), or hf: a dataset of "
@@ -246,7 +165,7 @@ def pairs(
 @app.command()
 def report(
     run: RunArgument,
-    output: Annotated[OptionalPath, typer.Option(help="The page; RUN/report.html.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The page; RUN/report.html.")] = None,
 ) -> None:
     """Write one HTML page about a run, finished or not."""
     from pts.report.page import write_report
@@ -258,7 +177,7 @@ def report(
 def inspect(
     run: RunArgument,
     question: Annotated[
-        OptionalText, typer.Argument(help="Id of a question; all questions if not given.")
+        str | None, typer.Argument(help="Id of a question; all questions if not given.")
     ] = None,
 ) -> None:
     """Read a run as text: all questions, or one with its tokens, curve and pairs."""

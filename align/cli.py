@@ -38,12 +38,12 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe from base model to table; the same command continues a run that was stopped."""
-    from align.recipe import load_recipe
+    from align.pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     from rich.console import Console
 
-    from align import pipeline
+    from align.pipeline import run as pipeline
 
     folder = output or Path("runs") / f"{loaded.name}-seed{loaded.seed}"
     console = Console()
@@ -54,12 +54,12 @@ def run(
 @app.command()
 def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe, its files and its options without loading a model."""
-    from align.check import check_recipe
-    from align.recipe import load_recipe
+    from align.pipeline.check import check_recipe
+    from align.pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     check_recipe(loaded)
-    typer.echo(f"{loaded.name}: ok; stages {' > '.join(loaded.stages)}")
+    typer.echo(f"{loaded.name}: ok; stages {' > '.join(e.name for e in loaded.stages)}")
 
 
 @app.command()
@@ -72,12 +72,12 @@ def problems(
 ) -> None:
     """Write problems of a recipe's task as JSONL, for `pts search --chat` and the like."""
     from align.errors import RecipeError
-    from align.recipe import load_recipe
+    from align.pipeline.recipe import load_recipe
     from align.tasks.registry import write_problems
 
     loaded = load_recipe(recipe, overrides or [])
     try:
-        found = write_problems(loaded, split, count, output)
+        found = write_problems(loaded.task, split, count, loaded.seed, output)
     except OSError as error:
         raise RecipeError(f"--output: {output} cannot be written: {error.strerror}") from None
     if not found:
@@ -96,7 +96,7 @@ def pretrain(
     """Pretrain the tiny base model from scratch (minutes on one core)."""
     from align.pretraining.loop import pretrain as train
     from align.pretraining.nano import load_base_recipe
-    from align.recipe import data_folder
+    from align.settings import data_folder
 
     shipped = data_folder("recipes") / "phi-nano" / "base.yaml"
     train(load_base_recipe(recipe or shipped), output)
@@ -127,7 +127,7 @@ def evaluate(
     """Measure every policy of a run again, with other evaluate.* settings (evaluate.seed=1)."""
     from rich.console import Console
 
-    from align.pipeline import evaluate_again
+    from align.pipeline.run import evaluate_again
 
     folder = evaluate_again(run_folder, overrides or [], output, Console(), progress=not quiet)
     typer.echo(f"Items and summaries: {folder}/eval")

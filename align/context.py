@@ -6,10 +6,35 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from align.recipe import Recipe
-from align.tasks.base import Task
+from pts.config import Settings
+
+if TYPE_CHECKING:
+    from align.pipeline.recipe import Recipe
+    from align.tasks.base import Task
+
+
+@dataclass(frozen=True, slots=True)
+class StageEntry:
+    """One entry of a recipe's `stages`."""
+
+    kind: str
+    """A name of `align.stages.STAGES`."""
+    name: str
+    """Names the stage's folder, its row of the table and its overrides; unique in the recipe."""
+    settings: Settings
+    """Of the kind's own class."""
+    start: str = ""
+    """Stage whose policy this one starts from, or "base"; empty: the last policy before it."""
+    share: str = ""
+    """Stage whose problems this one draws too; empty: it draws its own."""
+
+
+def seed_of(*labels: object) -> int:
+    """A 31-bit seed, fixed by its labels."""
+    text = "|".join(map(str, labels)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
 @dataclass(frozen=True)
@@ -22,22 +47,32 @@ class StageContext:
 
     recipe: Recipe
     task: Task
+    entry: StageEntry
     policy: Path
     """Folder of the model that the stage starts from."""
     folder: Path
     """The stage's own folder."""
     pairs: Path | None = None
-    """`token_dpo` only: the pairs that the search wrote."""
+    """For a stage that needs pairs: the file that a search wrote."""
     progress: bool = True
     """Show progress bars."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of all that the stage reads (policy, data files, pairs, reference), by name: a stage that is
     continued must find what it was begun with."""
 
+    @property
+    def settings(self) -> Any:
+        """The stage's settings, of its kind's class."""
+        return self.entry.settings
+
     def seed(self, purpose: str) -> int:
-        """A 31-bit seed of its own for each purpose, fixed by the recipe's seed."""
-        text = f"{self.recipe.seed}|{purpose}".encode()
-        return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
+        """A seed for each purpose of each stage: two stages of a kind differ by their names."""
+        return seed_of(self.recipe.seed, self.entry.name, purpose)
+
+    @property
+    def problem_seed(self) -> int:
+        """Seed of the problems (or demonstrations) that the stage draws."""
+        return seed_of(self.recipe.seed, self.entry.share or self.entry.name, "problems")
 
 
 @dataclass(frozen=True)

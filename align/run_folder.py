@@ -23,12 +23,15 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from align.context import StageResult
 from align.errors import ManifestError
-from align.recipe import FilesTask, Recipe
-from pts.config import Settings
+from align.settings import FilesTask
+from pts.files import write_json
+
+if TYPE_CHECKING:
+    from align.pipeline.recipe import Recipe
 
 PACKAGES = (
     "torch",
@@ -73,7 +76,8 @@ class Manifest:
                 f"{folder}: another process is running here; wait for it or give --output"
             ) from None
         data = read_manifest(folder) if (folder / "manifest.json").exists() else {"stages": {}}
-        data["recipe"] = recipe.model_dump(mode="json")
+        data["recipe"] = recipe.plain()
+        data["labels"] = recipe.labels()
         data["git"] = git_state()
         data["versions"] = versions()
         return cls(folder, data, lock)
@@ -163,6 +167,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def chain_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stages of a manifest's recipe, the base model first: name, kind and label of each."""
+    labels = manifest.get("labels", {})
+    stages = [{"name": "base", "kind": "base"}, *manifest["recipe"].get("stages", ())]
+    return [{**stage, "label": labels.get(stage["name"], stage["name"])} for stage in stages]
+
+
 def _damage(data: Any) -> str:
     """What is wrong with the form of a manifest; empty if nothing is."""
     if not isinstance(data, dict):
@@ -192,13 +203,6 @@ def _lacking(name: str, record: Any) -> list[str]:
     ]
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a torn one."""
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-
-
 def tree_digest(path: Path) -> str:
     """SHA-256 over the names and bytes of a file, or of all files under a folder."""
     digest = hashlib.sha256()
@@ -223,9 +227,9 @@ def data_digests(recipe: Recipe) -> dict[str, str]:
     return {f"task.{name}": tree_digest(path) for name, path in files.items() if path.is_file()}
 
 
-def settings_digest(settings: Settings, data: Mapping[str, str]) -> str:
-    """Twelve hex digits that name a set of settings, and the data files that they name."""
-    text = settings.model_dump_json() + "".join(f"{k}={v}" for k, v in data.items())
+def recipe_digest(recipe: Recipe, data: Mapping[str, str]) -> str:
+    """Twelve hex digits that name a recipe, and the data files that it names."""
+    text = json.dumps(recipe.plain()) + "".join(f"{k}={v}" for k, v in data.items())
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -31,7 +31,7 @@ import torch
 
 import pts
 from align.models.load import load_policy, prepare_base
-from align.recipe import load_recipe
+from align.pipeline.recipe import load_recipe
 from align.tasks.registry import build_task
 from pts.algorithm.requests import SearchRoutine, request
 from pts.runtime.journal import Journal
@@ -65,7 +65,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe)
-    task = build_task(recipe)
+    task = build_task(recipe.task)
     policy = options.policy or prepare_base(recipe.model)
     engine = pts.TransformersEngine(*load_policy(policy, recipe.model), recipe.sampling)
     problems = task.problems("dev", options.questions, SEED)

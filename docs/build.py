@@ -1,4 +1,4 @@
-"""Write what is generated in docs/: `python docs/build.py`, or a part: `… build.py api pictures`.
+"""Write what is generated in docs/: `python docs/build.py`, or a part: `… build.py pictures`.
 
 docs/recipe-reference.md comes from the settings classes, here; the rest from the scripts
 `build_*.py` beside this one, each of which has a function `files() -> {path: text}`.
@@ -18,15 +18,39 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from align.recipe import Recipe
+from align.context import StageEntry
+from align.pipeline.recipe import Recipe
+from align.stages import STAGES
 from align.tasks.word_problems.task import WordProblemsConfig
 
 TARGET = Path(__file__).parent / "recipe-reference.md"
 HEAD = """# Recipe reference
 
-Written by `python docs/build.py` from the classes in `align/recipe.py` and `pts/config.py`; a test
-keeps it up to date. Any key can be overridden on the command line:
-`align run phi-nano pts.num_problems=64`.
+Written by `python docs/build.py` from the settings classes; a test keeps it up to date. Any key
+can be overridden on the command line: `align run phi-nano pts.num_problems=64`.
+
+`stages` lists the chain. An entry is the name of a kind (`sft`), or a mapping with
+
+- `kind`;
+- `name`: the stage's folder, row of the table and overrides; the kind if not given;
+- `from`: the stage whose policy it starts from, or `base`; the last policy before it if not given;
+- `share`: the stage whose problems it draws too; its own if not given;
+- its settings.
+
+A kind may stand several times under several names:
+
+```yaml
+stages:
+  - sft
+  - {kind: rejection_sft, name: best_of_n, num_problems: 400}
+  - pts
+  - {kind: token_dpo, beta: 0.5}
+  - {kind: full_dpo, name: without_tokens, from: best_of_n}
+pts: {num_problems: 128}
+```
+
+Settings of a stage may also stand in a section with its name, as those of `pts` here; each is told
+once. Overrides read `NAME.key=value`. Sections of kinds that no stage runs are checked, not used.
 """
 SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 
@@ -34,7 +58,8 @@ SIGNS = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
 def reference() -> str:
     """The page as Markdown."""
     options = sections(WordProblemsConfig, "task.options (word_problems)")
-    return "\n".join([HEAD, *sections(Recipe, ""), *options])
+    stages = [line for kind, stage in STAGES.items() for line in sections(stage.config, kind)]
+    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options])
 
 
 def sections(kind: type[BaseModel], path: str) -> Iterator[str]:
@@ -43,6 +68,8 @@ def sections(kind: type[BaseModel], path: str) -> Iterator[str]:
     yield "| key | type | default | meaning |\n|---|---|---|---|"
     nested: list[tuple[str, type[BaseModel]]] = []
     for name, field in kind.model_fields.items():
+        if field.exclude:
+            continue
         inner = models(field.annotation)
         nested += [(place(path, name, m, len(inner) > 1), m) for m in inner]
         meaning = " ".join((field.description or "").split())
@@ -99,6 +126,8 @@ def name_of(annotation: Any) -> str:
         return "null"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
+    if annotation is StageEntry:
+        return "stage"
     return getattr(annotation, "__name__", str(annotation)).replace("str", "text")
 
 

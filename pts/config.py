@@ -23,13 +23,14 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-def parse_settings(kind: type[S], data: Mapping[str, Any], place: str) -> S:
+def parse_settings(kind: type[S], data: Mapping[str, Any], place: str, path: str = "") -> S:
     """Build settings from plain data; report every fault at once, each with its path.
 
     Args:
         kind: the settings class.
         data: what a YAML file or a command line said.
-        place: where it said so, for the messages ("recipes/x.yaml").
+        place: where it said so, for the messages ("recipes/x.yaml"); may be empty.
+        path: the keys under which the settings stand there ("pts.search").
 
     Raises:
         ConfigError: one line a fault: place, path, value found and remedy.
@@ -41,16 +42,16 @@ def parse_settings(kind: type[S], data: Mapping[str, Any], place: str) -> S:
     places = [fault["loc"] for fault in faults]
     # A list whose members are wrong is reported as too short as well: once is enough.
     own = [f for f in faults if not any(_inside(place, f["loc"]) for place in places)]
-    raise ConfigError(*(_explain(kind, fault, place) for fault in own))
+    raise ConfigError(*(_explain(kind, fault, place, path) for fault in own))
 
 
 def _inside(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
     return len(place) > len(other) and place[: len(other)] == other
 
 
-def _explain(kind: type[BaseModel], fault: Any, place: str) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
-    where = f"{place}: {path}" if path else place
+def _explain(kind: type[BaseModel], fault: Any, place: str, path: str) -> str:
+    keys = ".".join(filter(None, [path, *map(str, fault["loc"])]))
+    where = ": ".join(filter(None, [place, keys]))
     if fault["type"] == "extra_forbidden":
         known = _fields_at(kind, fault["loc"][:-1])
         hint = did_you_mean(str(fault["loc"][-1]), known)

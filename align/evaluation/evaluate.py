@@ -1,11 +1,12 @@
 """Measure one policy on one set of problems: the numbers of a table row, and items to pair later.
 
-    load = lambda sampling: TransformersEngine.load(folder, sampling) evaluation = evaluate(load,
-    problems, verifier, EvalSettings(sampling, samples=8), Path("eval/sft"))
+    load = lambda sampling: TransformersEngine.load(folder, sampling)
+    settings = EvalSettings(sampling, samples=8)
+    evaluation = evaluate(load, problems, verifier, settings, Path("eval/sft"))
     write_evaluation(evaluation, Path("eval/sft"))
 
-Rollouts go through `pts.runtime.scheduler`: journalled in the folder, resumable, every prompt with
-its own seeds, which are the same for all policies. The teacher-forced pass (entropy and KL) is not
+Rollouts are drawn by `pts.sample`: journalled in the folder, resumable, every prompt with its own
+seeds, which are the same for all policies. The teacher-forced pass (entropy and KL) is not
 journalled and runs again after a kill. Not covered: judging style, or anything that a verifier
 cannot tell.
 """
@@ -29,13 +30,10 @@ from align.evaluation.statistics import (
     ratio_interval,
     wilson,
 )
-from pts.algorithm.requests import SearchRoutine, request
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
-from pts.runtime.journal import Journal
-from pts.runtime.progress import ProgressReporter
-from pts.runtime.scheduler import SkippedQuestion, run
-from pts.types import Estimate, Ids, Problem, Rollout, RolloutQuery, TokenDistribution
+from pts.runtime.sample import sample
+from pts.types import Estimate, Ids, Problem, Rollout, TokenDistribution
 from pts.verifiers.base import Verifier
 
 Load = Callable[[SamplingConfig], Engine]
@@ -46,8 +44,6 @@ _Completion = tuple[Ids, Ids]
 
 DEV_SAMPLES = 2
 """Completions of each dev problem at each temperature above 0."""
-WINDOW = 256
-"""Problems under way at a time: enough to fill the engine's batch with single greedy rollouts."""
 TINY = 1e-300
 """Stands for a probability that underflowed to 0 in a divergence."""
 
@@ -125,46 +121,17 @@ class _Rollouts:
 
     def draw(
         self, name: str, problems: Sequence[Problem], engine: Engine, n: int
-    ) -> dict[str, list[Rollout]]:
+    ) -> dict[str, Sequence[Rollout]]:
         """`n` rollouts of each problem that could be judged, by id."""
-        fingerprint = {
-            "policy_digest": engine.policy_digest,
-            "sampling": engine.sampling.model_dump(mode="json"),
-            "seed": self.settings.seed,
-        }
-        path = self.folder / f"{name}.journal.jsonl"
-        with (
-            Journal(path, fingerprint) as journal,
-            ProgressReporter(len(problems), self.settings.progress) as watch,
-        ):
-            finished = run(
-                ((problem, completions(n)) for problem in problems),
-                engine,
-                self.verifier,
-                seed=self.settings.seed,
-                window=WINDOW,
-                journal=journal,
-                on_skip=_unscored,
-                on_progress=watch,
-            )
-            drawn = {done.problem.id: done.result for done in finished}
-        return {p.id: drawn[p.id] for p in problems if drawn[p.id]}
+        found = sample(
+            problems, engine, self.verifier,
+            n=n, output=self.folder / name, seed=self.settings.seed,
+            progress=self.settings.progress,
+        )  # fmt: skip
+        return {samples.problem_id: samples.rollouts for samples in found if samples.rollouts}
 
     def engine(self, temperature: float) -> Engine:
         return self.load(self.settings.sampling.model_copy(update={"temperature": temperature}))
-
-
-def completions(n: int) -> SearchRoutine[list[Rollout]]:
-    """The simplest of all searches: n completions of a question.
-
-    The purpose "filter" is the one whose rollouts keep all their ids.
-    """
-    [rollouts] = yield from request([RolloutQuery((), n, "filter")])
-    return rollouts
-
-
-def _unscored(about: SkippedQuestion) -> list[Rollout]:
-    return []
 
 
 def _measure(

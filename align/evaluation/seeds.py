@@ -27,7 +27,6 @@ from align.evaluation.tables import (
     ALPHA,
     Measure,
     TextTable,
-    label_of,
     markdown_of,
     measured,
     p_text,
@@ -55,6 +54,7 @@ class SeedRow:
     """A stage: one mean a seed for every measure, and its differences to the row before."""
 
     stage: str
+    label: str
     means: Mapping[Measure, tuple[float, ...]]
     steps: Mapping[Measure, SeedStep]
 
@@ -70,12 +70,10 @@ class SeedTable:
         names = tuple(self.rows[0].means)
         seeds = len(next(iter(self.rows[0].means.values())))
         means = tuple(
-            (label_of(row.stage), *(_mean_and_range(row.means[name]) for name in names))
-            for row in self.rows
+            (row.label, *(_mean_and_range(row.means[name]) for name in names)) for row in self.rows
         )
         steps = tuple(
-            (label_of(row.stage), *(_step(row.steps[name]) for name in names))
-            for row in self.rows[1:]
+            (row.label, *(_step(row.steps[name]) for name in names)) for row in self.rows[1:]
         )
         title = f"Accuracy %, mean of {seeds} seeds (range)"
         difference = "Difference to the row before, points; p by item; p for new seeds"
@@ -94,7 +92,9 @@ class SeedTable:
         return {"rows": [asdict(row) for row in self.rows]}
 
 
-def build_seed_table(runs: Sequence[Path], names: Sequence[str]) -> SeedTable:
+def build_seed_table(
+    runs: Sequence[Path], names: Sequence[str], labels: Mapping[str, str] | None = None
+) -> SeedTable:
     """Read the evaluations of several runs and compare each stage with the one before it.
 
     Raises:
@@ -112,7 +112,12 @@ def build_seed_table(runs: Sequence[Path], names: Sequence[str]) -> SeedTable:
             means[k][measure] = tuple(float(m) for m in of_stage.mean(axis=1))
         for k, step in enumerate(zip(compared, adjusted, strict=True), 1):
             steps[k][measure] = SeedStep(*step)
-    return SeedTable(tuple(SeedRow(*row) for row in zip(names, means, steps, strict=True)))
+    return SeedTable(
+        tuple(
+            SeedRow(name, (labels or {}).get(name, name), mean, step)
+            for name, mean, step in zip(names, means, steps, strict=True)
+        )
+    )
 
 
 def compare_evaluations(

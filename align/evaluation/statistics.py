@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from pts.stats import wilson_bounds
 from pts.types import Estimate
 
 Floats = npt.NDArray[np.float64]
@@ -76,15 +77,7 @@ def wilson(successes: float, n: int, level: float = LEVEL) -> Estimate:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"got {successes} successes in {n} trials; need 0 <= successes <= n >= 1")
-    p = successes / n
-    return Estimate(p, *_score_limits(p, n, level), n, "wilson")
-
-
-def _score_limits(p: float, n: float, level: float) -> tuple[float, float]:
-    z = z_of(level)
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return 0.0 if p == 0 else centre - half, 1.0 if p == 1 else centre + half
+    return Estimate(successes / n, *wilson_bounds(successes, n, z_of(level)), n, "wilson")
 
 
 def rate_interval(rates: npt.ArrayLike, level: float = LEVEL) -> Estimate:
@@ -104,7 +97,8 @@ def rate_interval(rates: npt.ArrayLike, level: float = LEVEL) -> Estimate:
         raise ValueError(f"rates must lie in 0..1, got {x.min():g} to {x.max():g}")
     spread = float(x.var(ddof=1)) / n if n > 1 else 0.0
     effective = mean * (1 - mean) / spread if spread > 1e-18 else float(n)
-    return Estimate(mean, *_score_limits(mean, effective, level), n, "wilson clustered")
+    bounds = wilson_bounds(mean * effective, effective, z_of(level))
+    return Estimate(mean, *bounds, n, "wilson clustered")
 
 
 def mean_interval(values: npt.ArrayLike, level: float = LEVEL) -> Estimate:

@@ -1,6 +1,6 @@
 """The table of a run: one row a stage, every difference paired with the row before.
 
-    table = build_table(run_folder, ["base", "sft", "token_dpo", "full_dpo"])
+    table = build_table(run_folder, ["base", "sft", "token_dpo", "full_dpo"], labels)
     table.to_text(), table.to_markdown(), table.to_json()
 
 `align.evaluation.seeds` does the same over several training seeds.
@@ -13,7 +13,6 @@ p < 0.05 after that; steps that do not hold are named first under the table.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,14 +34,6 @@ Measure = Literal["greedy", "sampled", "best"]
 MEASURES: tuple[Measure, ...] = ("greedy", "sampled", "best")
 ALPHA = 0.05
 """Level of the family of steps."""
-
-LABELS = {
-    "base": "base",
-    "sft": "SFT",
-    "token_dpo": "+ token DPO",
-    "full_dpo": "+ full DPO",
-    "rejection_sft": "rejection SFT",
-}
 
 _VALUE: Mapping[Measure, Callable[[Item], float | None]] = {
     "greedy": lambda item: float(item.greedy),
@@ -72,15 +63,12 @@ class AdjustedComparison:
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """A stage, and its differences to the row before (none for the first row)."""
+    """A stage, and its differences to the policy that it started from (none for the first row)."""
 
     stage: str
+    label: str
     summary: EvalSummary
     steps: Mapping[Measure, AdjustedComparison]
-
-    @property
-    def label(self) -> str:
-        return label_of(self.stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,27 +122,50 @@ class Table:
         }
 
 
-def label_of(stage: str) -> str:
-    """The name of a stage in tables; unknown stages keep theirs."""
-    return LABELS.get(stage, stage)
+def build_table(
+    folder: Path,
+    names: Sequence[str],
+    labels: Mapping[str, str] | None = None,
+    starts: Mapping[str, str] | None = None,
+) -> Table:
+    """Read the evaluations of a run and compare each with the policy that it started from.
 
-
-def build_table(folder: Path, names: Sequence[str]) -> Table:
-    """Read the evaluations of a run and compare each with the one before it.
+    Args:
+        names: the policies, in order.
+        labels: how they are called; their names if not given.
+        starts: the policy that each started from; where it is not told (or not measured), the one
+            before.
 
     Raises:
         StageError: an evaluation is missing, or two of them share no problem.
     """
-    evaluations = [read_evaluation(folder / "eval" / name) for name in names]
-    pairs = list(itertools.pairwise(evaluations))
-    tested: list[dict[Measure, AdjustedComparison]] = [{} for _ in names]
-    for measure in measured(evaluations):
-        compared = [_compare(before, after, measure) for before, after in pairs]
+    labels, starts = labels or {}, starts or {}
+    found = {name: read_evaluation(folder / "eval" / name) for name in names}
+    before = {name: starts.get(name, "") for name in names[1:]}
+    before = {
+        name: start if start in found else earlier
+        for (name, start), earlier in zip(before.items(), names, strict=False)
+    }
+    tested: dict[str, dict[Measure, AdjustedComparison]] = {name: {} for name in names}
+    for measure in measured(list(found.values())):
+        compared = [_compare(found[start], found[name], measure) for name, start in before.items()]
         adjusted = holm([comparison.pvalue for comparison in compared])
-        for k, test in enumerate(zip(compared, adjusted, strict=True), 1):
-            tested[k][measure] = AdjustedComparison(*test)
-    rows = zip(names, evaluations, tested, strict=True)
-    return Table(tuple(StageRow(name, done.summary, steps) for name, done, steps in rows))
+        for name, test in zip(before, zip(compared, adjusted, strict=True), strict=True):
+            tested[name][measure] = AdjustedComparison(*test)
+    jumps = [
+        name for name, earlier in zip(names[1:], names, strict=False) if before[name] != earlier
+    ]
+    rows = tuple(
+        StageRow(
+            name,
+            labels.get(name, name)
+            + (f" from {labels.get(before[name], before[name])}" if name in jumps else ""),
+            found[name].summary,
+            tested[name],
+        )
+        for name in names
+    )
+    return Table(rows)
 
 
 def measured(evaluations: Sequence[Evaluation]) -> list[Measure]:

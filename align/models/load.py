@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.errors import RecipeError
 from align.models import smollm2
-from align.recipe import ModelConfig, data_folder
+from align.settings import ModelConfig, data_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,7 +1,7 @@
 """Small SVG charts for the run's report: text in, text out, nothing to load.
 
 Colours are the classes c0, c1, ... of the page's style sheet; what differs in colour differs in
-its marker or its dashes too. Every text is escaped.
+its marker or its dashes too. Every text is escaped, and what is drawn is marked as markup here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from markupsafe import Markup
+
 from pts.types import Estimate
 
 Series = tuple[str, Sequence[tuple[float, float]]]
@@ -17,7 +19,7 @@ Series = tuple[str, Sequence[tuple[float, float]]]
 Scale = Callable[[float], float]
 
 
-def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], width: int = 520) -> str:
+def forest(rows: Sequence[tuple[str, Sequence[Estimate]]], width: int = 520) -> Markup:
     """Dots with intervals on an axis from 0 to 100 %; one row a stage, one colour a measure."""
     left, right, row_height, top = 92, 14, 38, 8
     bottom = top + row_height * len(rows)
@@ -65,11 +67,11 @@ def _marker(x: float, y: float, kind: int) -> str:
     return f'<polygon points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)}"/>'
 
 
-def lines(series: Sequence[Series], title: str, width: int = 300, height: int = 150) -> str:
+def lines(series: Sequence[Series], title: str, width: int = 300, height: int = 150) -> Markup:
     """Curves over training steps; the axes span the data."""
     points = [point for _, values in series for point in values]
     if not points:
-        return ""
+        return Markup("")
     (x_low, x_high), (y_low, y_high) = (_span([p[i] for p in points]) for i in (0, 1))
     left, right, top, bottom = 46.0, width - 10.0, 8.0, height - 22.0
 
@@ -97,7 +99,7 @@ def success_curve(
     length: int,
     width: int = 760,
     height: int = 142,
-) -> str:
+) -> Markup:
     """p(success) after each token of an answer, its interval as a band, pivotal tokens shaded."""
     left, right, top, bottom = 30.0, width - 8.0, 14.0, height - 30.0
 
@@ -125,7 +127,7 @@ def success_curve(
     return _svg(width, height, parts, "p(success) along an answer")
 
 
-def legend(names: Sequence[str], marked: bool = True) -> str:
+def legend(names: Sequence[str], marked: bool = True) -> Markup:
     """Names with their colour and marker (of `forest`), or their kind of line (of `lines`)."""
     keys = []
     for i, name in enumerate(names):
@@ -133,7 +135,7 @@ def legend(names: Sequence[str], marked: bool = True) -> str:
         shape = _marker(11, 6, i) if marked else line
         key = f'<svg class="key c{i}" width="22" height="12" aria-hidden="true">{shape}</svg>'
         keys.append(f"<span>{key}{escape(name)}</span>")
-    return f'<p class="legend">{"".join(keys)}</p>'
+    return Markup(f'<p class="legend">{"".join(keys)}</p>')
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
@@ -161,8 +163,8 @@ def _text(x: float, y: float, said: str, anchor: str, kind: str = "tick") -> str
     )
 
 
-def _svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
-    return (
+def _svg(width: float, height: float, parts: Sequence[str], label: str) -> Markup:
+    return Markup(
         f'<svg width="{width:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
     )

@@ -4,7 +4,7 @@
 
 It is written from the run folder alone (manifest, evaluations, metrics, the search's files), so
 it can be written again at any time, and for runs that are not finished: what is missing is left
-out. Everything that came from data or a model is escaped. The search's own page, with every
+out. The templates escape all that came from data or a model. The search's own page, with every
 question, is written beside it (pts/report.html) and linked.
 """
 
@@ -12,16 +12,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from align.evaluation.records import EvalSummary, read_evaluation
-from align.evaluation.tables import Table, TextTable, build_table, label_of, notes
-from align.report.answers import samples_section, search_section
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from align.evaluation.records import read_evaluation
+from align.evaluation.tables import StageRow, Table, build_table, notes
+from align.report.answers import (
+    GAINED,
+    changed_answers,
+    read_search,
+    shortened,
+    visible,
+)
 from align.report.charts import forest, legend, lines
-from align.run_folder import read_manifest
+from align.run_folder import chain_of, read_manifest
 from pts.files import replacing
 
 CURVES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -40,7 +47,21 @@ CURVES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 """Charts of metrics.jsonl: a title, and its keys with their names; drawn where keys exist."""
 
-MEASURE_NAMES = ("greedy", "sampled", "best temperature")
+VERSIONS = ("python", "torch", "transformers", "trl")
+"""Of what the manifest's versions are shown."""
+
+Panel: TypeAlias = tuple[str, Markup, str]
+"""Title, chart and legend (empty for one curve)."""
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("align", "report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters |= {"thousands": "{:,}".format, "visible": visible, "shortened": shortened}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -52,48 +73,43 @@ def write_report(run_folder: Path) -> Path:
     """
     manifest = read_manifest(run_folder)
     # The chain's order: a folder may hold rows of an earlier recipe, made in any order.
-    chain = ["base", *manifest["recipe"].get("stages", ())]
-    names = [name for name in chain if f"eval/{name}" in manifest["stages"]]
-    table = build_table(run_folder, names) if names else None
-    sections = [
-        _header(manifest, run_folder),
-        *(_evidence(table) if table else []),
-        samples_section([read_evaluation(run_folder / "eval" / name) for name in names]),
-        search_section(run_folder / "pts"),
-        _training(run_folder, manifest),
-        _stages(manifest),
-    ]
-    template = files("align.report").joinpath("template.html").read_text(encoding="utf-8")
-    start, _, end = template.replace("{{title}}", escape(_name(manifest))).partition("{{body}}")
+    chain = chain_of(manifest)
+    labels = {stage["name"]: stage["label"] for stage in chain}
+    starts = {stage["name"]: stage["from"] for stage in chain if stage.get("from")}
+    names = [name for name in labels if f"eval/{name}" in manifest["stages"]]
+    table = build_table(run_folder, names, labels, starts) if names else None
+    evaluations = {labels[name]: read_evaluation(run_folder / "eval" / name) for name in names}
+    recipe = manifest.get("recipe", {})
+    page = _TEMPLATES.get_template("template.html").render(
+        title=recipe.get("name", "run"),
+        description=recipe.get("description", ""),
+        facts=_facts(manifest, run_folder),
+        evidence=_evidence(table) if table else None,
+        samples=changed_answers(evaluations),
+        gained=GAINED,
+        searches=list(filter(None, (read_search(run_folder / name) for name in labels))),
+        training=_training(run_folder, manifest, labels),
+        stages=_stages(manifest, labels),
+    )
     path = run_folder / "report.html"
     with replacing(path) as file:
-        file.write(start + "\n".join(filter(None, sections)) + end)
+        file.write(page)
     return path
 
 
-def _name(manifest: Mapping[str, Any]) -> str:
-    return str(manifest.get("recipe", {}).get("name", "run"))
-
-
-def _header(manifest: Mapping[str, Any], folder: Path) -> str:
+def _facts(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     recipe, git = manifest.get("recipe", {}), manifest.get("git", {})
     commit = (git.get("commit") or "unknown")[:10]
     seconds = sum(stage["seconds"] for stage in manifest["stages"].values())
-    facts = {
+    return {
         "seed": recipe.get("seed"),
         "base": recipe.get("model", {}).get("path"),
         "commit": commit + (" with uncommitted changes" if git.get("changes") else ""),
         "time, stages and evaluations added up": duration(seconds),
-        "stages": " > ".join(recipe.get("stages", ())),
+        "stages": " > ".join(stage["name"] for stage in recipe.get("stages", ())),
         "folder": folder.resolve().name,
-        **{k: v for k, v in manifest.get("versions", {}).items() if k in _VERSIONS},
+        **{k: v for k, v in manifest.get("versions", {}).items() if k in VERSIONS},
     }
-    shown = "".join(f"<span>{escape(k)} <b>{escape(str(v))}</b></span>" for k, v in facts.items())
-    description = escape(str(recipe.get("description", "")))
-    return f'<h1>{escape(_name(manifest))}</h1>\n<p>{description}</p>\n<p class="facts">{shown}</p>'
-
-
-_VERSIONS = ("python", "torch", "transformers", "trl")
 
 
 def duration(seconds: float) -> str:
@@ -106,78 +122,51 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _evidence(table: Table) -> list[str]:
-    claims = "".join(
-        f'<li class="{"holds" if " holds at " in line else "fails"}">{escape(line)}</li>'
-        for line in table.sentences()
-    )
-    said = "".join(f"<li>{escape(line)}</li>" for line in notes(table.rows))
-    blocks = "".join(_html_table(block) for block in table.blocks())
-    return [
-        f'<ul class="claims">{claims}</ul>' if claims else "",
-        f'<h2>Evidence</h2>\n<div class="panel scroll">{blocks}</div><ul class="notes">{said}</ul>',
-        _accuracy_charts([row.summary for row in table.rows]),
-    ]
-
-
-def _html_table(block: TextTable) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in block.header)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(_cell, row[1:]))}</tr>'
-        for row in block.rows
-    )
-    return (
-        f'<table class="numbers"><caption>{escape(block.title)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _cell(text: str) -> str:
-    """The mean; below it, in small print, its interval and what else is said."""
-    mean, bracket, rest = text.partition(" [")
-    interval, _, more = rest.partition("] ")
-    small = f"<small>[{escape(interval.removesuffix(']'))}]</small>" if bracket else ""
-    return f"<td>{escape(mean)}{small}{f'<small>{escape(more)}</small>' if more else ''}</td>"
-
-
-def _accuracy_charts(summaries: Sequence[EvalSummary]) -> str:
+def _evidence(table: Table) -> dict[str, Any]:
+    """Claims, tables, notes and charts of accuracy, for evidence.html."""
+    summaries = [row.summary for row in table.rows]
     best = [s.best.accuracy for s in summaries if s.best]
     tuned = len(best) == len(summaries)
     rows = [
-        (label_of(s.stage), [s.greedy, s.sampled, *([best[i]] if tuned else [])])
-        for i, s in enumerate(summaries)
+        (row.label, [row.summary.greedy, row.summary.sampled, *([best[i]] if tuned else [])])
+        for i, row in enumerate(table.rows)
     ]
     names = ["greedy", f"T={summaries[0].temperature:g}", *(["best T"] if tuned else [])]
-    families = sorted(set().union(*(s.families for s in summaries)))
-    chart = f'<div class="panel wide">{forest(rows)}{legend(names)}</div>'
-    return f"<h2>Accuracy by stage, %</h2>\n{chart}" + (
-        _family_charts(summaries, families, names[:2]) if len(families) > 1 else ""
-    )
+    return {
+        "claims": table.sentences(),
+        "tables": [
+            (block.title, block.header, [(name, map(_cell, rest)) for name, *rest in block.rows])
+            for block in table.blocks()
+        ],
+        "notes": notes(table.rows),
+        "chart": forest(rows),
+        "legend": legend(names),
+        "families": [
+            (family, _family_chart(table.rows, family))
+            for family in sorted(set().union(*(s.families for s in summaries)))
+        ],
+        "family_legend": legend(names[:2]),
+    }
 
 
-def _family_charts(
-    summaries: Sequence[EvalSummary], families: Sequence[str], names: Sequence[str]
-) -> str:
-    panels = []
-    for family in families:
-        rows = [
-            (label_of(s.stage), [s.families[family].greedy, s.families[family].sampled])
-            for s in summaries
-            if family in s.families
-        ]
-        panels.append(f'<div class="panel"><h3>{escape(family)}</h3>{forest(rows, 330)}</div>')
-    grid = f'<div class="grid">{"".join(panels)}</div>'
-    return f"<h2>Accuracy by family of problems, %</h2>\n{legend(names)}{grid}"
+def _cell(text: str) -> tuple[str, str, str]:
+    """The mean, its interval without brackets, and what else is said."""
+    mean, _, rest = text.partition(" [")
+    interval, _, more = rest.partition("] ")
+    return mean, interval.removesuffix("]"), more
 
 
-def _training(folder: Path, manifest: Mapping[str, Any]) -> str:
-    parts = []
-    for name in manifest["stages"]:
-        panels = _curves(_metrics(folder / name / "metrics.jsonl"))
-        if panels:
-            grid = f'<div class="grid">{"".join(panels)}</div>'
-            parts.append(f'<h3 class="stage">{escape(label_of(name))}</h3>{grid}')
-    return "<h2>Training</h2>\n" + "".join(parts) if parts else ""
+def _family_chart(table_rows: Sequence[StageRow], family: str) -> Markup:
+    scores = [(row.label, row.summary.families.get(family)) for row in table_rows]
+    return forest([(label, [s.greedy, s.sampled]) for label, s in scores if s], 330)
+
+
+def _training(
+    folder: Path, manifest: Mapping[str, Any], labels: Mapping[str, str]
+) -> list[tuple[str, list[Panel]]]:
+    """Curves of every stage that has some, by its label."""
+    drawn = [(n, _curves(_metrics(folder / n / "metrics.jsonl"))) for n in manifest["stages"]]
+    return [(labels.get(name, name), panels) for name, panels in drawn if panels]
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
@@ -193,7 +182,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
     panels = []
     for title, keys in CURVES:
         series = [
@@ -202,24 +191,21 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         drawn = [(name, points) for name, points in series if len(points) > 1]
         if drawn:
             key = legend([name for name, _ in drawn], marked=False) if len(drawn) > 1 else ""
-            chart = lines(drawn, title)
-            panels.append(f'<div class="panel"><h3>{escape(title)}</h3>{chart}{key}</div>')
+            panels.append((title, lines(drawn, title), key))
     return panels
 
 
-def _stages(manifest: Mapping[str, Any]) -> str:
-    panels = "".join(
-        f'<div class="panel"><h3>{escape(label_of(name))} · {duration(stage["seconds"])}</h3>'
-        f'<table class="facts-table">{"".join(_facts(stage["metrics"]))}</table></div>'
-        for name, stage in manifest["stages"].items()
-    )
-    return f'<h2>Stages in numbers</h2>\n<div class="grid">{panels}</div>' if panels else ""
-
-
-def _facts(metrics: Mapping[str, Any]) -> list[str]:
+def _stages(
+    manifest: Mapping[str, Any], labels: Mapping[str, str]
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Label, duration and metrics of every stage and evaluation that has run."""
     return [
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{escape(_shown(value))}</td></tr>"
-        for name, value in metrics.items()
+        (
+            labels.get(name, name),
+            duration(stage["seconds"]),
+            [(key.replace("_", " "), _shown(value)) for key, value in stage["metrics"].items()],
+        )
+        for name, stage in manifest["stages"].items()
     ]
 
 

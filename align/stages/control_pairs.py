@@ -73,7 +73,7 @@ def control_pairs(
 
     Questions are opened in slices, and no slice once the token budget is spent.
     """
-    config, seed = context.recipe.pts, context.seed("pts")
+    config, seed = context.settings, context.seed("search")
     fingerprint = {
         "policy_digest": engine.policy_digest,
         "sampling": engine.sampling.model_dump(mode="json"),
@@ -187,7 +187,7 @@ def _write(
     found: Sequence[Finished[Control]],
     spent: RolloutCost,
 ) -> StageResult:
-    config, folder = context.recipe.pts.search, context.folder
+    config, folder = context.settings.search, context.folder
     pairs = [
         _token_pair(engine.encode(done.problem), done, config, engine.policy_digest)
         for done in found

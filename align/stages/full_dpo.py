@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from align.context import StageContext, StageResult
 from align.data.preferences import (
     PreferencePair,
@@ -15,9 +17,34 @@ from align.data.preferences import (
     write_preferences,
 )
 from align.errors import StageError
+from align.settings import TrainingConfig
 from align.stages.sampling import load_engine, sample_answers
 
 PAIRS = "pairs.jsonl"
+
+
+class FullDPOConfig(TrainingConfig):
+    """Stage 3: DPO on full-length pairs, sampled from the stage before and judged."""
+
+    num_problems: int = Field(400, ge=1)
+    """Problems to sample."""
+    samples: int = Field(6, ge=2)
+    """Completions a question."""
+    pairs_per_question: int = Field(1, ge=1)
+    """Right/wrong pairs at most of one question."""
+    max_pairs: int = Field(0, ge=0)
+    """Pairs at most in all; 0 keeps all."""
+    beta: float = Field(0.3, gt=0)
+    """Strength of the pull towards the reference."""
+    nll_weight: float = Field(0.0, ge=0)
+    """Weight of the negative log-likelihood of the chosen completions, a mean over the batch's
+    tokens, against displacement (Pang et al. 2024)."""
+    style_weight: float = Field(0.0, ge=0)
+    """Weight of the rule-based style and detail scores (1-5) in choosing among right answers."""
+    reference: str = "start"
+    """`start`: the policy that this stage starts from; else the folder of a model."""
+    strict: bool = True
+    """Refuse pairs that were sampled from another policy than the reference."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -30,7 +57,7 @@ def run(context: StageContext) -> StageResult:
     from align.training import loop as training
     from align.training.trl import dpo_trainer
 
-    config = context.recipe.full_dpo
+    config = context.settings
     done = training.begin(context, config)
     if done is not None:
         return done
@@ -40,14 +67,16 @@ def run(context: StageContext) -> StageResult:
     reference = None
     if config.reference != "start":
         reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
-    trainer = dpo_trainer(context, config, policy, tokenizer, rows, reference)
+    trainer = dpo_trainer(
+        context, config, config.beta, config.nll_weight, policy, tokenizer, rows, reference
+    )
     metrics |= training.fit(trainer, context)
     return training.finish(context, trainer.model, tokenizer, metrics, [PAIRS])
 
 
 def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]]:
     """Pairs (also written to pairs.jsonl) and the counts behind them."""
-    config = context.recipe.full_dpo
+    config = context.settings
     engine = load_engine(context)
     _check_reference(context, engine.policy_digest)
     sampled = sample_answers(context, engine, config.num_problems, config.samples)
@@ -86,7 +115,7 @@ def _check_reference(context: StageContext, sampled: str) -> None:
     """The reference should be the policy that the pairs are sampled from."""
     from align.training import loop as training
 
-    config = context.recipe.full_dpo
+    config = context.settings
     if config.reference == "start":
         return
     if training.policy_digest(Path(config.reference), context.recipe.model) == sampled:

@@ -6,11 +6,14 @@ The search itself is the `pts` package; this stage gives it the policy, the prob
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator
 
 from align.context import StageContext, StageResult
 from align.stages.control_pairs import control_pairs, pair_means
 from align.stages.sampling import load_engine
+from pts.config import SearchConfig, Settings
 from pts.runtime.results import RolloutCost
 from pts.types import Problem
 
@@ -22,15 +25,40 @@ SLICE = 64
 """Questions opened between two looks at the token budget."""
 
 
+class PTSConfig(Settings):
+    """Stage 2a: pivotal token search on the stage before."""
+
+    num_problems: int = Field(256, ge=1)
+    """Problems offered to the filter."""
+    pairs_from: Literal["search", "random", "coin"] = "search"
+    """`search` is the method; the others are control arms at random positions with
+    1 - q >= p_gap: `random` measures which sibling is better, `coin` does not."""
+    search: SearchConfig = SearchConfig()
+    """Settings of the search itself."""
+    token_budget: int = Field(0, ge=0)
+    """Asked after every 64 questions: no more are opened once so many tokens were generated; 0 sets
+    no limit."""
+
+    @field_validator("search")
+    @classmethod
+    def _makes_pairs(cls, search: SearchConfig) -> SearchConfig:
+        if search.unit == "step":
+            raise ValueError(
+                "unit: 'step' makes no pairs, and token DPO needs them; use 'token' here, and "
+                "`pts search` to look at steps"
+            )
+        return search
+
+
 def run(context: StageContext) -> StageResult:
     """Search `pts.num_problems` train problems; leave pairs.jsonl and the search's own files.
 
     Raises:
         pts.errors.PTSError: the engine, the verifier or the journal cannot be used.
     """
-    config = context.recipe.pts
+    config = context.settings
     context.folder.mkdir(parents=True, exist_ok=True)
-    problems = context.task.problems("train", config.num_problems, context.seed("pts questions"))
+    problems = context.task.problems("train", config.num_problems, context.problem_seed)
     engine = load_engine(context)
     if config.pairs_from == "search":
         return _search(context, engine, problems)
@@ -42,7 +70,7 @@ def _search(
 ) -> StageResult:
     from pts.runtime.search import search
 
-    config = context.recipe.pts
+    config = context.settings
     budget, opened = config.token_budget, len(problems)
     for opened in range(SLICE, len(problems) + SLICE, SLICE) if budget else [len(problems)]:
         found = search(
@@ -51,7 +79,7 @@ def _search(
             context.task.verifier,
             config.search,
             output=context.folder,
-            seed=context.seed("pts"),
+            seed=context.seed("search"),
             progress=context.progress,
         )
         if budget and _total(found.summary.spent).tokens >= budget:

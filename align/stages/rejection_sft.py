@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from align.context import StageContext, StageResult
 from align.data.chat import ChatIds
 from align.data.preferences import Sampled, count_outcomes
 from align.errors import StageError
-from align.stages import sft
 from align.stages.sampling import load_engine, sample_answers
+from align.stages.sft import SFTConfig
+
+
+class RejectionSFTConfig(SFTConfig):
+    """Control arm: SFT on the policy's own right answers; `num_examples` is not read."""
+
+    num_problems: int = Field(400, ge=1)
+    """Problems to sample."""
+    samples: int = Field(6, ge=1)
+    """Completions a question; the right ones become rows."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -23,8 +34,10 @@ def run(context: StageContext) -> StageResult:
         StageError: no right answer, or the validation of the rows found faults.
     """
     from align.training import loop as training
+    from align.training.chat_rows import prepare, validate_rows
+    from align.training.trl import train_sft
 
-    config = context.recipe.rejection_sft
+    config = context.settings
     done = training.begin(context, config)
     if done is not None:
         return done
@@ -36,11 +49,11 @@ def run(context: StageContext) -> StageResult:
             f"{len(sampled)} questions; raise rejection_sft.samples or take easier problems"
         )
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
-    new_tokens = sft.prepare(policy, tokenizer)
+    new_tokens = prepare(policy, tokenizer)
     ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
-    validated = sft.validate_rows(tokenizer, ended, config)
+    validated = validate_rows(tokenizer, ended, config.max_length)
     validated.metrics.update(count_outcomes(sampled), rows_other_stop=len(rows) - len(ended))
-    return sft.train(context, config, policy, tokenizer, validated, new_tokens)
+    return train_sft(context, config, policy, tokenizer, validated, new_tokens)
 
 
 def right_answers(sampled: Sequence[Sampled]) -> list[ChatIds]:

@@ -8,18 +8,42 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from align.context import StageContext, StageResult
 from align.errors import StageError
-from align.recipe import TokenDPOConfig
-from align.run_folder import write_json
-from align.training.losses import mean_one
+from align.settings import TrainingConfig
 from pts.data.pairs import read_pairs
+from pts.files import write_json
 from pts.types import TokenPair
 
 START_TOLERANCE = 1e-5
 """Largest |margin - reference margin| before the first step, relative where margins exceed 1."""
+
+
+class TokenDPOConfig(TrainingConfig):
+    """Stage 2b: DPO (Rafailov et al. 2023) at one position a pair."""
+
+    loss: str = "sigmoid"
+    """Loss of a pair's margin: `sigmoid` (DPO), `ipo`, `hinge`, or another of
+    `align.training.losses.LOSSES`."""
+    beta: float = Field(1.0, gt=0)
+    """Strength of the pull towards the reference."""
+    nll_weight: float = Field(0.0, ge=0)
+    """Weight of the negative log-likelihood of the chosen token, against displacement to third
+    tokens."""
+    weight_by: Literal["none", "expected_gain"] = "none"
+    """`expected_gain` weights pairs by pi(rejected) * gap, normalised to mean 1."""
+    max_pairs: int = Field(0, ge=0)
+    """Keep the pairs of highest expected gain; 0 keeps all."""
+    pairs: str = ""
+    """Stage whose pairs are trained on; empty: the last search before this stage."""
+    reference: str = "start"
+    """`start`: the policy that this stage starts from; else the folder of a model."""
+    strict: bool = True
+    """Refuse pairs that were measured on another policy than the reference."""
 
 
 def run(context: StageContext) -> StageResult:
@@ -30,9 +54,10 @@ def run(context: StageContext) -> StageResult:
         pts.errors.DataError: a pair cannot be read.
     """
     from align.training import loop as training
+    from align.training.losses import loss_named
     from align.training.token_dpo import TokenDPOTrainer, check_head
 
-    config = context.recipe.token_dpo
+    config = context.settings
     done = training.begin(context, config)
     if done is not None:
         return done
@@ -51,6 +76,7 @@ def run(context: StageContext) -> StageResult:
         training.arguments(context, config, "token_dpo", policy),
         rows,
         config.beta,
+        loss_named(config.loss),
         config.nll_weight,
     )
     metrics = {"pairs": len(pairs), **training.fit(trainer, context)}
@@ -84,6 +110,8 @@ def weights(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[float]:
     Raises:
         StageError: all would weigh 0.
     """
+    from align.training.losses import mean_one
+
     if config.weight_by == "none":
         return [1.0] * len(pairs)
     gains = [max(0.0, pair.expected_gain) for pair in pairs]
@@ -99,7 +127,7 @@ def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
     """Pairs say what helps the policy that they were measured on, and no other."""
     from align.training import loop as training
 
-    config = context.recipe.token_dpo
+    config = context.settings
     digest = training.policy_digest(_reference_path(context), context.recipe.model)
     strangers = sum(pair.policy_digest != digest for pair in pairs)
     if not strangers:
@@ -114,7 +142,7 @@ def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
 
 
 def _reference_path(context: StageContext) -> Path:
-    reference = context.recipe.token_dpo.reference
+    reference = context.settings.reference
     return context.policy if reference == "start" else Path(reference)
 
 
@@ -122,7 +150,7 @@ def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> lis
     """Rows with weights and reference margins."""
     from align.training.token_dpo import TokenRow
 
-    config = context.recipe.token_dpo
+    config = context.settings
     rows = [
         TokenRow(pair.prompt_ids, pair.chosen, pair.rejected, weight)
         for pair, weight in zip(pairs, weights(pairs, config), strict=True)
@@ -139,7 +167,7 @@ def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) 
     from align.training import loop as training
     from align.training.token_dpo import all_margins
 
-    config = context.recipe.token_dpo
+    config = context.settings
     file = context.folder / "reference.json"
     asked = [(row.prompt, row.chosen, row.rejected) for row in rows]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from align.errors import RecipeError
-from align.recipe import ReasoningGymTask
+from align.settings import ReasoningGymTask
 from align.tasks.base import Chat, Split
 from pts.errors import MissingExtra, did_you_mean
 from pts.types import Message, Problem

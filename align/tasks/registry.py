@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import get_args
 
 from align.errors import RecipeError
-from align.recipe import FilesTask, ReasoningGymTask, Recipe
+from align.settings import FilesTask, ReasoningGymTask, TaskConfig
 from align.tasks.base import Split, Task
 from pts.config import parse_settings
 from pts.errors import did_you_mean
 from pts.types import Problem
 
 
-def build_task(recipe: Recipe) -> Task:
+def build_task(task: TaskConfig) -> Task:
     """The task that a recipe names. Its data files are read and checked here, before any model.
 
     Raises:
         ConfigError: wrong options, or every fault of the data files at once.
         MissingExtra: an optional package is not installed.
     """
-    task = recipe.task
     if isinstance(task, FilesTask):
         from align.tasks.files import FileTask
 
@@ -36,11 +35,10 @@ def build_task(recipe: Recipe) -> Task:
     return WordProblems(**task.options)
 
 
-def write_problems(recipe: Recipe, split: str, count: int, path: Path) -> int:
+def write_problems(task: TaskConfig, split: str, count: int, seed: int, path: Path) -> int:
     """Write `count` problems of a split as JSON lines that `pts` reads; return how many there were.
 
-    `prompt` is text where there is one user's turn, and a list of messages elsewhere. The problems
-    are those of the recipe's seed.
+    `prompt` is text where there is one user's turn, and a list of messages elsewhere.
 
     Raises:
         RecipeError: there is no such split. Else as `build_task` and `Task.problems` do.
@@ -49,7 +47,7 @@ def write_problems(recipe: Recipe, split: str, count: int, path: Path) -> int:
     if split not in known:
         hint = did_you_mean(split, known) or f"; known: {', '.join(known)}"
         raise RecipeError(f"split: {split!r} is none{hint}")
-    asked = build_task(recipe).problems(known[split], count, recipe.seed)
+    asked = build_task(task).problems(known[split], count, seed)
     lines = (json.dumps(_row(problem), ensure_ascii=False) + "\n" for problem in asked)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")

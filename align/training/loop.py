@@ -42,8 +42,8 @@ from transformers.utils.logging import disable_progress_bar
 from align.context import StageContext, StageResult
 from align.errors import StageError
 from align.models.load import device_of, load_policy, save_policy
-from align.recipe import LoRAConfig, ModelConfig, TrainingConfig
-from align.run_folder import write_json
+from align.settings import LoRAConfig, ModelConfig, TrainingConfig
+from pts.files import write_json
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"

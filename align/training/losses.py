@@ -10,9 +10,14 @@ trainer sums them itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that the torch documentation uses
 from torch import Tensor
+
+from pts.errors import ConfigError, did_you_mean
 
 
 def row_logits(
@@ -49,6 +54,36 @@ def dpo_loss(margin_B: Tensor, reference_margin_B: Tensor, beta: float) -> Tenso
     equation 7 of Rafailov et al. 2023. It holds for single tokens and for whole completions.
     """
     return -F.logsigmoid(beta * (margin_B.float() - reference_margin_B.float()))
+
+
+def ipo_loss(margin_B: Tensor, reference_margin_B: Tensor, beta: float) -> Tensor:
+    """(margin - reference margin - 1 / 2β)² of each pair, shape [B] (Azar et al. 2023, equation
+    17).
+
+    Where the DPO loss goes on rewarding a growing margin, this one is smallest at 1 / 2β.
+    """
+    return (margin_B.float() - reference_margin_B.float() - 1 / (2 * beta)) ** 2
+
+
+def hinge_loss(margin_B: Tensor, reference_margin_B: Tensor, beta: float) -> Tensor:
+    """max(0, 1 - β (margin - reference margin)) of each pair, shape [B] (SLiC, Zhao et al.
+    2023)."""
+    return F.relu(1 - beta * (margin_B.float() - reference_margin_B.float()))
+
+
+PairLoss: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
+"""(margins [B], reference margins [B], β) -> losses [B]."""
+
+LOSSES: dict[str, PairLoss] = {"sigmoid": dpo_loss, "ipo": ipo_loss, "hinge": hinge_loss}
+"""Losses that need the margin alone, by the names that TRL gives them."""
+
+
+def loss_named(name: str) -> PairLoss:
+    """The loss of that name. Raises ConfigError, with the nearest name, if there is none."""
+    if name not in LOSSES:
+        hint = did_you_mean(name, LOSSES) or f"; known: {', '.join(LOSSES)}"
+        raise ConfigError(f"no loss {name!r}{hint}")
+    return LOSSES[name]
 
 
 def chosen_nll(logits_BV: Tensor, chosen_B: Tensor) -> Tensor:

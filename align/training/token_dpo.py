@@ -163,6 +163,7 @@ class TokenDPOTrainer(Trainer):
         args: TrainingArguments,
         rows: Sequence[TokenRow],
         beta: float,
+        loss: losses.PairLoss = losses.dpo_loss,
         nll_weight: float = 0.0,
         **more: Any,
     ) -> None:
@@ -170,6 +171,7 @@ class TokenDPOTrainer(Trainer):
             model=model, args=args, train_dataset=list(rows), data_collator=collate, **more
         )
         self.beta = beta
+        self.loss = loss
         self.nll_weight = nll_weight
         self.model_accepts_loss_kwargs = False
         self._seen: dict[str, list[Tensor]] = defaultdict(list)
@@ -179,7 +181,7 @@ class TokenDPOTrainer(Trainer):
     ) -> Tensor:
         """Weighted mean of the DPO loss, plus the chosen token's NLL where it has a weight."""
         margin_B, hidden_BH = margins(model, inputs)
-        loss_B = losses.dpo_loss(margin_B, inputs["reference_margin"], self.beta)
+        loss_B = self.loss(margin_B, inputs["reference_margin"], self.beta)
         with torch.set_grad_enabled(self.nll_weight > 0):
             logits_BV = head(model)(hidden_BH)
             if self.nll_weight > 0:

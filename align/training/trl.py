@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-from align.context import StageContext
+from align.context import StageContext, StageResult
 from align.data.chat import ChatIds
-from align.recipe import FullDPOConfig, TrainingConfig
+from align.settings import TrainingConfig
 from align.training import loop as training
 from align.training.batches import StepSampler
+from align.training.chat_rows import ValidatedRows
 from pts.types import Ids
 
 # TRL asks a property that transformers has renamed; nobody who runs a recipe can mend that.
@@ -92,6 +93,20 @@ def sft_trainer(
     )
 
 
+def train_sft(
+    context: StageContext,
+    config: TrainingConfig,
+    policy: Any,
+    tokenizer: Any,
+    validated: ValidatedRows,
+    new_tokens: Sequence[int] = (),
+) -> StageResult:
+    """Train on validated rows and save the policy."""
+    trainer = sft_trainer(context, config, policy, tokenizer, validated.rows, new_tokens)
+    metrics = {**validated.metrics, **training.fit(trainer, context)}
+    return training.finish(context, trainer.model, tokenizer, metrics)
+
+
 def labels(row: ChatIds) -> list[int]:
     """The ids, with `IGNORED` where the mask is 0."""
     return [token if flag else IGNORED for token, flag in zip(row.ids, row.mask, strict=True)]
@@ -132,7 +147,9 @@ class IdDPOTrainer(DPOTrainer):
 
 def dpo_trainer(
     context: StageContext,
-    config: FullDPOConfig,
+    config: TrainingConfig,
+    beta: float,
+    nll_weight: float,
     policy: Any,
     tokenizer: Any,
     pairs: Sequence[tuple[Ids, Ids, Ids]],
@@ -146,9 +163,9 @@ def dpo_trainer(
         "full_dpo",
         policy,
         DPOConfig,
-        beta=config.beta,
-        loss_type=["sigmoid", "sft"] if config.nll_weight else ["sigmoid"],
-        loss_weights=[1.0, config.nll_weight] if config.nll_weight else None,
+        beta=beta,
+        loss_type=["sigmoid", "sft"] if nll_weight else ["sigmoid"],
+        loss_weights=[1.0, nll_weight] if nll_weight else None,
         max_length=None,
         precompute_ref_log_probs=True,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from align.pipeline.recipe import load_recipe
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.runtime.search import search
@@ -65,8 +66,9 @@ def _manifest(name: str) -> dict[str, object]:
             "name": name,
             "seed": 3,
             "model": {"path": "builtin:phi-nano"},
-            "stages": ["sft", "pts", "token_dpo", "full_dpo"],
+            "stages": [{"kind": n, "name": n} for n in ("sft", "pts", "token_dpo", "full_dpo")],
         },
+        "labels": load_recipe("phi-nano").labels(),
         "git": {"commit": "0123456789abcdef", "changes": "yes"},
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "stages": {

@@ -123,7 +123,9 @@ def test_rows_follow_the_chain_and_not_the_order_in_which_they_were_made(
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     asked: list[list[str]] = []
     build = report.build_table
-    monkeypatch.setattr(report, "build_table", lambda f, n: asked.append(n) or build(f, n))
+    monkeypatch.setattr(
+        report, "build_table", lambda f, n, *more: asked.append(n) or build(f, n, *more)
+    )
     write_report(tmp_path)
     assert asked == [["base", "sft", "token_dpo", "full_dpo"]]
 

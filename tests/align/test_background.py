@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from align.background import BackgroundWorker, cores, share_cores
+from align.pipeline.background import BackgroundWorker, cores, share_cores
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pts
-from align.recipe import load_recipe
+from align.pipeline.recipe import load_recipe
 from align.tasks.registry import build_task
 
 
@@ -43,7 +43,8 @@ def test_report_of_a_folder_without_a_run() -> None:
 
 def test_check_loads_no_torch() -> None:
     code = (
-        "import sys; from align.check import check_recipe; from align.recipe import load_recipe;"
+        "import sys; from align.pipeline.check import check_recipe;"
+        "from align.pipeline.recipe import load_recipe;"
         "check_recipe(load_recipe('phi-nano')); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -55,7 +56,7 @@ def test_problems_of_a_recipe_are_written_for_a_search(tmp_path: Path) -> None:
     done = align("problems", "phi-nano", "seed=3", f"--output={file}", "--count=5")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{file}: 5 dev problems of phi-nano, seed 3\n"
-    asked = build_task(load_recipe("phi-nano")).problems("dev", 5, 3)
+    asked = build_task(load_recipe("phi-nano").task).problems("dev", 5, 3)
     read = list(pts.load_problems(file, chat=True))
     assert [(p.id, p.prompt, p.reference) for p in read] == [
         (p.id, p.prompt, p.reference) for p in asked

@@ -137,7 +137,7 @@ def test_a_grid_without_dev_problems_is_refused(tmp_path: Path) -> None:
 
 def test_an_evaluation_continues_from_its_journals(tmp_path: Path) -> None:
     first = evaluate(loads(EVEN), problems(10), judge, settings(), tmp_path)
-    journal = tmp_path / "sampled.journal.jsonl"
+    journal = tmp_path / "sampled" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:-3]) + lines[-3][:5])
     made: list[TwoWordEngine] = []

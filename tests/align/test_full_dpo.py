@@ -125,7 +125,7 @@ def test_another_reference_is_refused_before_sampling(base: Path, tmp_path: Path
     settings = {**SETTINGS, "reference": str(other)}
     with pytest.raises(StageError, match="another policy than"):
         full_dpo.run(context(base, tmp_path / "run", full_dpo=settings))
-    assert not (tmp_path / "run" / "answers.journal.jsonl").exists()
+    assert not (tmp_path / "run" / "answers" / "journal.jsonl").exists()
 
 
 def test_a_killed_run_ends_with_the_same_weights(
@@ -136,9 +136,9 @@ def test_a_killed_run_ends_with_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         full_dpo.run(asked)
     monkeypatch.undo()
-    journal = (tmp_path / "answers.journal.jsonl").read_text()
+    journal = (tmp_path / "answers" / "journal.jsonl").read_text()
     result = full_dpo.run(asked)
-    assert (tmp_path / "answers.journal.jsonl").read_text() == journal
+    assert (tmp_path / "answers" / "journal.jsonl").read_text() == journal
     assert tiny.same(result.model, trained.model)  # type: ignore[arg-type]
     assert result.metrics == trained.metrics
 

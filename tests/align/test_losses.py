@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from align.training import losses
+from pts.errors import ConfigError
 
 
 def random_case(seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -85,3 +86,23 @@ def test_weights_of_mean_one_leave_the_mean_alone_where_losses_are_equal() -> No
 def test_weights_without_a_sum_are_refused() -> None:
     with pytest.raises(ValueError, match="positive sum"):
         losses.mean_one([0.0, 0.0])
+
+
+def test_ipo_is_smallest_where_the_margin_has_grown_by_half_over_beta() -> None:
+    # beta 0.25: 1 / (2 * 0.25) = 2; margins that grew by 2, 0 and 5 are 0, 2 and 3 away from it.
+    grown = torch.tensor([3.0, 1.0, 6.0])
+    loss = losses.ipo_loss(grown, torch.ones(3), 0.25)
+    assert loss.tolist() == pytest.approx([0.0, 4.0, 9.0])
+
+
+def test_hinge_is_silent_beyond_one_over_beta() -> None:
+    # beta 0.5: 1 - 0.5 * (margin - reference) for growths of 3, 2, 0 and -2, never below 0.
+    grown = torch.tensor([4.0, 3.0, 1.0, -1.0])
+    loss = losses.hinge_loss(grown, torch.ones(4), 0.5)
+    assert loss.tolist() == pytest.approx([0.0, 0.0, 1.0, 2.0])
+
+
+def test_losses_go_by_the_field_s_names() -> None:
+    assert losses.loss_named("sigmoid") is losses.dpo_loss
+    with pytest.raises(ConfigError, match="no loss 'sigmiod'; did you mean 'sigmoid'"):
+        losses.loss_named("sigmiod")

@@ -9,8 +9,9 @@ import pytest
 
 from align.context import StageResult
 from align.errors import ManifestError
-from align.recipe import FilesTask, load_recipe
+from align.pipeline.recipe import load_recipe
 from align.run_folder import Manifest, data_digests, read_manifest, tree_digest
+from align.settings import FilesTask
 
 RECIPE = load_recipe("phi-nano")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from align.background import BackgroundWorker
 from align.context import StageResult
 from align.errors import ManifestError
-from align.pipeline import PipelineRun
-from align.recipe import Recipe, load_recipe
+from align.pipeline.background import BackgroundWorker
+from align.pipeline.recipe import load_recipe, parse_recipe
+from align.pipeline.run import PipelineRun
 from align.run_folder import Manifest
 
 SMALL = [
@@ -91,11 +91,12 @@ def test_another_problem_file_is_another_evaluation(
     for name, content in rows.items():
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in content))
     task = {"kind": "files", "problems": {"test": str(tmp_path / "test")}, "verifier": "exact:(1)"}
-    recipe = Recipe.model_validate(
-        {"name": "n", "model": {"path": "x"}, "task": {**task, "chats": str(tmp_path / "chats")}}
+    recipe = parse_recipe(
+        {"name": "n", "model": {"path": "x"}, "task": {**task, "chats": str(tmp_path / "chats")}},
+        "test",
     )
     made = StageResult(None), 0.1
-    monkeypatch.setattr("align.pipeline.run_evaluation", lambda *_: made)
+    monkeypatch.setattr("align.pipeline.run.run_evaluation", lambda *_: made)
 
     def evaluate() -> str:
         console = Console(record=True, width=200)
@@ -120,6 +121,6 @@ def test_a_run_that_measures_nothing_says_so(tmp_path: Path) -> None:
     recipe = load_recipe("phi-nano", ['evaluate.skip=["base"]', "stages=[]"])
     console = Console(record=True, width=200)
     with Manifest.open(tmp_path, recipe) as manifest, BackgroundWorker(parallel=False) as worker:
-        PipelineRun(recipe, manifest, worker, console, progress=False).table(["base"])
+        PipelineRun(recipe, manifest, worker, console, progress=False).table()
     assert "no table: evaluate.skip names every policy" in console.export_text()
     assert not (tmp_path / "table.json").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from align.errors import RecipeError
-from align.recipe import ReasoningGymTask
+from align.settings import ReasoningGymTask
 from align.tasks.base import Split
 from align.tasks.reasoning_gym import CHUNK, CHUNKS, GymTask
 from pts.errors import MissingExtra

@@ -9,10 +9,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from align.check import check_recipe
 from align.errors import RecipeError
 from align.models.load import base_path, device_of, prepare_base
-from align.recipe import ModelConfig, Recipe, data_folder, load_recipe
+from align.pipeline.check import check_recipe
+from align.pipeline.recipe import Recipe, load_recipe
+from align.settings import ModelConfig, data_folder
 
 SHIPPED = sorted(data_folder("recipes").rglob("recipe.yaml"))
 
@@ -28,7 +29,11 @@ def test_phi_nano_passes_all_checks() -> None:
 
 def test_overrides_reach_nested_keys() -> None:
     recipe = load_recipe("phi-nano", ["seed=7", "pts.search.p_gap=0.3", "stages=[sft]"])
-    assert (recipe.seed, recipe.pts.search.p_gap, recipe.stages) == (7, 0.3, ("sft",))
+    assert (recipe.seed, recipe.settings("pts").search.p_gap, [e.name for e in recipe.stages]) == (
+        7,
+        0.3,
+        ["sft"],
+    )
 
 
 def test_all_faults_are_reported_at_once() -> None:
@@ -44,9 +49,9 @@ def test_all_faults_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stages=[pts]", "name both"),
+        ("stages=[pts]", "no stage trains on; name a token_dpo after it"),
         ("stages=[token_dpo, pts]", "must come before"),
-        ("stages=[sft, sft]", "each may stand once"),
+        ("stages=[sft, sft]", "each name may stand once"),
         ("pts.search.indifference_margin=0.3", "indifference_margin must be smaller than p_gap"),
         ("evaluate.temperatures=[-1]", "greater than or equal to 0"),
         ("evaluate.temperatures=[.nan]", "finite number|greater than or equal"),
@@ -166,7 +171,7 @@ def test_every_key_is_read_by_some_code() -> None:
         path.read_text(encoding="utf-8")
         for top in ("align", "pts")
         for path in (root / top).rglob("*.py")
-        if path.name not in {"recipe.py", "config.py"}
+        if path.name not in {"recipe.py", "config.py", "settings.py"}
     )
 
     def keys(kind: type) -> set[str]:
@@ -178,3 +183,10 @@ def test_every_key_is_read_by_some_code() -> None:
 
     unread = {key for key in keys(Recipe) if f".{key}" not in code}
     assert unread <= {"description"}, f"declared but never read: {sorted(unread)}"
+
+
+def test_an_unknown_loss_is_told_before_the_run() -> None:
+    recipe = load_recipe("phi-nano", ["token_dpo.loss=hing"])
+    with pytest.raises(RecipeError, match=r"token_dpo.loss: no loss 'hing'; did you mean 'hinge'"):
+        check_recipe(recipe)
+    check_recipe(load_recipe("phi-nano", ["token_dpo.loss=ipo"]))

@@ -20,9 +20,11 @@ from transformers import (
 
 from align.data.chat import ChatIds, render_chats
 from align.errors import StageError
-from align.recipe import LoRAConfig, SFTConfig
+from align.settings import LoRAConfig
 from align.stages import sft
+from align.stages.sft import SFTConfig
 from align.tasks.base import Chat
+from align.training import chat_rows
 from align.training import loop as training
 from pts.types import Message
 from tests.align import tiny
@@ -90,9 +92,9 @@ def test_a_stage_that_was_begun_with_other_files_is_refused(trained: Any, base: 
 
 def test_loss_is_the_mean_over_assistant_tokens(base: Path, tmp_path: Path) -> None:
     context = tiny.context(base, tmp_path, sft={**SETTINGS, "num_examples": 4, "max_steps": 1})
-    policy, tokenizer = training.load_trainable(base, context.recipe.model, context.recipe.sft)
-    sft.prepare(policy, tokenizer)
-    chats = context.task.demonstrations(4, context.seed("sft demonstrations"))
+    policy, tokenizer = training.load_trainable(base, context.recipe.model, context.settings)
+    chat_rows.prepare(policy, tokenizer)
+    chats = context.task.demonstrations(4, context.problem_seed)
     nll, tokens = 0.0, 0
     for row in render_chats(tokenizer, chats):
         logps = policy(torch.tensor([row.ids])).logits[0, :-1].log_softmax(-1)
@@ -201,10 +203,10 @@ def test_base_without_chat_tokens_gets_them(tmp_path: Path) -> None:
     model = tiny.recipe(base).model
     policy, tokenizer = training.load_trainable(base, model, config)
     old = policy.get_input_embeddings().weight.detach().clone()
-    new = sft.prepare(policy, tokenizer)
+    new = chat_rows.prepare(policy, tokenizer)
     rows = policy.get_input_embeddings().weight.detach()
     start, end = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>"))
-    assert not sft.tokenizer_faults(tokenizer)
+    assert not chat_rows.tokenizer_faults(tokenizer)
     assert {start, end} <= set(new)
     assert rows.shape[0] == policy.config.vocab_size == len(tokenizer)
     torch.testing.assert_close(rows[: len(old)], old)
@@ -216,7 +218,7 @@ def test_a_chat_model_keeps_its_rows(trained: Any) -> None:
     model = tiny.recipe(trained.model).model
     policy, tokenizer = training.load_trainable(trained.model, model, SFTConfig())
     before = {key: value.clone() for key, value in policy.state_dict().items()}
-    assert sft.prepare(policy, tokenizer) == []
+    assert chat_rows.prepare(policy, tokenizer) == []
     assert all(torch.equal(value, before[key]) for key, value in policy.state_dict().items())
 
 
@@ -225,8 +227,8 @@ def test_lora_trains_new_rows_and_is_merged(tmp_path: Path, tied: bool) -> None:
     base = tiny.save(tmp_path / "base", chat=False, tied=tied)
     settings = {**SETTINGS, "lora": {"r": 4, "alpha": 8}}
     context = tiny.context(base, tmp_path / "sft", sft=settings)
-    policy, tokenizer = training.load_trainable(base, context.recipe.model, context.recipe.sft)
-    new = sft.prepare(policy, tokenizer)
+    policy, tokenizer = training.load_trainable(base, context.recipe.model, context.settings)
+    new = chat_rows.prepare(policy, tokenizer)
     result = sft.run(context)
     assert result.model is not None
     assert not list(result.model.glob("adapter*"))
@@ -249,7 +251,7 @@ def test_a_head_with_a_bias_starts_the_end_of_turn_as_the_end_of_text() -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     policy = PhiForCausalLM(PhiConfig(vocab_size=len(made), intermediate_size=16, **sizes))
     old = torch.nn.init.normal_(policy.lm_head.bias).detach().clone()
-    sft.prepare(policy, made)
+    chat_rows.prepare(policy, made)
     bias = policy.lm_head.bias.detach()
     assert bias[made.convert_tokens_to_ids("<|im_end|>")] == old[0]
     torch.testing.assert_close(bias[made.convert_tokens_to_ids("<|im_start|>")], old.mean())
@@ -267,7 +269,7 @@ CHAT: Chat = (Message("user", "1+1"), Message("assistant", "= 2"))
 
 
 def validate(tokenizer: Any, chats: list[Chat], **settings: Any) -> sft.ValidatedRows:
-    return sft.validate(tokenizer, chats, SFTConfig(**settings))
+    return chat_rows.validate(tokenizer, chats, SFTConfig(**settings).max_length)
 
 
 def ready() -> Any:
@@ -308,7 +310,7 @@ def test_audit_wants_the_end_of_turn_to_be_learnt() -> None:
     [row] = render_chats(tokenizer, [CHAT])
     unlearnt = ChatIds(row.ids, (*row.mask[:-1], 0))
     with pytest.raises(StageError, match="does not end with <\\|im_end"):
-        sft.validate_rows(tokenizer, [unlearnt], SFTConfig())
+        chat_rows.validate_rows(tokenizer, [unlearnt], SFTConfig().max_length)
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage(base: Path, tmp_path: Path) -> None:

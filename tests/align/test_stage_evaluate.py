@@ -10,15 +10,23 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from align.context import StageContext, StageResult
+from align.evaluation import policy as evaluate
 from align.evaluation.records import read_evaluation
 from align.models.load import load_policy
-from align.stages import evaluate
 from pts.config import SamplingConfig
 from pts.engines.text import stop_ids_of
 from pts.types import Problem
 from tests.align import tiny
 
 SETTINGS = {"problems": 12, "samples": 4}
+
+
+def measured(context: StageContext, name: str, before: Path | None) -> StageResult:
+    """Measure the context's policy as `name`."""
+    return evaluate.measure(
+        context.recipe, context.task, name, context.policy, context.folder, before
+    )
 
 
 class FewShotParity(tiny.ParityTask):
@@ -43,7 +51,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_entropy_and_kl_agree_with_a_plain_forward(base: Path, other: Path, tmp_path: Path) -> None:
     sampling = {"temperature": 0.5, "max_new_tokens": 6}
     context = tiny.context(base, tmp_path, tiny.ParityTask(), evaluate=SETTINGS, sampling=sampling)
-    result = evaluate.run(context, "sft", other)
+    result = measured(context, "sft", other)
     summary = read_evaluation(tmp_path).summary
     assert summary.kl is not None
     expected = _by_hand(context.task.problems("test", 12, 0), base, other, tmp_path, 0.5)
@@ -56,7 +64,7 @@ def _by_hand(
     problems: list[Problem], base: Path, other: Path, folder: Path, temperature: float
 ) -> tuple[float, float]:
     """Entropy and KL a token over the first journalled completion of each problem."""
-    rows = map(json.loads, (folder / "sampled.journal.jsonl").read_text().splitlines()[1:])
+    rows = map(json.loads, (folder / "sampled" / "journal.jsonl").read_text().splitlines()[1:])
     ids = {row["q"]: row["o"][0][2:] for row in rows if "o" in row}
     policies = [AutoModelForCausalLM.from_pretrained(path) for path in (base, other)]
     tokenizer = tiny.tokenizer()
@@ -76,7 +84,7 @@ def _by_hand(
 
 def test_a_policy_does_not_diverge_from_itself(base: Path, tmp_path: Path) -> None:
     context = tiny.context(base, tmp_path, tiny.ParityTask(), evaluate=SETTINGS)
-    evaluate.run(context, "sft", base)
+    measured(context, "sft", base)
     kl = read_evaluation(tmp_path).summary.kl
     assert kl is not None
     assert (kl.low, kl.mean, kl.high) == (0, 0, 0)
@@ -86,7 +94,7 @@ def test_the_base_is_asked_by_few_shot_under_the_same_ids(base: Path, tmp_path: 
     items = {}
     for name in ("base", "sft"):
         context = tiny.context(base, tmp_path / name, FewShotParity(), evaluate=SETTINGS)
-        evaluate.run(context, name, None)
+        measured(context, name, None)
         items[name] = read_evaluation(tmp_path / name).items
     assert [item.id for item in items["base"]] == [item.id for item in items["sft"]]
     assert [item.question for item in items["base"]] == [item.question for item in items["sft"]]
@@ -102,7 +110,7 @@ def test_a_base_that_chats_is_asked_as_the_others_are(base: Path, tmp_path: Path
             evaluate=SETTINGS,
             model={"path": str(base), "device": "cpu", "few_shot_base": False},
         )
-        evaluate.run(context, name, None)
+        measured(context, name, None)
     first, second = (read_evaluation(tmp_path / name) for name in ("base", "sft"))
     assert first.items == second.items
 
@@ -132,10 +140,10 @@ def test_one_set_of_weights_serves_all_samplings(base: Path) -> None:
 
 def test_a_killed_evaluation_continues(base: Path, tmp_path: Path) -> None:
     context = tiny.context(base, tmp_path / "a", tiny.ParityTask(), evaluate=SETTINGS)
-    evaluate.run(context, "sft", None)
+    measured(context, "sft", None)
     half = tmp_path / "b"
-    half.mkdir()
-    lines = (tmp_path / "a" / "sampled.journal.jsonl").read_bytes().splitlines(keepends=True)
-    (half / "sampled.journal.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:7])
-    evaluate.run(dataclasses.replace(context, folder=half), "sft", None)
+    (half / "sampled").mkdir(parents=True)
+    lines = (tmp_path / "a" / "sampled" / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (half / "sampled" / "journal.jsonl").write_bytes(b"".join(lines[:9]) + lines[9][:7])
+    measured(dataclasses.replace(context, folder=half), "sft", None)
     assert read_evaluation(half) == read_evaluation(tmp_path / "a")

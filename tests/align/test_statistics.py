@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from align.evaluation import statistics as st
+from pts.stats import wilson_bounds
 
 
 def test_wilson_at_the_extremes_has_its_closed_form() -> None:
@@ -43,7 +44,7 @@ def test_mean_interval_of_two_values_uses_the_cauchy_quantile() -> None:
 def test_rates_of_single_verdicts_have_wilsons_interval_of_one_item_less() -> None:
     # The variance of a mean of n verdicts is p(1 - p) / (n - 1): the effective size is n - 1.
     got = st.rate_interval([1.0] * 30 + [0.0] * 31)
-    expected = st._score_limits(30 / 61, 60, 0.95)
+    expected = wilson_bounds(60 * (30 / 61), 60, st.z_of(0.95))
     assert (got.low, got.high) == pytest.approx(expected)
 
 

@@ -12,6 +12,7 @@ from align.errors import StageError
 from align.evaluation.records import write_evaluation
 from align.evaluation.seeds import build_seed_table, compare_evaluations
 from align.evaluation.tables import build_table
+from align.pipeline.recipe import load_recipe
 from pts.types import Estimate
 from tests.align.evaluations import store
 
@@ -30,11 +31,12 @@ def chain(run: Path, last: int = 22) -> Path:
     return run
 
 
+LABELS = load_recipe("phi-nano").labels()
 NAMES = ["base", "sft", "token_dpo", "full_dpo"]
 
 
 def test_differences_are_paired_and_adjusted_over_the_steps(tmp_path: Path) -> None:
-    table = build_table(chain(tmp_path), NAMES)
+    table = build_table(chain(tmp_path), NAMES, LABELS)
     greedy = [row.steps["greedy"] for row in table.rows[1:]]
     # 16, 1 and 1 problems changed, all for the better: exact p = 2 / 2^16, 1 and 1.
     assert [test.comparison.pvalue for test in greedy] == [2 / 2**16, 1.0, 1.0]
@@ -45,7 +47,7 @@ def test_differences_are_paired_and_adjusted_over_the_steps(tmp_path: Path) -> N
 
 
 def test_what_does_not_hold_is_said_first(tmp_path: Path) -> None:
-    sentences = build_table(chain(tmp_path), NAMES).sentences()
+    sentences = build_table(chain(tmp_path), NAMES, LABELS).sentences()
     assert sentences[0].startswith("+ token DPO does not hold at greedy (+2.5 [")
     assert sentences[-1] == "SFT holds at greedy, T=0.7 and best T."
     assert [line.split(" at ")[0] for line in sentences] == [
@@ -56,7 +58,7 @@ def test_what_does_not_hold_is_said_first(tmp_path: Path) -> None:
 
 
 def test_a_loss_is_called_harm(tmp_path: Path) -> None:
-    sentences = build_table(chain(tmp_path, last=2), NAMES).sentences()
+    sentences = build_table(chain(tmp_path, last=2), NAMES, LABELS).sentences()
     assert sentences[0].startswith("+ full DPO does harm at greedy (-47.5 [")
 
 
@@ -65,14 +67,14 @@ def test_a_gain_that_holds_only_before_adjustment_does_not_hold(tmp_path: Path) 
     store(tmp_path, "base", right(10), right(10))
     store(tmp_path, "sft", right(16), right(16))
     store(tmp_path, "token_dpo", right(22), right(22))
-    step = build_table(tmp_path, NAMES[:3]).rows[1].steps["greedy"]
+    step = build_table(tmp_path, NAMES[:3], LABELS).rows[1].steps["greedy"]
     assert step.comparison.pvalue == 0.03125
     assert step.adjusted == 0.0625
     assert not step.holds
 
 
 def test_text_lines_up_and_markdown_is_a_table(tmp_path: Path) -> None:
-    table = build_table(chain(tmp_path), NAMES)
+    table = build_table(chain(tmp_path), NAMES, LABELS)
     text = table.to_text()
     accuracy = text.split("\n\n")[0].splitlines()
     assert len({len(line) for line in accuracy[1:]}) == 1
@@ -87,7 +89,7 @@ def test_json_holds_every_number(tmp_path: Path) -> None:
     kl = Estimate(0.0123, 0.01, 0.014, N, "ratio")
     chain(tmp_path)
     store(tmp_path, "sft", right(20), right(20), kl=kl)
-    data = json.loads(json.dumps(build_table(tmp_path, NAMES).to_json(), allow_nan=False))
+    data = json.loads(json.dumps(build_table(tmp_path, NAMES, LABELS).to_json(), allow_nan=False))
     sft = data["rows"][1]
     assert sft["label"] == "SFT"
     assert sft["summary"]["kl"]["mean"] == 0.0123
@@ -99,7 +101,7 @@ def test_json_holds_every_number(tmp_path: Path) -> None:
 def test_best_temperature_is_tested_only_where_all_stages_have_it(tmp_path: Path) -> None:
     chain(tmp_path)
     store(tmp_path, "sft", right(20), right(20))
-    table = build_table(tmp_path, NAMES)
+    table = build_table(tmp_path, NAMES, LABELS)
     assert set(table.rows[1].steps) == {"greedy", "sampled"}
     assert "best T %" in table.to_text()
 
@@ -108,16 +110,19 @@ def test_only_shared_problems_are_compared(tmp_path: Path) -> None:
     before = store(tmp_path, "base", right(4), right(4))
     after = store(tmp_path, "sft", right(20), right(20))
     write_evaluation(replace(after, items=after.items[:10]), tmp_path / "eval" / "sft")
-    assert build_table(tmp_path, NAMES[:2]).rows[1].steps["greedy"].comparison.difference.n == 10
+    assert (
+        build_table(tmp_path, NAMES[:2], LABELS).rows[1].steps["greedy"].comparison.difference.n
+        == 10
+    )
     others = tuple(replace(item, id=f"other {item.id}") for item in before.items)
     write_evaluation(replace(after, items=others), tmp_path / "eval" / "sft")
     with pytest.raises(StageError, match="base and sft share no problem"):
-        build_table(tmp_path, NAMES[:2])
+        build_table(tmp_path, NAMES[:2], LABELS)
 
 
 def test_a_single_row_has_no_differences(tmp_path: Path) -> None:
     store(tmp_path, "base", right(4), right(4))
-    table = build_table(tmp_path, ["base"])
+    table = build_table(tmp_path, ["base"], LABELS)
     assert table.sentences() == []
     assert "Difference" not in table.to_text()
 
@@ -127,7 +132,7 @@ def test_seeds_are_averaged_by_problem(tmp_path: Path) -> None:
     for run, n in zip(runs, (20, 24), strict=True):
         store(run, "base", right(4), right(4))
         store(run, "sft", right(n), [8 * v for v in right(n)])
-    table = build_seed_table(runs, ["base", "sft"])
+    table = build_seed_table(runs, ["base", "sft"], LABELS)
     step = table.rows[1].steps["greedy"]
     assert table.rows[1].means["greedy"] == (0.5, 0.6)
     assert step.comparison.per_seed == (pytest.approx(0.4), pytest.approx(0.5))

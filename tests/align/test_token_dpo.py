@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from align.errors import StageError
-from align.recipe import LoRAConfig, TokenDPOConfig
+from align.settings import LoRAConfig
 from align.stages import token_dpo
+from align.stages.token_dpo import TokenDPOConfig
 from align.training import loop as training
 from align.training import token_dpo as training_token
 from align.training.token_dpo import TokenRow
@@ -338,7 +339,7 @@ def test_stored_reference_margins_of_other_weights_are_refused(
 ) -> None:
     context = tiny.context(base, tmp_path, pairs=pairs, token_dpo=SETTINGS)
     rows = with_reference(random_rows(4, vocab=len(tiny.tokenizer())), tiny.model(261, seed=9))
-    policy, _ = training.load_trainable(base, context.recipe.model, context.recipe.token_dpo)
+    policy, _ = training.load_trainable(base, context.recipe.model, context.settings)
     with pytest.raises(StageError, match="margins differ from the reference's"):
         token_dpo.check_start(policy, rows)
 

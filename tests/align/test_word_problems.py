@@ -9,9 +9,9 @@ from itertools import islice
 
 import pytest
 
-from align.check import check_recipe
 from align.errors import RecipeError
-from align.recipe import load_recipe
+from align.pipeline.check import check_recipe
+from align.pipeline.recipe import load_recipe
 from align.tasks.word_problems.facts import facts
 from align.tasks.word_problems.solutions import (
     Manner,

@@ -10,8 +10,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
-from align.context import StageContext
-from align.recipe import Recipe, data_folder
+from align.context import StageContext, StageEntry
+from align.pipeline.recipe import Recipe, parse_recipe
+from align.settings import data_folder
+from align.stages import STAGES
 from align.tasks.base import Chat, Split
 from pts.types import Grade, Message, Problem, Verdict
 from pts.verifiers.exact import ExactVerifier
@@ -132,7 +134,7 @@ def recipe(base: Path, **stages: Any) -> Recipe:
         "sampling": {"temperature": 1.0, "max_new_tokens": 6},
         **stages,
     }
-    return Recipe.model_validate(data)
+    return parse_recipe(data, "test")
 
 
 def context(
@@ -140,7 +142,9 @@ def context(
 ) -> StageContext:
     folder.mkdir(parents=True, exist_ok=True)
     made = recipe(base, **stages)
-    return StageContext(made, task or Sums(), base, folder, pairs=pairs, progress=False)
+    kind = next((key for key in reversed(stages) if key in STAGES), "sft")
+    entry = StageEntry(kind, kind, made.settings(kind))
+    return StageContext(made, task or Sums(), entry, base, folder, pairs=pairs, progress=False)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from align.errors import RecipeError
 from align.models.load import base_path, chat_template
-from align.recipe import Recipe
+from align.pipeline.recipe import BASE, Recipe
+from align.stages import STAGES
 from align.tasks.base import Split, Task
 from align.tasks.registry import build_task
 from pts.errors import ConfigError
@@ -34,20 +35,35 @@ def check_recipe(recipe: Recipe) -> None:
             attempt()
         except ConfigError as error:
             faults += error.problems
-    for stage in ("token_dpo", "full_dpo"):
-        reference = getattr(recipe, stage).reference
+    settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
+    for name, config in settings.items():
+        reference = getattr(config, "reference", "start")
         if reference != "start" and not (Path(reference) / "config.json").is_file():
             faults.append(
-                f"{stage}.reference: {reference!r} holds no config.json; "
+                f"{name}.reference: {reference!r} holds no config.json; "
                 f"give 'start' or the folder of a model"
             )
+        faults += _loss_fault(name, getattr(config, "loss", "sigmoid"))
     if faults:
         raise RecipeError(*faults)
 
 
+def _loss_fault(name: str, loss: str) -> list[str]:
+    """Names of losses are known to the training code, which is loaded for uncommon ones alone."""
+    if loss == "sigmoid":
+        return []
+    from align.training.losses import loss_named
+
+    try:
+        loss_named(loss)
+    except ConfigError as error:
+        return [f"{name}.loss: {error}"]
+    return []
+
+
 def _check_task(recipe: Recipe) -> None:
     """Build the task and draw a little of everything that the stages and evaluations will draw."""
-    task = build_task(recipe)
+    task = build_task(recipe.task)
     lacks: dict[str, list[str]] = {}
     for user, draw in _uses(recipe, task):
         try:
@@ -63,19 +79,22 @@ def _check_task(recipe: Recipe) -> None:
 
 def _uses(recipe: Recipe, task: Task) -> Iterator[tuple[str, Callable[[], object]]]:
     """Names of what draws from the task, each with such a draw."""
-    config, stages = recipe.evaluate, recipe.stages
-    drawing = [name for name in stages if name in ("pts", "full_dpo", "rejection_sft")]
-    if drawing:
-        yield ", ".join(drawing), lambda: _draw(task, "train", 1)
-    if "sft" in stages:
-        yield "sft", lambda: _demonstration(task)
-    measured = {"base", *stages} - {"pts", *config.skip}
+    config = recipe.evaluate
+    drawing = {e.name: STAGES[e.kind].draws for e in recipe.stages}
+    problems = [name for name, what in drawing.items() if what == "problems"]
+    if problems:
+        yield ", ".join(problems), lambda: _draw(task, "train", 1)
+    demonstrations = [name for name, what in drawing.items() if what == "demonstrations"]
+    if demonstrations:
+        yield ", ".join(demonstrations), lambda: _demonstration(task, demonstrations)
+    policies = [e.name for e in recipe.stages if STAGES[e.kind].makes == "policy"]
+    measured = {BASE, *policies} - {*config.skip}
     if not measured:
         return
     yield "evaluate.split", lambda: _draw(task, config.split, INTERVAL)
     if config.temperatures:
         yield "evaluate.temperatures", lambda: _draw(task, "dev", INTERVAL)
-    if "base" in measured and recipe.model.few_shot_base:
+    if BASE in measured and recipe.model.few_shot_base:
         yield "model.few_shot_base", lambda: task.few_shot(_draw(task, config.split, 1)[0])
 
 
@@ -88,6 +107,6 @@ def _draw(task: Task, split: Split, least: int) -> list[Problem]:
     return found
 
 
-def _demonstration(task: Task) -> None:
+def _demonstration(task: Task, users: list[str]) -> None:
     if not task.demonstrations(1, 0):
-        raise RecipeError("task: has no demonstrations; leave sft out of stages")
+        raise RecipeError(f"task: has no demonstrations; leave {' and '.join(users)} out of stages")

@@ -1,7 +1,7 @@
 """Evaluation after a stage: held-out problems, greedy and sampled, with intervals.
 
     eval/STAGE/items.jsonl, summary.json    what was measured (see `align.evaluation.records`)
-    eval/STAGE/*.journal.jsonl              every rollout; a killed evaluation continues from them
+    eval/STAGE/CONDITION/journal.jsonl      every rollout; a killed evaluation continues from them
 
 A base model is given a plain-text few-shot prompt, since it has not learnt to chat. It stops at
 its end-of-text token and where it begins a question of its own.
@@ -13,27 +13,35 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.context import StageContext, StageResult
+from align.context import StageResult, seed_of
 from align.evaluation.evaluate import EvalSettings, Load, evaluate
 from align.evaluation.records import EvalSummary, write_evaluation
 from align.models.load import load_policy
-from align.recipe import Recipe
 from align.tasks.base import Task
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.types import Problem
 
 if TYPE_CHECKING:
+    from align.pipeline.recipe import Recipe
     from pts.engines.transformers.engine import TransformersEngine
 
 
-def run(context: StageContext, name: str, before: Path | None) -> StageResult:
-    """Measure `context.policy`; with `before`, also its KL to that policy.
+def measure(
+    recipe: Recipe,
+    task: Task,
+    name: str,
+    policy: Path,
+    folder: Path,
+    before: Path | None = None,
+    progress: bool = False,
+) -> StageResult:
+    """Measure a policy on the recipe's held-out problems; with `before`, also its KL to that one.
 
     Raises:
         StageError, PTSError: nothing could be judged, or the model could not be sampled.
     """
-    recipe, task, config = context.recipe, context.task, context.recipe.evaluate
+    config = recipe.evaluate
     few_shot = name == "base" and recipe.model.few_shot_base
     problems = task.problems(config.split, config.problems, config.seed)
     dev = task.problems("dev", config.dev_problems, config.seed) if config.temperatures else []
@@ -41,17 +49,17 @@ def run(context: StageContext, name: str, before: Path | None) -> StageResult:
         problems = [_few_shot(task, problem) for problem in problems]
         dev = [_few_shot(task, problem) for problem in dev]
     evaluation = evaluate(
-        loader(context.policy, recipe, few_shot),
+        loader(policy, recipe, few_shot),
         problems,
         task.verifier,
         EvalSettings(
             recipe.sampling,
             config.samples,
-            context.seed("evaluation"),
+            seed_of(recipe.seed, "evaluation"),
             config.temperatures,
-            progress=context.progress,
+            progress=progress,
         ),
-        context.folder,
+        folder,
         stage=name,
         before=loader(before, recipe) if before else None,
         dev=dev,
@@ -59,7 +67,7 @@ def run(context: StageContext, name: str, before: Path | None) -> StageResult:
     return StageResult(
         model=None,
         metrics=_metrics(evaluation.summary),
-        outputs=write_evaluation(evaluation, context.folder),
+        outputs=write_evaluation(evaluation, folder),
     )
 
 

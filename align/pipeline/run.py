@@ -2,46 +2,34 @@
 
     base -> evaluate -> sft -> evaluate -> pts -> token_dpo -> evaluate -> full_dpo -> evaluate
 
-Each stage takes a policy (a folder) and leaves a policy. What the manifest already holds is
-skipped; a stage that was killed continues from what it left in its own folder. On a CPU a policy
-is evaluated in a second process while the next stage runs.
+Each stage takes a policy (a folder) and leaves a policy, or pairs for a later stage. Which stages
+run, from which policies, is the recipe's `stages`. What the manifest already holds is skipped; a
+stage that was killed continues from what it left in its own folder. On a CPU a policy is evaluated
+in a second process while the next stage runs.
 """
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from align.background import BackgroundWorker, cores, share_cores
-from align.check import check_recipe
-from align.context import StageContext, StageResult
+from align.context import StageContext, StageEntry, StageResult
+from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
 from align.models.load import device_of, prepare_base
-from align.recipe import Recipe, parse_recipe
+from align.pipeline.background import BackgroundWorker, cores, share_cores
+from align.pipeline.check import check_recipe
+from align.pipeline.recipe import BASE, Recipe, parse_recipe
 from align.report.page import write_report
-from align.run_folder import (
-    Manifest,
-    data_digests,
-    read_manifest,
-    settings_digest,
-    tree_digest,
-    write_json,
-)
+from align.run_folder import Manifest, data_digests, read_manifest, recipe_digest, tree_digest
+from align.stages import STAGES
 from align.tasks.registry import build_task
-
-MODULES = {
-    "sft": "sft",
-    "pts": "pivotal_tokens",
-    "token_dpo": "token_dpo",
-    "full_dpo": "full_dpo",
-    "rejection_sft": "rejection_sft",
-}
+from pts.files import write_json
 
 Timed = tuple[StageResult, float]
 """What a stage made, and its seconds."""
@@ -55,16 +43,11 @@ def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -
     """
     check_recipe(recipe)
     with Manifest.open(folder, recipe) as manifest, background(recipe) as worker:
-        chain = PipelineRun(recipe, manifest, worker, console, progress)
-        policies = [("base", prepare_base(recipe.model))]
-        chain.evaluate(*policies[0], before=None)
-        for name in recipe.stages:
-            policy = chain.stage(name, policies[-1][1])
-            if policy is not None:
-                last = name == recipe.stages[-1]
-                chain.evaluate(name, policy, before=policies[-1], alone=last)
-                policies.append((name, policy))
-        chain.table(name for name, _ in policies)
+        pipeline = PipelineRun(recipe, manifest, worker, console, progress)
+        pipeline.begin(prepare_base(recipe.model))
+        for entry in recipe.stages:
+            pipeline.stage(entry, alone=entry is recipe.stages[-1])
+        pipeline.table()
         return write_report(folder)
 
 
@@ -82,15 +65,14 @@ def evaluate_again(
     """
     stages = read_manifest(folder)["stages"]
     recipe = run_recipe(folder, overrides)
-    output = output or folder / "evaluations" / settings_digest(recipe, data_digests(recipe))
-    policies = [("base", prepare_base(recipe.model))]
-    made = [name for name in recipe.stages if name in stages and stages[name]["model"]]
-    policies += [(name, folder / stages[name]["model"]) for name in made]
+    output = output or folder / "evaluations" / recipe_digest(recipe, data_digests(recipe))
     with Manifest.open(output, recipe) as manifest, BackgroundWorker(parallel=False) as worker:
-        chain = PipelineRun(recipe, manifest, worker, console, progress)
-        for i, (name, policy) in enumerate(policies):
-            chain.evaluate(name, policy, before=policies[i - 1] if i else None)
-        chain.table(name for name, _ in policies)
+        pipeline = PipelineRun(recipe, manifest, worker, console, progress)
+        pipeline.begin(prepare_base(recipe.model))
+        for entry in recipe.stages:
+            if entry.name in stages and stages[entry.name]["model"]:
+                pipeline.add(entry, folder / stages[entry.name]["model"])
+        pipeline.table()
     return output
 
 
@@ -123,33 +105,52 @@ class PipelineRun:
         self.worker = worker
         self.console = console
         self.progress = progress
-        self._task = build_task(recipe)
+        self.policies: dict[str, Path] = {}
+        """Folders of the policies so far, by the names of the stages that made them."""
+        self._starts: dict[str, str] = {}
+        self._task = build_task(recipe.task)
         self._data = data_digests(recipe)
         self._digests: dict[Path, str] = {}
         self._pending: list[tuple[str, dict[str, Any], Future[Timed]]] = []
 
-    def stage(self, name: str, policy: Path) -> Path | None:
-        """Run one training or search stage; the new policy, or None if it trains nothing."""
-        folder = self.manifest.folder / name
-        pairs = self.manifest.folder / "pts" / "pairs.jsonl" if name == "token_dpo" else None
-        settings = getattr(self.recipe, name)
-        digests = {"policy": self._digest(policy), **self._data}
-        if pairs is not None:
+    def begin(self, base: Path) -> None:
+        """Take the base model as the first policy, and measure it."""
+        self.policies[BASE] = base
+        self.evaluate(BASE, base, before=None)
+
+    def stage(self, entry: StageEntry, alone: bool = False) -> None:
+        """Run one stage and measure the policy that it makes, if it makes one."""
+        policy = self.policies[self.recipe.start_of(entry)]
+        pairs, digests = None, {"policy": self._digest(policy), **self._data}
+        if STAGES[entry.kind].needs_pairs:
+            pairs = self.manifest.folder / self.recipe.pairs_of(entry) / "pairs.jsonl"
             digests["pairs"] = self._digest(pairs)
-        reference = getattr(settings, "reference", "start")
+        reference = getattr(entry.settings, "reference", "start")
         if reference != "start":
             digests["reference"] = self._digest(Path(reference))
-        inputs = {"settings": settings.model_dump(mode="json"), **self._common(), **digests}
-        result = self._kept(name, inputs)
+        inputs = {
+            "settings": entry.settings.model_dump(mode="json"),
+            **({"share": entry.share} if entry.share else {}),
+            **self._common(),
+            **digests,
+        }
+        result = self._kept(entry.name, inputs)
         if result is None:
-            self.console.print(f"[bold]{name}[/bold]")
+            self.console.print(f"[bold]{entry.name}[/bold]")
             context = StageContext(
-                self.recipe, self._task, policy, folder,
+                self.recipe, self._task, entry, policy, self.manifest.folder / entry.name,
                 pairs=pairs, progress=self.progress, digests=digests,
             )  # fmt: skip
-            result = self._record(name, inputs, run_stage(name, context))
+            result = self._record(entry.name, inputs, run_stage(context))
         self._settle(wait=False)
-        return result.model
+        if result.model is not None:
+            self.add(entry, result.model, alone)
+
+    def add(self, entry: StageEntry, policy: Path, alone: bool = False) -> None:
+        """Take a stage's policy into the table, measured against the one that it started from."""
+        start = self.recipe.start_of(entry)
+        self.policies[entry.name], self._starts[entry.name] = policy, start
+        self.evaluate(entry.name, policy, before=(start, self.policies[start]), alone=alone)
 
     def evaluate(
         self, name: str, policy: Path, before: tuple[str, Path] | None, alone: bool = False
@@ -172,14 +173,14 @@ class PipelineRun:
             )
             self._pending.append((f"eval/{name}", inputs, job))
 
-    def table(self, names: Iterable[str]) -> None:
+    def table(self) -> None:
         """Print the table of the evaluations and write table.json."""
         self._settle(wait=True)
-        measured = [name for name in names if name not in self.recipe.evaluate.skip]
+        measured = [name for name in self.policies if name not in self.recipe.evaluate.skip]
         if not measured:
             self.console.print("no table: evaluate.skip names every policy")
             return
-        table = build_table(self.manifest.folder, measured)
+        table = build_table(self.manifest.folder, measured, self.recipe.labels(), self._starts)
         write_json(self.manifest.folder / "table.json", table.to_json())
         self.console.print(table.to_text(), highlight=False, markup=False, soft_wrap=True)
 
@@ -221,26 +222,23 @@ class PipelineRun:
         return result
 
 
-def run_stage(name: str, context: StageContext) -> Timed:
-    """Run a stage's module in its folder and time it."""
+def run_stage(context: StageContext) -> Timed:
+    """Run a stage in its folder and time it."""
     context.folder.mkdir(parents=True, exist_ok=True)
-    module = importlib.import_module(f"align.stages.{MODULES[name]}")
     start = time.monotonic()
-    return module.run(context), time.monotonic() - start
+    return STAGES[context.entry.kind].run(context), time.monotonic() - start
 
 
 def run_evaluation(
     recipe: Recipe, name: str, policy: Path, folder: Path, before: Path | None, alone: bool
 ) -> Timed:
     """Evaluate one policy; runs in a process of its own and so builds its own task."""
-    from align.stages import evaluate
-
     if alone:
         share_cores(1)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    context = StageContext(recipe, build_task(recipe), policy, folder, progress=False)
-    return evaluate.run(context, name, before), time.monotonic() - start
+    result = measure(recipe, build_task(recipe.task), name, policy, folder, before)
+    return result, time.monotonic() - start
 
 
 def _plain(value: Any) -> bool:

@@ -1,0 +1,332 @@
+"""The recipe: one YAML file for the whole chain, checked in full before anything is loaded.
+
+    recipe = load_recipe("phi-nano", ["seed=1", "pts.num_problems=64"])
+
+`stages` lists the chain. An entry is the name of a kind, or a mapping with `kind` and, if wanted,
+`name`, `from` (the stage it starts from), `share` (the stage whose problems it draws too) and the
+stage's own settings. A kind may stand several times under several names:
+
+    stages:
+      - sft
+      - {kind: rejection_sft, name: best_of_n, num_problems: 400}
+      - pts
+      - {kind: token_dpo, beta: 0.5}
+      - {kind: full_dpo, name: without_tokens, from: best_of_n}
+    pts: {num_problems: 128}
+
+A section with the name of a stage holds its settings too. Overrides read `NAME.key=value`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field
+
+from align.context import StageEntry
+from align.errors import RecipeError
+from align.settings import EvaluateConfig, ModelConfig, TaskConfig, data_folder
+from align.stages import STAGES
+from pts.config import SamplingConfig, Settings, parse_settings
+from pts.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+DEFAULT_STAGES = ("sft", "pts", "token_dpo", "full_dpo")
+BASE = "base"
+"""The name of the model that a chain begins with."""
+ENTRY_KEYS = {"kind": "kind", "name": "name", "from": "start", "share": "share"}
+"""Keys of an entry that are not settings of its stage."""
+
+
+class Recipe(Settings):
+    """A whole post-train."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Names the run's folder."""
+    description: str = ""
+    """Hardware, time and numbers to expect."""
+    seed: int = Field(0, ge=0)
+    """Seed of data order, sampling and training."""
+    model: ModelConfig
+    """The base model."""
+    task: TaskConfig
+    """Problems, demonstrations and verifier."""
+    sampling: SamplingConfig = SamplingConfig()
+    """The one sampling policy: of the search, of the full-length pairs, of the evaluation."""
+    stages: tuple[StageEntry, ...] = ()
+    """Stages to run, in order; `sft, pts, token_dpo, full_dpo` unless said otherwise."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Evaluation after every stage."""
+    unused: dict[str, Settings] = Field({}, exclude=True)
+    """Sections of kinds that no stage runs."""
+
+    def settings(self, name: str) -> Any:
+        """The settings of the stage of that name, or those of a kind that no stage runs."""
+        found = {entry.name: entry.settings for entry in self.stages}
+        if name in found:
+            return found[name]
+        return self.unused[name] if name in self.unused else STAGES[name].config()
+
+    def start_of(self, entry: StageEntry) -> str:
+        """Name of the policy that a stage starts from."""
+        return entry.start or self._before(entry, "policy") or BASE
+
+    def pairs_of(self, entry: StageEntry) -> str:
+        """Name of the stage whose pairs a stage trains on; empty if there is none before it."""
+        named: str = getattr(entry.settings, "pairs", "")
+        return named or self._before(entry, "pairs")
+
+    def _before(self, entry: StageEntry, made: str) -> str:
+        earlier = self.stages[: self.stages.index(entry)]
+        return next((e.name for e in reversed(earlier) if STAGES[e.kind].makes == made), "")
+
+    def labels(self) -> dict[str, str]:
+        """Names of the stages in tables."""
+        found = {BASE: BASE}
+        for entry in self.stages:
+            label = STAGES[entry.kind].label
+            found[entry.name] = label if entry.name == entry.kind else f"{label} ({entry.name})"
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as YAML would hold it, every default written out."""
+        data = self.model_dump(mode="json", exclude={"stages"})
+        stages = [
+            {
+                **{key: getattr(entry, field) for key, field in ENTRY_KEYS.items()},
+                **entry.settings.model_dump(mode="json"),
+            }
+            for entry in self.stages
+        ]
+        sections = {name: s.model_dump(mode="json") for name, s in self.unused.items()}
+        return {**data, "stages": stages, **sections}
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file of a recipe given by path or by the name of one that ships.
+
+    Raises:
+        RecipeError: neither exists.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+        raise RecipeError(f"{name}: no such file")
+    folder = data_folder("recipes")
+    shipped = folder / name / "recipe.yaml"
+    if shipped.is_file():
+        return shipped
+    known = sorted(p.parent.relative_to(folder).as_posix() for p in folder.rglob("recipe.yaml"))
+    hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+    raise RecipeError(f"{name}: no such recipe{hint}, or give the path of a .yaml file")
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key.path=value` overrides.
+
+    Raises:
+        RecipeError: every fault at once, each with its place, value and remedy.
+    """
+    path = recipe_path(name)
+    try:
+        data = _yaml(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{path}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
+    return parse_recipe(data, str(path), overrides)
+
+
+def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Build a recipe from plain data; `place` names its source in messages.
+
+    Raises:
+        RecipeError: every fault at once.
+    """
+    values = copy.deepcopy(dict(data))
+    changes = [_parsed(item) for item in overrides]
+    for change in changes:
+        if change.keys == ["stages"]:
+            change.apply(values)
+    entries, faults = _entries(values.pop("stages", DEFAULT_STAGES))
+    names = dict.fromkeys([*(entry["name"] for entry in entries), *STAGES])
+    sections = {name: values.pop(name) for name in names if name in values}
+    overridden: dict[str, Any] = {}
+    for change in changes:
+        if change.keys != ["stages"]:
+            change.apply(overridden if change.keys[0] in names else values)
+    for key in [key for key in values if key not in Recipe.model_fields]:
+        del values[key]
+        faults.append(f"{key}: no such key{did_you_mean(str(key), [*Recipe.model_fields, *names])}")
+
+    def settings(name: str, kind: str, inline: dict[str, Any]) -> Settings | None:
+        section = sections.pop(name, None) or {}
+        if not isinstance(section, dict):
+            faults.append(f"{name}: must hold keys and values, got {section!r}")
+            return None
+        faults.extend(
+            f"{name}.{key}: told in `stages` and in the section {name!r}; tell it once"
+            for key in inline.keys() & section.keys()
+        )
+        own = _merged(_merged(inline, section), overridden.pop(name, {}))
+        return _attempt(lambda: parse_settings(STAGES[kind].config, own, "", path=name), faults)
+
+    for entry in entries:
+        entry["settings"] = settings(entry["name"], entry["kind"], entry["settings"])
+    unused = {kind: settings(kind, kind, {}) for kind in list(sections.keys() | overridden.keys())}
+    whole = _attempt(lambda: parse_settings(Recipe, values, ""), faults)
+    if whole is not None and not faults:
+        stages = tuple(StageEntry(**entry) for entry in entries)
+        whole = whole.model_copy(update={"stages": stages, "unused": unused})
+        faults += _misfits(whole)
+    if faults or whole is None:
+        raise RecipeError(*(f"{place}: {fault}" for fault in faults))
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """An override, `key.path=value`."""
+
+    keys: list[str]
+    value: Any
+    text: str
+
+    def apply(self, data: dict[str, Any]) -> None:
+        """Set the value in nested data."""
+        *parents, last = self.keys
+        for part in parents:
+            nested = data.setdefault(part, {})
+            if not isinstance(nested, dict):
+                raise RecipeError(f"override {self.text!r}: {part!r} holds a value, not keys")
+            data = nested
+        data[last] = self.value
+
+
+def _parsed(item: str) -> _Change:
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {item!r}: must read key.path=value, e.g. seed=1")
+    keys = key.split(".")
+    try:
+        return _Change(keys, _yaml(value), item)
+    except ValueError:
+        raise RecipeError(
+            f"override {item!r}: {value!r} is not a YAML value; text is quoted: "
+            f"{keys[-1]}=\"'...'\""
+        ) from None
+
+
+def _entries(listed: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The fields of each `StageEntry`, its settings still plain data, and what is wrong with
+    them."""
+    if not isinstance(listed, list | tuple):
+        return [], [f"stages: a list of stages is needed, got {listed!r}"]
+    found: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for number, item in enumerate(listed):
+        told = dict(item) if isinstance(item, dict) else {"kind": item}
+        kind = told.get("kind")
+        if not isinstance(kind, str) or kind not in STAGES:
+            hint = did_you_mean(str(kind), STAGES) or f"; known: {', '.join(STAGES)}"
+            faults.append(f"stages.{number}: no kind of stage {kind!r}{hint}")
+            continue
+        entry = {field: told.pop(key, None) or "" for key, field in ENTRY_KEYS.items()}
+        entry["name"] = entry["name"] or kind
+        texts = {key: entry[field] for key, field in ENTRY_KEYS.items()}
+        wrong = [key for key, text in texts.items() if not re.fullmatch(r"[\w-]*", str(text))]
+        faults += [
+            f"stages.{number}.{key}: got {texts[key]!r}; letters, digits, _ and - are names"
+            for key in wrong
+        ]
+        if entry["name"] in (BASE, *Recipe.model_fields):
+            faults.append(
+                f"stages.{number}.name: {entry['name']!r} names something else; take another"
+            )
+        found.append({**entry, "settings": told})
+    names = [entry["name"] for entry in found]
+    if len(set(names)) != len(names):
+        faults.append(f"stages: each name may stand once, got {names}; name one of a kind's stages")
+    return found, faults
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, those of the second over those of the first."""
+    result = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def _attempt(build: Callable[[], T], faults: list[str]) -> T | None:
+    try:
+        return build()
+    except ConfigError as error:
+        faults += error.problems
+        return None
+
+
+def _misfits(recipe: Recipe) -> Iterator[str]:
+    """What is wrong between stages that are right by themselves."""
+    known: dict[str, str] = {BASE: "policy"}
+    used: set[str] = set()
+    for entry in recipe.stages:
+        stage = STAGES[entry.kind]
+        for key, name in (("from", entry.start), ("share", entry.share)):
+            if name and name not in known:
+                hint = did_you_mean(name, known)
+                yield f"{entry.name}.{key}: no stage {name!r} before this one{hint}"
+        if entry.start and known.get(entry.start, "policy") != "policy":
+            yield f"{entry.name}.from: {entry.start!r} trains no policy to start from"
+        if stage.needs_pairs:
+            source = recipe.pairs_of(entry)
+            used.add(source)
+            yield from _pairs_misfits(recipe, entry, source, known)
+        known[entry.name] = stage.makes
+    for name, makes in known.items():
+        if makes == "pairs" and name not in used:
+            yield f"stages: {name!r} makes pairs that no stage trains on; name a token_dpo after it"
+    for name in recipe.evaluate.skip:
+        if name not in known and name not in STAGES:
+            yield f"evaluate.skip: no stage {name!r}{did_you_mean(name, known)}"
+
+
+def _pairs_misfits(
+    recipe: Recipe, entry: StageEntry, source: str, known: Mapping[str, str]
+) -> Iterator[str]:
+    if known.get(source) != "pairs":
+        said = f"{entry.name}.pairs: {source!r} makes none" if source else f"stages: {entry.name!r}"
+        yield f"{said}: needs pairs to train on; a pts stage must come before it"
+        return
+    measured = getattr(recipe.settings(source), "pairs_from", "search") != "coin"
+    if not measured and getattr(entry.settings, "weight_by", "none") == "expected_gain":
+        yield (
+            f"{entry.name}.weight_by: got 'expected_gain', which {source}.pairs_from: coin does "
+            "not measure; set it to 'none'"
+        )
+
+
+def _yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ValueError for what is none."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError) as error:
+        # PyYAML lets through what goes wrong in building a date or a number.
+        raise ValueError(str(error)) from None

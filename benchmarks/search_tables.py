@@ -42,8 +42,7 @@ def share(part: Sequence[float], whole: Sequence[float]) -> Figure:
     value = float(a.sum() / b.sum())
     error = float(np.sqrt(((a - value * b) ** 2).sum()) / b.sum())
     n = value * (1 - value) / error**2 if error > 0 else float((b > 0).sum())
-    # wilson_bounds counts successes; effective samples may be broken numbers
-    return (value, *wilson_bounds(value * n, n), int(b.sum()))  # type: ignore[arg-type]
+    return (value, *wilson_bounds(value * n, n), int(b.sum()))
 
 
 def quotient(part: Sequence[float], whole: Sequence[float]) -> Figure:

@@ -18,12 +18,20 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
-from scipy.special import betaincinv, ndtr
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv, chdtrc, ndtr
 
 from pts.types import Estimate
 
+Floats = npt.NDArray[np.float64]
+Occurrences = npt.NDArray[np.int64]
+
 Z95 = 1.959963984540054
 """Half-width of a two-sided 95 % normal interval, in standard errors."""
+
+MIN_EXPECTED = 8.0
+"""Draws expected at least in each cell of a chi-square test; smaller cells are pooled."""
 
 Decision: TypeAlias = Literal["yes", "no", "indifferent", "open"]
 
@@ -53,8 +61,11 @@ def exact(value: float) -> Estimate:
     return Estimate(value, value, value, 0, "exact")
 
 
-def wilson_bounds(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score bounds of a proportion, n >= 1."""
+def wilson_bounds(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score bounds of a proportion (Wilson 1927), 0 and 1 where nothing and all passed.
+
+    n > 0 may be an effective sample size, and then neither number need be whole.
+    """
     p, z2 = successes / n, z * z
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
@@ -111,6 +122,27 @@ def score_test(s1: int, n1: int, s2: int, n2: int, margin: float) -> float:
     if variance <= 1e-15:
         return 0.0 if distance > 1e-12 else 1.0
     return float(ndtr(-distance / math.sqrt(variance)))
+
+
+def chi_square(counts: Occurrences, probs: Floats, least: float = MIN_EXPECTED) -> float:
+    """p-value of Pearson's test that counts [K] were drawn with probabilities [K].
+
+    Cells that expect fewer than `least` draws are pooled, and the pool, if it is still too small,
+    joins the smallest other cell. With one cell left there is nothing to test: 1.
+    """
+    expected = probs / probs.sum() * counts.sum()
+    order = np.argsort(expected)[::-1]
+    expected, counts = expected[order], counts[order]
+    kept = int((expected >= least).sum())
+    cells = np.append(expected[:kept], expected[kept:].sum())
+    seen = np.append(counts[:kept], counts[kept:].sum())
+    if kept and cells[-1] < least:
+        cells[-2] += cells[-1]
+        seen[-2] += seen[-1]
+        cells, seen = cells[:-1], seen[:-1]
+    if len(cells) < 2:
+        return 1.0
+    return float(chdtrc(len(cells) - 1, float(((seen - cells) ** 2 / cells).sum())))
 
 
 def benjamini_hochberg(pvalues: Sequence[float], fdr: float) -> list[bool]:

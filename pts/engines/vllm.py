@@ -26,7 +26,7 @@ from typing import Any
 
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest, answer_requests
-from pts.engines.server.http import Unreadable
+from pts.engines.server.endpoints import Unreadable
 from pts.engines.server.logprobs import TopLogprobs, processed_row, widths
 from pts.engines.server.probe import check_policy
 from pts.engines.server.protocols import ALL, Reply, check_completion

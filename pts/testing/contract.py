@@ -8,8 +8,7 @@ from itertools import count
 from pts.engines.base import SampleRequest
 from pts.testing.probes import ProbePath
 from pts.testing.report import clipped
-from pts.testing.rollouts import EngineHarness
-from pts.testing.sampling import Seeds
+from pts.testing.rollouts import EngineHarness, Seeds
 
 
 def check_queue(harness: EngineHarness, path: ProbePath, seeds: Seeds, limit: int) -> None:

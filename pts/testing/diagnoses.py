@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.engines.truncation import STEPS, Step, min_p, temper, top_k, top_p, truncate
-from pts.testing.statistics import chi_square, distance, tally
+from pts.stats import chi_square
+from pts.testing.statistics import distance, tally
 from pts.types import TokenDistribution
 
 RIGHT = "as configured"

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pts.testing.rows import likeliest_but
-from pts.testing.statistics import SURE
+from pts.testing.statistics import SURE, likeliest_but
 from pts.types import Ids, TokenDistribution
 
 

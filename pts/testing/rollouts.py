@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pts.engines.base import Engine, SampleRequest
@@ -13,6 +13,9 @@ from pts.types import Ids
 FREE_POLLS = 100
 """An engine may ask this often while it works; after that the queue slows it down."""
 POLL_SECONDS = 0.001
+
+Seeds = Callable[[int], tuple[int, ...]]
+"""Fresh 64-bit seeds, as many as asked for."""
 
 Answers = dict[int, list[Ids]]
 """Well-formed completions of each answered request, by the request's key."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from pts.config import SamplingConfig
 from pts.testing.diagnoses import RIGHT, SAME, as_told, diagnoses, equal_to
 from pts.testing.report import FindingCollector, clipped
 from pts.testing.rollouts import EngineHarness
-from pts.testing.statistics import distance
+from pts.testing.statistics import distance, likeliest_but
 from pts.types import Ids, TokenDistribution
 
 SUM_ERROR = 1e-6
@@ -145,12 +145,6 @@ def check_settings(
                 if known not in (None, RIGHT)
                 else "score applies the settings in another way; no common mistake fits",
             )
-
-
-def likeliest_but(row: TokenDistribution, excluded: Collection[int]) -> int | None:
-    """The most likely token apart from some; None when no other is possible."""
-    allowed = [k for k, token in enumerate(row.ids) if token not in excluded and row.probs[k] > 0]
-    return int(row.ids[max(allowed, key=lambda k: row.probs[k])]) if allowed else None
 
 
 def shown(row: TokenDistribution, most: int = 5) -> str:

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pts.engines.base import SampleRequest
+from pts.stats import MIN_EXPECTED, Floats, chi_square
 from pts.testing.diagnoses import RIGHT, SAME, diagnoses, equal_to, fitting
 from pts.testing.probes import ProbePath, ProbePrefix, choose_places
 from pts.testing.report import clipped
-from pts.testing.rollouts import EngineHarness
+from pts.testing.rollouts import EngineHarness, Seeds
 from pts.testing.rows import check_row, scored, shown
 from pts.testing.statistics import (
-    MIN_EXPECTED,
     SUSPICION,
-    Floats,
-    chi_square,
     distance,
     pit,
     serial,
@@ -31,9 +29,6 @@ from pts.testing.statistics import (
     without,
 )
 from pts.types import Ids, TokenDistribution
-
-Seeds = Callable[[int], tuple[int, ...]]
-"""Fresh 64-bit seeds, as many as asked for."""
 
 PlainRow = Callable[[Ids, Ids], TokenDistribution | None]
 """The plain distribution before the last token of a completion of a prompt, if it can be had."""

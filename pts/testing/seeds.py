@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pts.engines.base import SampleRequest
 from pts.testing.probes import ProbePath
 from pts.testing.report import clipped
-from pts.testing.rollouts import Answers, EngineHarness
-from pts.testing.sampling import Seeds
+from pts.testing.rollouts import Answers, EngineHarness, Seeds
 from pts.types import Ids
 
 EACH = 4

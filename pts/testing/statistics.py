@@ -3,7 +3,8 @@
 `SUSPICION` is the level of one test. A test that falls below it is made again with fresh draws,
 and only what fails both times is reported, so a right engine is accused by one test with
 probability SUSPICION squared. That needs the tail of each test to be right down to 1e-3 only,
-where the chi-square approximation holds once every cell expects `MIN_EXPECTED` draws.
+where the chi-square approximation holds once every cell expects `MIN_EXPECTED` draws
+(`pts.stats.chi_square`).
 
 Tests along whole rollouts use the probability integral transform: with F the cumulative
 distribution of a row, most likely token first, u = F(before the token) + v · π(token), v uniform,
@@ -14,12 +15,12 @@ is uniform and independent from step to step exactly if every token was drawn fr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import chdtrc, ndtr
+from scipy.special import ndtr
 
+from pts.stats import MIN_EXPECTED, Floats, Occurrences, chi_square
 from pts.types import Ids, TokenDistribution
 
 SUSPICION = 1e-3
@@ -28,37 +29,9 @@ SUSPICION = 1e-3
 FALSE_ALARM = SUSPICION**2
 """Probability that one test of a right engine fails both times."""
 
-MIN_EXPECTED = 8.0
-"""Draws expected at least in each cell of a chi-square test; smaller cells are pooled."""
-
 BINS = 8
 SURE = 0.98
 """Steps whose likeliest token has more than this say nothing about a sampler."""
-
-Floats = npt.NDArray[np.float64]
-Occurrences = npt.NDArray[np.int64]
-
-
-def chi_square(counts: Occurrences, probs: Floats) -> float:
-    """p-value of Pearson's test that counts [K] were drawn with probabilities [K].
-
-    Cells that expect fewer than `MIN_EXPECTED` draws are pooled, and the pool, if it is still too
-    small, joins the smallest other cell. With one cell left there is nothing to test: 1.
-    """
-    expected = probs / probs.sum() * counts.sum()
-    order = np.argsort(expected)[::-1]
-    expected, counts = expected[order], counts[order]
-    kept = int((expected >= MIN_EXPECTED).sum())
-    cells = np.append(expected[:kept], expected[kept:].sum())
-    seen = np.append(counts[:kept], counts[kept:].sum())
-    if kept and cells[-1] < MIN_EXPECTED:
-        cells[-2] += cells[-1]
-        seen[-2] += seen[-1]
-        cells, seen = cells[:-1], seen[:-1]
-    if len(cells) < 2:
-        return 1.0
-    statistic = float(((seen - cells) ** 2 / cells).sum())
-    return float(chdtrc(len(cells) - 1, statistic))
 
 
 def tally(row: TokenDistribution, tokens: Sequence[int]) -> tuple[Occurrences, list[int]]:
@@ -72,6 +45,12 @@ def tally(row: TokenDistribution, tokens: Sequence[int]) -> tuple[Occurrences, l
         else:
             outside.append(token)
     return counts, outside
+
+
+def likeliest_but(row: TokenDistribution, excluded: Collection[int]) -> int | None:
+    """The most likely token apart from some; None when no other is possible."""
+    allowed = [k for k, token in enumerate(row.ids) if token not in excluded and row.probs[k] > 0]
+    return int(row.ids[max(allowed, key=lambda k: row.probs[k])]) if allowed else None
 
 
 def without(row: TokenDistribution, token: int) -> TokenDistribution:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
+from pts.stats import chi_square
 from pts.testing.diagnoses import RIGHT, as_told, diagnoses, equal_to, fitting, shaped
 from pts.testing.statistics import (
     SUSPICION,
-    chi_square,
     distance,
     pit,
     serial,

@@ -59,6 +59,10 @@ class Endpoint:
         _log.warning("%s: %s; rests for %.1f s", self.url, reason, self.backoff_until - now)
 
 
+class Unreadable(Exception):
+    """A reader's word that a reply cannot be used: what is wrong, and what could be done."""
+
+
 def base_urls(urls: Sequence[str]) -> list[str]:
     """Base URLs without a trailing / or /v1. Raises ConfigError for every fault."""
     faults, clean = [], []

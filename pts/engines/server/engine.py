@@ -36,8 +36,8 @@ from typing import Any, TypeVar
 
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest, answer_requests
-from pts.engines.server.endpoints import RetryPolicy
-from pts.engines.server.http import Client, Refused, Unreadable
+from pts.engines.server.endpoints import RetryPolicy, Unreadable
+from pts.engines.server.http import Client, Refused
 from pts.engines.server.logprobs import OVER_ONE, TopLogprobs, processed_row, raw_row, widths
 from pts.engines.server.probe import (
     DRAWS,

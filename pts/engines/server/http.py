@@ -24,7 +24,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pts.engines.server.endpoints import KEY_VARIABLE, Endpoint, RetryPolicy, base_urls, retry_after
+from pts.engines.server.endpoints import (
+    KEY_VARIABLE,
+    Endpoint,
+    RetryPolicy,
+    Unreadable,
+    base_urls,
+    retry_after,
+)
 from pts.errors import ConfigError, EngineError, MissingExtra
 
 if TYPE_CHECKING:
@@ -45,10 +52,6 @@ EXCERPT = 300
 """Characters of a server's reply that an error shows."""
 PASSING = frozenset({408, 425, 429})
 """Statuses below 500 that say: later."""
-
-
-class Unreadable(Exception):
-    """A reader's word that a reply cannot be used: what is wrong, and what could be done."""
 
 
 class Refused(EngineError):

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pts.config import SamplingConfig
-from pts.engines.server.http import Unreadable
+from pts.engines.server.endpoints import Unreadable
 from pts.types import TokenDistribution
 
 FIRST_WIDTH = 20

@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from pts.config import SamplingConfig
 from pts.engines.server.endpoints import Endpoint
 from pts.engines.server.http import Client
 from pts.engines.server.protocols import VLLM, LlamaCpp, ServerProtocol
 from pts.errors import EngineError, did_you_mean
+from pts.stats import chi_square
 from pts.types import Ids, TokenDistribution
 
 PROBE_TEXT = "The answer to 12 + 35 is 47.\n\tÜber π, she said: 'yes'; I've no idea why"
@@ -25,6 +28,8 @@ PROBE_SEED = 0x9E3779B97F4A7C15
 DRAWS = 256
 SURE = 1e-9
 """Rows are said to be wrong at a p-value below this: never by chance."""
+LEAST_EXPECTED = 5.0
+"""Draws that each cell of the test expects at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,24 +219,18 @@ async def lists_processed(client: Client, protocol: ServerProtocol, prefix: Ids)
 
 
 def check_draws(row: TokenDistribution, drawn: Sequence[int]) -> None:
-    """Raise EngineError when tokens were not drawn from a row: a chi-square test, cells of >= 5.
+    """Raise EngineError when tokens were not drawn from a row: a chi-square test.
 
     A token outside the row's support is refused unless it is as rare as the support's edge, which
     a tie or a rounding may move.
     """
-    from scipy.stats import chi2
-
     counts, n = Counter(drawn), len(drawn)
     outside = {token: c for token, c in counts.items() if row.prob(token) == 0}
     allowed = 4 + 4 * n * float(row.probs[-1])
     wrong = {token: c for token, c in outside.items() if c > allowed}
-    expected, seen, statistic, cells = 0.0, float(sum(outside.values())), 0.0, 0
-    for token, prob in zip(row.ids.tolist(), row.probs.tolist(), strict=True):
-        expected, seen = expected + n * prob, seen + counts[token]
-        if expected >= 5 or token == row.ids[-1]:
-            statistic += (seen - expected) ** 2 / expected
-            expected, seen, cells = 0.0, 0.0, cells + 1
-    pvalue = float(chi2.sf(statistic, max(1, cells - 1)))
+    seen = np.array([counts[token] for token in row.ids.tolist()])
+    seen[0] += sum(outside.values())
+    pvalue = chi_square(seen, row.probs, LEAST_EXPECTED)
     if wrong or pvalue < SURE:
         likely = [(int(i), counts[int(i)], round(n * row.prob(int(i)))) for i in row.ids[:4]]
         raise EngineError(

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.engines.server.http import Unreadable
+from pts.engines.server.endpoints import Unreadable
 from pts.engines.server.logprobs import TopLogprobs
 from pts.types import Ids
 

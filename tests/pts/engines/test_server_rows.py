@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pts.config import SamplingConfig
-from pts.engines.server.http import Unreadable
+from pts.engines.server.endpoints import Unreadable
 from pts.engines.server.logprobs import TopLogprobs, processed_row, raw_row, widths
 from pts.engines.server.protocols import RANDOM, LlamaCpp
 from pts.engines.truncation import truncate

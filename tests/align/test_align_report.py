@@ -100,7 +100,7 @@ def test_model_text_cannot_become_markup(tmp_path: Path) -> None:
     page = write_report(write_run(tmp_path, nasty, name="<i>x</i>")).read_text(encoding="utf-8")
     assert "<script" not in page
     assert "<i>" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;b title=&#x27;&quot;&amp;" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;b title=&#39;&#34;&amp;" in page
     assert Page(page).open == []
 
 

@@ -151,3 +151,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nStopped; the same command continues.", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -224,7 +224,7 @@ def data_digests(recipe: Recipe) -> dict[str, str]:
         return {}
     named = [("chats", task.chats), *task.problems.items()]
     files = {name: Path(os.path.expanduser(path)) for name, path in named}
-    return {f"task.{name}": tree_digest(path) for name, path in files.items() if path.is_file()}
+    return {f"task.{name}": tree_digest(path) for name, path in files.items() if path.exists()}
 
 
 def recipe_digest(recipe: Recipe, data: Mapping[str, str]) -> str:

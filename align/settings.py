@@ -99,7 +99,7 @@ class ReasoningGymTask(Settings):
 
 
 class FilesTask(Settings):
-    """Problems and chats from JSONL files."""
+    """Problems and chats from files, in every form that `pts.load_problems` reads."""
 
     kind: Literal["files"]
     """Names this kind of task."""

@@ -172,7 +172,7 @@ def align(*words: str) -> None:
     folder = Path(words[-1].removeprefix("--output="))
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "align", *words, "--quiet"]
+    command = [sys.executable, "-m", "align.cli", *words, "--quiet"]
     print(" ".join(command[2:]), flush=True)
     with (folder / "log.txt").open("a") as log:
         done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

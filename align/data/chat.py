@@ -16,14 +16,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from align.errors import StageError
-from align.tasks.base import Chat
 from pts.types import Ids, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Chat: TypeAlias = tuple[Message, ...]
 
 _MARKUP = re.compile(r"<\|[^|<>\s]+\|>")
 _MARKS = re.compile(r"{%-?\s*generation\s*-?%}")

@@ -17,13 +17,13 @@ from align.context import StageResult, seed_of
 from align.evaluation.evaluate import EvalSettings, Load, evaluate
 from align.evaluation.records import EvalSummary, write_evaluation
 from align.models.load import load_policy
-from align.tasks.base import Task
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.types import Problem
 
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
+    from align.tasks.base import Task
     from pts.engines.transformers.engine import TransformersEngine
 
 

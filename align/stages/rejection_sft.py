@@ -1,4 +1,4 @@
-"""Control arm: SFT on the policy's own right answers, as ids exactly as they were sampled.
+"""Rejection sampling: SFT on the policy's own right answers, as ids exactly as they were sampled.
 
 Right answers that stopped with another token than the end of turn (a base model's end of text, for
 instance) are left out and counted: they would teach the wrong one.
@@ -14,17 +14,19 @@ from align.context import StageContext, StageResult
 from align.data.chat import ChatIds
 from align.data.preferences import Sampled, count_outcomes
 from align.errors import StageError
+from align.settings import TrainingConfig
 from align.stages.sampling import load_engine, sample_answers
-from align.stages.sft import SFTConfig
 
 
-class RejectionSFTConfig(SFTConfig):
-    """Control arm: SFT on the policy's own right answers; `num_examples` is not read."""
+class RejectionSFTConfig(TrainingConfig):
+    """SFT on the policy's own right answers (rejection sampling)."""
 
     num_problems: int = Field(400, ge=1)
     """Problems to sample."""
     samples: int = Field(6, ge=1)
-    """Completions a question; the right ones become rows."""
+    """Completions a problem; the right ones become rows."""
+    max_length: int = Field(1024, ge=8)
+    """Longer rows are dropped, counted and shown, never cut."""
 
 
 def run(context: StageContext) -> StageResult:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from pts.types import Message, Problem
+from pts.types import Problem
 from pts.verifiers.base import Verifier
+
+if TYPE_CHECKING:
+    from align.data.chat import Chat
 
 Split: TypeAlias = Literal["train", "dev", "test"]
 """Disjoint by construction: hyper-parameters are tuned on `dev`, published numbers use `test`."""
-
-Chat: TypeAlias = tuple[Message, ...]
 
 
 class Task(Protocol):

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from align.data.chat import Chat
 from align.errors import RecipeError
 from align.settings import ReasoningGymTask
-from align.tasks.base import Chat, Split
+from align.tasks.base import Split
 from pts.errors import MissingExtra, did_you_mean
 from pts.types import Message, Problem
 from pts.verifiers.registry import make_verifier

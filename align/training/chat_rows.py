@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from align.data.chat import ChatIds, check_prompts, end_of_turn, render_chats, template_tokens
+from align.data.chat import Chat, ChatIds, check_prompts, end_of_turn, render_chats, template_tokens
 from align.errors import StageError
-from align.tasks.base import Chat
 
 SHOWN = 5
 """Faulty rows that an error names; the others are counted."""

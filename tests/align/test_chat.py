@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from align.chat import chat_loop, policy_folder
 from align.data.chat import (
+    Chat,
     check_prompts,
     end_of_turn,
     open_turn,
@@ -17,7 +18,6 @@ from align.data.chat import (
     template_tokens,
 )
 from align.errors import ManifestError, StageError
-from align.tasks.base import Chat
 from pts.engines.text import encode_problem
 from pts.errors import ConfigError
 from pts.types import Message, Problem

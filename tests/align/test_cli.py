@@ -16,7 +16,7 @@ from align.tasks.registry import build_task
 
 def align(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "align", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "align.cli", *words], capture_output=True, text=True, check=False
     )
 
 

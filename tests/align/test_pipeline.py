@@ -36,7 +36,7 @@ STAGES = ["base", "sft", "token_dpo", "full_dpo"]
 
 def command(folder: Path) -> list[str]:
     words = ["run", "phi-nano", *SMALL, f"--output={folder}", "--quiet"]
-    return [sys.executable, "-m", "align", *words]
+    return [sys.executable, "-m", "align.cli", *words]
 
 
 def weights(folder: Path) -> dict[str, bytes]:

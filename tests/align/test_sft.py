@@ -18,12 +18,11 @@ from transformers import (
     PhiForCausalLM,
 )
 
-from align.data.chat import ChatIds, render_chats
+from align.data.chat import Chat, ChatIds, render_chats
 from align.errors import StageError
 from align.settings import LoRAConfig
 from align.stages import sft
 from align.stages.sft import SFTConfig
-from align.tasks.base import Chat
 from align.training import chat_rows
 from align.training import loop as training
 from pts.types import Message

@@ -11,10 +11,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from align.context import StageContext, StageEntry
+from align.data.chat import Chat
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.settings import data_folder
 from align.stages import STAGES
-from align.tasks.base import Chat, Split
+from align.tasks.base import Split
 from pts.types import Grade, Message, Problem, Verdict
 from pts.verifiers.exact import ExactVerifier
 

@@ -24,7 +24,8 @@ from typing import Any
 
 from pydantic import Field
 
-from align.tasks.base import Chat, Split
+from align.data.chat import Chat
+from align.tasks.base import Split
 from align.tasks.word_problems.solutions import ANSWER, Manner, StrategyMix, draw_solution, write
 from align.tasks.word_problems.stories import (
     FAMILIES,

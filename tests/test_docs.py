@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 import yaml
 
-from align.recipe import parse_recipe
+from align.pipeline.recipe import parse_recipe
 from tests.pts.verifiers.code_isolation import available
 
 ROOT = Path(__file__).parent.parent
@@ -105,9 +107,37 @@ def test_python_of_the_verifier_page_runs() -> None:
 
 
 def test_the_engine_of_the_docs_conforms() -> None:
-    """Its code and the check below it, run one after the other."""
+    """Its code, its line in the registry and the check, run one after the other."""
     page = ROOT / "docs" / "writing-an-engine.md"
-    engine, check = [block for block in blocks(page, "python") if "BigramEngine" in block]
-    names: dict[str, object] = {}
+    engine, line, check = [block for block in blocks(page, "python") if "BigramEngine" in block]
+    names: dict[str, Any] = {}
     exec(engine, names)
+    exec(line, names)
+    names["ENGINES"].pop("bigram")
     exec(check, names)
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """The registries as they were, after a test that added to them."""
+    from align.stages import STAGES
+    from align.training.losses import LOSSES
+    from pts.algorithm.criteria import CRITERIA
+    from pts.engines.registry import ENGINES
+    from pts.verifiers.registry import VERIFIERS
+
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (registry, dict(registry)) for registry in (STAGES, LOSSES, CRITERIA, ENGINES, VERIFIERS)
+    ]
+    yield
+    for registry, before in kept:
+        registry.clear()
+        registry.update(before)
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize(
+    "text", blocks(ROOT / "docs" / "adding-your-own.md", "python"), ids=lambda t: t[-60:-1]
+)
+def test_an_example_of_your_own_runs(text: str) -> None:
+    exec(compile(text, "adding-your-own.md", "exec"), {"__name__": "docs"})

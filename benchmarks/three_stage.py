@@ -130,7 +130,8 @@ class Chain:
         ]  # fmt: skip
 
     def _coin(self) -> list[str]:
-        settings = self.manifest(self.main)["recipe"]["token_dpo"]
+        stages = self.manifest(self.main)["recipe"]["stages"]
+        settings = next(stage for stage in stages if stage["name"] == "token_dpo")
         seen = self._steps("token_dpo") * settings["batch_size"]
         return [
             "pts.pairs_from=coin", f"pts.token_budget={self._tokens('pts')}",
@@ -193,7 +194,8 @@ def write_results(chains: list[Chain], options: argparse.Namespace) -> None:
         if not all((c.main / inner / "eval" / "sft").is_dir() for c in chains):
             continue
         title = f"held-out family {inner}" if inner else "test problems"
-        table = build_seed_table([c.main / inner for c in chains], MAIN)
+        labels = chains[0].manifest(chains[0].main)["labels"]
+        table = build_seed_table([c.main / inner for c in chains], MAIN, labels)
         found["tables"][title] = table.to_json()
         texts += [f"## {title}\n", table.to_markdown()]
         if not inner:

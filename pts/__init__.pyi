@@ -30,6 +30,9 @@ from .planning.plan import plan_search as plan_search
 from .report.page import write_report as write_report
 from .runtime.export import export_dataset as export_dataset
 from .runtime.results import read_results as read_results
+from .runtime.sample import ProblemSamples as ProblemSamples
+from .runtime.sample import read_samples as read_samples
+from .runtime.sample import sample as sample
 from .runtime.search import RunSummary as RunSummary
 from .runtime.search import SearchRun as SearchRun
 from .runtime.search import search as search

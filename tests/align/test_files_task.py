@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
-from align.check import check_recipe
 from align.errors import RecipeError
-from align.recipe import FilesTask, Recipe, parse_recipe
-from align.tasks.files import SHOWN, FileTask
+from align.pipeline.check import check_recipe
+from align.pipeline.recipe import Recipe, parse_recipe
+from align.run_folder import data_digests
+from align.settings import FilesTask
+from align.tasks.files import FileTask
+from pts.data.rows import SHOWN
 from pts.types import Verdict
 
 CHAT = {
@@ -76,10 +82,10 @@ def test_every_fault_names_its_line(tmp_path: Path) -> None:
         FileTask(config(tmp_path, wrong_role, open_turn, train=train))
     faults = "\n".join(caught.value.problems)
     assert len(caught.value.problems) == 4
-    assert "train.jsonl:2: not valid JSON" in faults
-    assert "train.jsonl:3: has no 'prompt'" in faults
-    assert "chats.jsonl:1: role must be one of" in faults
-    assert "chats.jsonl:2: messages must end with the assistant's turn" in faults
+    assert "train.jsonl, line 2: not JSON" in faults
+    assert "train.jsonl, line 3: column 'prompt' (the prompt) is missing" in faults
+    assert "chats.jsonl, line 1: role must be one of" in faults
+    assert "chats.jsonl, line 2: messages must end with the assistant's turn" in faults
 
 
 def test_a_question_in_two_splits_is_refused(tmp_path: Path) -> None:
@@ -96,29 +102,30 @@ def test_a_question_in_two_splits_is_refused(tmp_path: Path) -> None:
 def test_ids_are_unique_within_a_file(tmp_path: Path) -> None:
     rows = [problem("1"), {**problem("1"), "id": 1}, {**problem("1"), "id": None}]
     assert faults_of(tmp_path, *rows) == [
-        "t.jsonl:2: id '1' stands in line 1 too; ids must be unique",
-        "t.jsonl:3: id must be text or a number, got null",
+        "t.jsonl, line 2: id '1' was used on line 1",
+        "t.jsonl, line 3: column 'id' (the id) is null or empty",
     ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt": []}, "prompt must be text or a list of messages, got an empty list"),
-        ({"prompt": None}, "prompt must be text or a list of messages, got NoneType"),
-        ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": "\ud83d"}, "prompt holds '\\ud83d', half of a surrogate pair"),
-        ({"reference": None}, "reference must be text or a number, got null"),
-        ({"reference": ["1"]}, 'reference must be text or a number, got ["1"]'),
-        ({"reference": True}, "reference must be text or a number, got true"),
-        ({"reference": float("nan")}, "reference must be text or a number, got NaN"),
+        ({"prompt": []}, "prompt: text or messages with role and content are needed, not []"),
+        ({"prompt": None}, "column 'prompt' (the prompt) is null or empty"),
+        ({"prompt": ""}, 'prompt: text or messages with role and content are needed, not ""'),
+        ({"prompt": [{"role": "user", "content": ""}]}, "prompt is empty"),
+        ({"prompt": "\ud83d"}, "holds half a surrogate pair"),
+        ({"reference": None}, "column 'reference' (the reference) is null or empty"),
+        ({"reference": ["1"]}, 'reference: text or a number is needed, not ["1"]'),
+        ({"reference": True}, "reference: text or a number is needed, not true"),
+        ({"reference": float("nan")}, "column 'reference' (the reference) is null or empty"),
     ],
 )
 def test_a_row_that_no_stage_could_use_is_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     (fault,) = faults_of(tmp_path, problem("a") | change)
-    assert fault.startswith(f"t.jsonl:1: {message}")
+    assert fault.startswith(f"t.jsonl, line 1: {message}")
 
 
 def test_numbers_become_text(tmp_path: Path) -> None:
@@ -133,15 +140,15 @@ def test_a_reference_that_the_verifier_cannot_read_is_refused(
     tmp_path: Path, verifier: str
 ) -> None:
     (fault,) = faults_of(tmp_path, {**problem("a"), "reference": "rub bish"}, verifier=verifier)
-    assert fault.startswith("t.jsonl:1: reference of a: ")
+    assert fault.startswith("t.jsonl, line 1: reference of a: ")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"id": "café"}\n'.encode("latin-1"), ":1: byte 0xe9 is not UTF-8"),
-        (b"\n\x1f\x8b\x08", ":2: byte 0x8b is not UTF-8"),
-        (b"[" * 200_000, ":1: brackets are nested too deeply"),
+        ('{"id": "café"}\n'.encode("latin-1"), ", line 1: not UTF-8 (byte 0xe9"),
+        (b"\n\x1f\x8b\x08", ", line 2: not UTF-8 (byte 0x8b"),
+        (b"[" * 200_000, ", line 1: not JSON that can be read (nested too deeply)"),
     ],
 )
 def test_a_file_of_another_kind_is_told(tmp_path: Path, content: bytes, message: str) -> None:
@@ -172,9 +179,32 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(task.problems("test", 5, seed=0)) == 1
 
 
+def test_an_empty_file_of_problems_is_told_by_its_name(tmp_path: Path) -> None:
+    assert faults_in_check(config(tmp_path, train=write(tmp_path / "none.jsonl"))) == [
+        f"{tmp_path}/none.jsonl: holds no problems"
+    ]
+
+
+def test_problems_and_chats_come_from_any_table(tmp_path: Path) -> None:
+    """Text stays text, and every fault of either names its row."""
+    table, chats = tmp_path / "t.csv", tmp_path / "chats.parquet"
+    table.write_text("id,prompt,reference,level\n007,2+3?,18.,easy\n")
+    pq.write_table(pa.Table.from_pylist([CHAT]), chats)
+    task = FileTask(FilesTask(kind="files", problems={"test": table}, chats=chats))
+    (only,) = task.problems("test", 5, seed=0)
+    assert (only.id, only.reference, only.metadata) == ("007", "18.", {"level": "easy"})
+    assert task.demonstrations(1, seed=0)[0][-1].content == "The answer is 2."
+    pq.write_table(pa.table({"messages": ["x"]}), chats)
+    table.write_text("id,prompt,reference\n007,2+3?\n")
+    with pytest.raises(RecipeError) as caught:
+        FileTask(FilesTask(kind="files", problems={"test": table}, chats=chats))
+    first, second = caught.value.problems
+    assert first.startswith(f"{table}, line 2: 2 cells under 3 columns")
+    assert second == f'{chats}, row 1: messages: messages with role and content are needed, not "x"'
+
+
 def test_check_tells_what_the_stages_will_not_find(tmp_path: Path) -> None:
-    write(tmp_path / "none.jsonl")
-    task = config(tmp_path, "", train=tmp_path / "none.jsonl")
+    task = config(tmp_path, "")
     absent = "task.problems: no {0!r} problems; name a file that holds some as task.problems.{0}"
     assert faults_in_check(task, "evaluate.temperatures=[0.5]") == [
         absent.format("train") + " (needed by pts, full_dpo)",
@@ -197,3 +227,20 @@ def test_check_asks_for_no_more_than_the_stages_do(tmp_path: Path) -> None:
     task = config(tmp_path, test=write(tmp_path / "t.jsonl", *rows))
     data = {"name": "own", "model": {"path": "builtin:phi-nano"}, "task": task.model_dump()}
     check_recipe(parse_recipe(data, "own.yaml", ["stages=[sft]"]))
+
+
+def test_folders_of_data_have_a_digest_as_files_do(tmp_path: Path) -> None:
+    """So that a run goes on in its folder only with the same data."""
+    Dataset.from_list([problem("a")]).save_to_disk(str(tmp_path / "train"))
+    task = config(tmp_path, train=tmp_path / "train")
+    data = {"name": "own", "model": {"path": "builtin:phi-nano"}, "task": task.model_dump()}
+    digests = data_digests(parse_recipe(data, "own.yaml", []))
+    assert set(digests) == {"task.chats", "task.train"}
+    assert FileTask(task).problems("train", 1, seed=0)[0].id == "a"
+    Dataset.from_list([problem("b")]).save_to_disk(str(tmp_path / "other"))
+    other = parse_recipe(
+        data | {"task": {**data["task"], "problems": {"train": str(tmp_path / "other")}}},
+        "own.yaml",
+        [],
+    )
+    assert data_digests(other)["task.train"] != digests["task.train"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from pts.data.pairs import pair_line, read_pairs
 from pts.errors import ConfigError, DataError
@@ -50,8 +51,17 @@ def read_source(
         )
     if not source.startswith("hf:") and not path.is_file():
         raise DataError(f"{source}: no such run folder or file")
-    loaded = _load_tokenizer(tokenizer) if tokenizer is not None else None
-    text = _plain_ids if loaded is None else lambda ids: str(loaded.decode(list(ids)))
+    loaded: Any = None
+    if tokenizer is not None:
+        from pts.engines.text import load_tokenizer
+
+        loaded = load_tokenizer(tokenizer, None)[0]
+
+    def text(ids: Ids) -> str:
+        if loaded is None:
+            return "".join(f"⟨{token}⟩" for token in ids)
+        return str(loaded.decode(list(ids)))
+
     return Found(_read_file(source, loaded), None, text)
 
 
@@ -68,16 +78,6 @@ def _read_file(source: str, tokenizer: Any) -> list[TokenPair]:
     return read_codelion(source, tokenizer)
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    from pts.engines.text import load_tokenizer
-
-    return load_tokenizer(folder, None)[0]
-
-
-def _plain_ids(ids: Ids) -> str:
-    return "".join(f"⟨{token}⟩" for token in ids)
-
-
 def write_form(found: Found, form: Form | None, output: Path | None) -> None:
     """Write pairs to a file, to a folder (`hf`), or to standard output.
 
@@ -92,16 +92,10 @@ def write_form(found: Found, form: Form | None, output: Path | None) -> None:
         export_dataset(found.pairs, output, found.run)
         return
     lines = _text_lines(found) if form == "text" else map(pair_line, found.pairs)
-    if output is None:
-        _write(lines, sys.stdout)
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(output) as file:
-        _write(lines, file)
-
-
-def _write(lines: Iterator[str], file: TextIO) -> None:
-    file.writelines(line + "\n" for line in lines)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with nullcontext(sys.stdout) if output is None else replacing(output) as file:
+        file.writelines(line + "\n" for line in lines)
 
 
 def _text_lines(found: Found) -> Iterator[str]:

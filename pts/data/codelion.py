@@ -17,14 +17,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pts.data.rows import Faults
 from pts.data.sources import open_table
-from pts.data.tables import Row, shown
+from pts.data.tables import shown
 from pts.errors import DataError
 from pts.types import Estimate, Ids, TokenPair
 
@@ -49,8 +49,6 @@ class _Pivot:
     rejected: _Token | None
     delta: float | None
     """Reported change of p(success) by the pivotal token, against the prefix before it."""
-    question: str
-    model: str
 
 
 def read_codelion(source: Path | str, tokenizer: Any) -> list[TokenPair]:
@@ -70,10 +68,14 @@ def read_codelion(source: Path | str, tokenizer: Any) -> list[TokenPair]:
     pairs: dict[tuple[Ids, int, int], TokenPair] = {}
     for number, row in table:
         rows += 1
-        pivot = _read(row)
-        if not isinstance(pivot, _Pivot):
-            faults.add(number, pivot)
-        elif isinstance(pair := _rebuild(pivot, tokenizer), str):
+        try:
+            if isinstance(row, str):
+                raise DataError(row)
+            pair = _rebuild(_read(row), row, tokenizer)
+        except DataError as error:
+            faults.add(number, str(error))
+            continue
+        if isinstance(pair, str):
             dropped[pair] += 1
         elif pairs.setdefault((pair.prompt_ids, pair.chosen, pair.rejected), pair) is not pair:
             dropped["repeats an earlier record"] += 1
@@ -89,54 +91,35 @@ def read_codelion(source: Path | str, tokenizer: Any) -> list[TokenPair]:
     return list(pairs.values())
 
 
-def _read(row: Row) -> _Pivot | str:
-    """The record of a row, or what is wrong with it."""
-    if isinstance(row, str):
-        return row
-    read = next((reader for key, reader in _READERS.items() if key in row), None)
-    if read is None:
-        return f"no record of codelion/pts; its columns are {', '.join(map(repr, row))}"
-    try:
-        return read(row)
-    except DataError as error:
-        return str(error)
+KINDS = ("pivot_token", "event_type", "rejected")
+"""The column that tells a pivotal token, an event and a row of the DPO export."""
 
 
-def _of_token(row: Mapping[str, Any]) -> _Pivot:
-    pivot = _Token(
-        _text(row, "pivot_token"), _id(row, "pivot_token_id"), _number(row, "prob_after")
-    )
-    return _sided(row, _text(row, "pivot_context"), pivot, row)
-
-
-def _of_event(row: Mapping[str, Any]) -> _Pivot:
-    context = _text(row, "context")
-    if row["event_type"] != "pivotal_token":  # a sentence, or a reading of activations
-        return _Pivot(context, None, None, None, _question(row), _model(row))
-    pivot = _Token(_text(row, "label"), _id(row, "token_id"), _number(row, "prob_after"))
-    return _sided(row, context, pivot, _metadata(row))
-
-
-def _of_pair(row: Mapping[str, Any]) -> _Pivot:
+def _read(row: Mapping[str, Any]) -> _Pivot:
+    """Raises DataError for a row that is no record."""
     about = _metadata(row)
-    chosen = _Token(_text(row, "chosen"), None, _number(about, "prob_chosen"))
-    rejected = _Token(_text(row, "rejected"), None, _number(about, "prob_rejected"))
+    if "pivot_token" in row:
+        return _sided(row, "pivot_context", "pivot_token", "pivot_token_id", row)
+    if row.get("event_type") == "pivotal_token":
+        return _sided(row, "context", "label", "token_id", about)
+    if "event_type" in row:  # a sentence, or a reading of activations
+        return _Pivot(_text(row, "context"), None, None, None)
+    if "rejected" not in row:
+        raise DataError(f"no record of codelion/pts; its columns are {', '.join(map(repr, row))}")
+    chosen, rejected = (
+        _Token(_text(row, side), None, _number(about, f"prob_{side}"))
+        for side in ("chosen", "rejected")
+    )
     delta = _number(about, "prob_delta")
-    size = None if delta is None else abs(delta)
-    return _Pivot(_text(row, "prompt"), chosen, rejected, size, _question(row), _model(row))
+    return _Pivot(_text(row, "prompt"), chosen, rejected, None if delta is None else abs(delta))
 
 
-_READERS: Mapping[str, Callable[[Mapping[str, Any]], _Pivot]] = {
-    "pivot_token": _of_token,
-    "event_type": _of_event,
-    "rejected": _of_pair,
-}
-"""By the column that tells the kind of a record."""
-
-
-def _sided(row: Mapping[str, Any], context: str, pivot: _Token, other: Mapping[str, Any]) -> _Pivot:
-    """A harmful pivotal token is the rejected one; what `other` names `rejected_token` is then
-    the alternative that is set against it."""
+def _sided(
+    row: Mapping[str, Any], context: str, token: str, token_id: str, other: Mapping[str, Any]
+) -> _Pivot:
+    """A record by its columns. A harmful pivotal token is the rejected one; what `other` names
+    `rejected_token` is then the alternative that is set against it."""
+    pivot = _Token(_text(row, token), _id(row, token_id), _number(row, "prob_after"))
     delta = _number(row, "prob_delta")
     if delta is None:
         raise DataError(
@@ -145,7 +128,7 @@ def _sided(row: Mapping[str, Any], context: str, pivot: _Token, other: Mapping[s
     sides: tuple[_Token | None, _Token | None] = pivot, _alternative(other, "rejected")
     if delta <= 0:
         sides = _alternative(other, "chosen") or sides[1], pivot
-    return _Pivot(context, *sides, abs(delta), _question(row), _model(row))
+    return _Pivot(_text(row, context), *sides, abs(delta))
 
 
 def _alternative(row: Mapping[str, Any], side: str) -> _Token | None:
@@ -155,21 +138,30 @@ def _alternative(row: Mapping[str, Any], side: str) -> _Token | None:
     return _Token(text, _id(row, f"{side}_token_id"), _number(row, f"{side}_prob"))
 
 
-def _rebuild(pivot: _Pivot, tokenizer: Any) -> TokenPair | str:
+def _rebuild(pivot: _Pivot, row: Mapping[str, Any], tokenizer: Any) -> TokenPair | str:
     """The pair in token ids, or why there is none."""
     if pivot.chosen is None or pivot.rejected is None:
         return "no alternative token"
     prompt = _encode(tokenizer, pivot.context)
     if not prompt or _decode(tokenizer, prompt) != pivot.context:
         return "the context does not survive encoding"
-    ids = [_token_id(tokenizer, prompt, pivot.context, t) for t in (pivot.chosen, pivot.rejected)]
-    chosen, rejected = ids
+    chosen, rejected = (
+        _token_id(tokenizer, prompt, pivot.context, token)
+        for token in (pivot.chosen, pivot.rejected)
+    )
     if chosen is None or rejected is None:
         return "chosen or rejected is not exactly one token"
     if chosen == rejected:
         return "chosen and rejected are the same token"
+    # The gap is p(chosen) - p(rejected) where both are told, else the pivotal token's change of p.
+    gap, method = (
+        pivot.delta or 0.0,
+        "unknown" if pivot.delta is None else "reported against the prefix",
+    )
+    if pivot.chosen.p is not None and pivot.rejected.p is not None:
+        gap, method = pivot.chosen.p - pivot.rejected.p, "reported"
     return TokenPair(
-        problem_id=pivot.question,
+        problem_id=_question(row),
         prompt_ids=prompt,
         chosen=chosen,
         rejected=rejected,
@@ -177,11 +169,11 @@ def _rebuild(pivot: _Pivot, tokenizer: Any) -> TokenPair | str:
         rejected_prob=0.0,
         p_chosen=_reported(pivot.chosen.p),
         p_rejected=_reported(pivot.rejected.p),
-        gap=_gap(pivot),
+        gap=Estimate(gap, -1.0, 1.0, 0, method),
         pvalue=1.0,
         expected_gain=0.0,
         criterion="path",
-        policy_digest=pivot.model,
+        policy_digest=f"codelion/pts:{row.get('model_id') or 'unknown'}",
     )
 
 
@@ -211,27 +203,12 @@ def _reported(p: float | None) -> Estimate:
     return Estimate(0.5 if p is None else p, 0.0, 1.0, 0, "unknown" if p is None else "reported")
 
 
-def _gap(pivot: _Pivot) -> Estimate:
-    """p(chosen) - p(rejected) where both are told, else the pivotal token's change of p."""
-    assert pivot.chosen is not None
-    assert pivot.rejected is not None
-    if pivot.chosen.p is not None and pivot.rejected.p is not None:
-        return Estimate(pivot.chosen.p - pivot.rejected.p, -1.0, 1.0, 0, "reported")
-    if pivot.delta is not None:
-        return Estimate(pivot.delta, -1.0, 1.0, 0, "reported against the prefix")
-    return Estimate(0.0, -1.0, 1.0, 0, "unknown")
-
-
 def _question(row: Mapping[str, Any]) -> str:
     """The item of the data set that was asked, or else a digest of the question."""
     if row.get("dataset_item_id") is not None:
         return ":".join(str(row[k]) for k in ("dataset_id", "dataset_item_id") if row.get(k))
     query = str(row.get("query") or _metadata(row).get("original_query"))
     return f"query-{hashlib.blake2b(query.encode(), digest_size=6).hexdigest()}"
-
-
-def _model(row: Mapping[str, Any]) -> str:
-    return f"codelion/pts:{row.get('model_id') or 'unknown'}"
 
 
 def _metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -259,4 +236,8 @@ def _id(row: Mapping[str, Any], name: str) -> int | None:
 def is_codelion(source: Path | str) -> bool:
     """Whether a table's first row is a record of codelion/pts."""
     first = next(iter(open_table(str(source))), (0, ""))[1]
-    return isinstance(first, dict) and "prompt_ids" not in first and bool(_READERS.keys() & first)
+    return (
+        isinstance(first, dict)
+        and "prompt_ids" not in first
+        and any(kind in first for kind in KINDS)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
@@ -47,21 +47,16 @@ def pairs_dataset(pairs: Iterable[TokenPair]) -> Dataset:
     """
     from datasets import Dataset, Features, List, Value
 
+    pairs = list(pairs)
     ids, number, text = List(Value("int64")), Value("float64"), Value("string")
-    features = {"prompt_ids": ids, "chosen_ids": ids, "rejected_ids": ids, "problem_id": text}
-    features |= {"criterion": text, "gap": number, "expected_gain": number}
-    rows = [_row(pair) for pair in pairs]
-    columns = {name: [row[name] for row in rows] for name in features}
-    return Dataset.from_dict(columns, features=Features(features))
-
-
-def _row(pair: TokenPair) -> dict[str, Any]:
-    return {
-        "prompt_ids": list(pair.prompt_ids),
-        "chosen_ids": [pair.chosen],
-        "rejected_ids": [pair.rejected],
-        "problem_id": pair.problem_id,
-        "criterion": pair.criterion,
-        "gap": pair.gap.mean,
-        "expected_gain": pair.expected_gain,
+    columns = {
+        "prompt_ids": (ids, [list(pair.prompt_ids) for pair in pairs]),
+        "chosen_ids": (ids, [[pair.chosen] for pair in pairs]),
+        "rejected_ids": (ids, [[pair.rejected] for pair in pairs]),
+        "problem_id": (text, [pair.problem_id for pair in pairs]),
+        "criterion": (text, [pair.criterion for pair in pairs]),
+        "gap": (number, [pair.gap.mean for pair in pairs]),
+        "expected_gain": (number, [pair.expected_gain for pair in pairs]),
     }
+    features = Features({name: kind for name, (kind, _) in columns.items()})
+    return Dataset.from_dict({n: values for n, (_, values) in columns.items()}, features=features)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 
 from pts.config import SamplingConfig
@@ -98,29 +99,25 @@ def assert_engine_conforms(
         raise AssertionError(str(report))
 
 
+@dataclass
 class _Check:
     """One call of `check_engine`."""
 
-    def __init__(
-        self,
-        notes: FindingCollector,
-        problems: Sequence[Problem],
-        plain: Engine | None,
-        rollouts: int,
-        whole: int,
-        max_new_tokens: int,
-        tolerance: float,
-        patience: float,
-        seed: int,
-    ) -> None:
-        self.notes, self.problems, self.plain = notes, problems, plain
-        self.rollouts, self.whole, self.max_new_tokens = rollouts, whole, max_new_tokens
-        self.tolerance, self.patience = tolerance, patience
-        self._drawn: Iterator[int] = (_seed(seed, n) for n in count())
+    notes: FindingCollector
+    problems: Sequence[Problem]
+    plain: Engine | None
+    rollouts: int
+    whole: int
+    max_new_tokens: int
+    tolerance: float
+    patience: float
+    seed: int
+    _drawn: Iterator[int] = field(default_factory=count)
+    """Numbers of the seeds, each used once."""
 
     def seeds(self, n: int) -> tuple[int, ...]:
         """n seeds that no earlier rollout had."""
-        return tuple(next(self._drawn) for _ in range(n))
+        return tuple(_seed(self.seed, next(self._drawn)) for _ in range(n))
 
     # Checks of one of them
 
@@ -176,8 +173,8 @@ class _Check:
 
     def _trial(self, harness: EngineHarness, paths: Sequence[ProbePath], limit: int) -> None:
         trial = DistributionTest(
-            harness, paths, self._plain_row, self.seeds, rollouts=self.rollouts, whole=self.whole,
-            limit=limit, tolerance=self.tolerance,
+            harness=harness, paths=paths, plain=self._plain_row, seeds=self.seeds,
+            rollouts=self.rollouts, whole=self.whole, limit=limit, tolerance=self.tolerance,
         )  # fmt: skip
         first = trial.run()
         self.notes.tests += len(first)

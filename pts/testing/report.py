@@ -94,7 +94,8 @@ class FindingCollector:
         try:
             yield
         except Exception as error:  # whatever the engine raises is what is reported
-            self.add(check, where, "no exception", _told(error), _origin(error))
+            told = f"{type(error).__name__}: {error}"
+            self.add(check, where, "no exception", told, _origin(error))
         else:
             self.checked[check] = None
 
@@ -108,10 +109,6 @@ class FindingCollector:
             tests=self.tests,
             false_alarm=min(1.0, self.tests * error_rate),
         )
-
-
-def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _origin(error: Exception) -> str:

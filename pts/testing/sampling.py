@@ -45,30 +45,26 @@ class Result:
     cause: str
 
 
+@dataclass(kw_only=True)
 class DistributionTest:
     """The statistical tests under one sampling configuration; `run` may be called again."""
 
-    def __init__(
-        self,
-        harness: EngineHarness,
-        paths: Sequence[ProbePath],
-        plain: PlainRow,
-        seeds: Seeds,
-        *,
-        rollouts: int,
-        whole: int,
-        limit: int,
-        tolerance: float,
-    ) -> None:
-        self.harness, self.paths, self.plain, self.seeds = harness, paths, plain, seeds
-        self.rollouts, self.whole, self.limit = rollouts, whole, limit
-        self.tolerance = tolerance
+    harness: EngineHarness
+    paths: Sequence[ProbePath]
+    plain: PlainRow
+    seeds: Seeds
+    rollouts: int
+    whole: int
+    limit: int
+    tolerance: float
+
+    def __post_init__(self) -> None:
         self.rng = np.random.default_rng(0)
-        stops = harness.engine.stop_ids
+        stops = self.harness.engine.stop_ids
         self.places = [
             place
-            for place in choose_places(paths, stops)
-            if limit > len(place.prefix) and not stops.intersection(place.prefix)
+            for place in choose_places(self.paths, stops)
+            if self.limit > len(place.prefix) and not stops.intersection(place.prefix)
         ]
 
     def run(self) -> dict[tuple[str, str], Result]:

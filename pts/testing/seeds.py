@@ -76,14 +76,6 @@ def _named(answers: Answers) -> Drawn:
     }
 
 
-def _again(harness: EngineHarness, requests: list[SampleRequest]) -> Drawn:
-    return _named(harness.collect(requests))
-
-
-def _reversed(harness: EngineHarness, requests: list[SampleRequest]) -> Drawn:
-    return _named(harness.collect(requests[::-1]))
-
-
 def _alone(harness: EngineHarness, requests: list[SampleRequest]) -> Drawn:
     found: Drawn = {}
     for request in requests:
@@ -109,12 +101,12 @@ def _singles(requests: Sequence[SampleRequest]) -> Iterator[SampleRequest]:
 
 _WAYS: dict[str, tuple[Callable[[EngineHarness, list[SampleRequest]], Drawn], str]] = {
     "the same call again": (
-        _again,
+        lambda harness, requests: _named(harness.collect(requests)),
         "rollouts come from a generator that runs on from call to call, or the seeds of a request "
         "are not used; declare reproducible = False if that cannot be mended",
     ),
     "the requests in reverse order": (
-        _reversed,
+        lambda harness, requests: _named(harness.collect(requests[::-1])),
         "a rollout's random numbers depend on the order of the requests (one generator for the "
         "whole call, or a row's index in the seed)",
     ),

@@ -46,20 +46,16 @@ def write_report(run_dir: Path | str, output: Path | str | None = None) -> Path:
     Returns the page's path. Raises DataError or JournalError for a folder that holds no run.
     """
     folder = RunFolder(run_dir)
-    before, _, after = _template().partition("{{data}}")
-    page = Path(output) if output is not None else folder.path / "report.html"
-    with replacing(page) as file:
-        file.write(before + script_json(report_data(folder)) + after)
-    return page
-
-
-def _template() -> str:
-    """The page without its data: markup, style sheet and scripts in one."""
     names = ("template.html", "style.css", "answer.js", "script.js")
     page, style, *scripts = (
         files("pts.report").joinpath(name).read_text(encoding="utf-8") for name in names
     )
-    return page.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
+    page = page.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
+    before, _, after = page.partition("{{data}}")
+    target = Path(output) if output is not None else folder.path / "report.html"
+    with replacing(target) as file:
+        file.write(before + script_json(report_data(folder)) + after)
+    return target
 
 
 def script_json(value: object) -> str:
@@ -93,7 +89,6 @@ def _first_questions(folder: RunFolder, selected: _Selected) -> Iterator[dict[st
 
 def _run(folder: RunFolder) -> dict[str, Any]:
     status: Counter[str] = Counter()
-    total = RolloutCost()
     spent: dict[str, RolloutCost] = {}
     proposed: Counter[str] = Counter()
     for record in folder.records:
@@ -101,10 +96,15 @@ def _run(folder: RunFolder) -> dict[str, Any]:
         proposed.update(pair.criterion for path in record.result.paths for pair in path.pairs)
         for purpose, tally in record.spent.items():
             spent[purpose] = spent.get(purpose, RolloutCost()) + tally
-            total += tally
     finished = folder.summary is not None
     confirmed: Counter[str] = Counter(pair.criterion for pair in folder.each_pair)
     counts = RunCounts(finished, dict(status), dict(proposed), dict(confirmed))
+    settings: list[tuple[str, str]] = []
+    for name, value in folder.fingerprint.items():
+        if isinstance(value, dict):
+            settings += [(f"{name}.{key}", json.dumps(inner)) for key, inner in value.items()]
+        else:
+            settings.append((name, str(value)))
     return {
         "name": folder.path.resolve().name,
         "finished": finished,
@@ -114,24 +114,14 @@ def _run(folder: RunFolder) -> dict[str, Any]:
             for purpose, text in PURPOSES.items()
             if purpose in spent
         },
-        "total": dataclasses.asdict(total),
+        "total": dataclasses.asdict(sum(spent.values(), RolloutCost())),
         "proposed": proposed.total(),
         "confirmed": confirmed.total(),
         "gap": folder.config.p_gap,
         "unit": folder.config.unit,
         "words": explanations(folder.config, folder.fingerprint["sampling"], counts),
-        "settings": _settings(folder.fingerprint),
+        "settings": settings,
     }
-
-
-def _settings(fingerprint: dict[str, Any]) -> list[tuple[str, str]]:
-    flat: list[tuple[str, str]] = []
-    for name, value in fingerprint.items():
-        if isinstance(value, dict):
-            flat += [(f"{name}.{key}", json.dumps(inner)) for key, inner in value.items()]
-        else:
-            flat.append((name, str(value)))
-    return flat
 
 
 def _question(folder: RunFolder, result: QuestionResult, selected: _Selected) -> dict[str, Any]:
@@ -199,16 +189,12 @@ def _pair(
 ) -> dict[str, Any]:
     prompt = result.prompt_ids + path.ids[: pair.position]
     chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
+    chosen_piece, rejected_piece = folder.piece(pair.chosen), folder.piece(pair.rejected)
     return {
         "at": pair.position,
         "criterion": pair.criterion,
-        "chosen": [folder.piece(pair.chosen), pair.chosen_prob, chosen.successes, chosen.n],
-        "rejected": [
-            folder.piece(pair.rejected),
-            pair.rejected_prob,
-            rejected.successes,
-            rejected.n,
-        ],
+        "chosen": [chosen_piece, pair.chosen_prob, chosen.successes, chosen.n],
+        "rejected": [rejected_piece, pair.rejected_prob, rejected.successes, rejected.n],
         "gap": _estimate(newcombe(chosen.successes, chosen.n, rejected.successes, rejected.n)),
         "expected_gain": pair.expected_gain,
         "pvalue": pair.pvalue,
@@ -217,9 +203,5 @@ def _pair(
 
 
 def _estimate(estimate: Estimate) -> tuple[float, float, float, int]:
-    return (
-        round(estimate.mean, 4),
-        round(estimate.low, 4),
-        round(estimate.high, 4),
-        estimate.n,
-    )
+    mean, low, high = (round(p, 4) for p in (estimate.mean, estimate.low, estimate.high))
+    return mean, low, high, estimate.n

@@ -5,7 +5,7 @@ Model text is shown with control characters escaped, so it cannot steer a termin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 
 from pts.errors import DataError, did_you_mean
 from pts.runtime.run_folder import RunFolder
@@ -74,25 +74,21 @@ def _path(
         yield f"\n  p(success) along it  {curve_line(path)}"
     for pivot in (*path.tokens, *path.steps, *path.undecided):
         if isinstance(pivot, PivotalStep):
-            yield "\n" + _step(folder, pivot)
-            yield "    left within it: " + _left(path, pivot)
+            text = repr(folder.text(pivot.ids))
+            yield f"\n  pivotal {text} at {pivot.start} to {pivot.end - 1}: {_change(pivot)}"
+            places = range(pivot.start, pivot.end)
+            drawn = [(s, n) for at in places for *_, s, n in path.siblings.get(at, ())]
+            passed, total = sum(s for s, _ in drawn), sum(n for _, n in drawn)
+            yield f"    left within it: passed {passed}/{total}"  # of what went on elsewhere
             continue
-        yield "\n" + _pivot(folder, pivot)
+        text = _quoted(folder, pivot.token)
+        yield f"\n  pivotal {text} at {pivot.position}: {_change(pivot)}"
         for other, prob, passed, n in path.siblings.get(pivot.position, ()):
             text = _quoted(folder, other)
             yield f"    sibling {text:<16} π {prob:.2f}  passed {passed}/{n}"
     for pair in path.pairs:
         prefix = result.prompt_ids + path.ids[: pair.position]
         yield "\n" + _pair(folder, pair, (prefix, pair.chosen, pair.rejected) in selected)
-
-
-def _pivot(folder: RunFolder, token: PivotalToken) -> str:
-    return f"  pivotal {_quoted(folder, token.token)} at {token.position}: {_change(token)}"
-
-
-def _step(folder: RunFolder, step: PivotalStep) -> str:
-    text = repr(folder.text(step.ids))
-    return f"  pivotal {text} at {step.start} to {step.end - 1}: {_change(step)}"
 
 
 def _change(pivot: PivotalToken | PivotalStep) -> str:
@@ -102,13 +98,6 @@ def _change(pivot: PivotalToken | PivotalStep) -> str:
         f"Δ {pivot.delta.mean:+.2f} [{pivot.delta.low:+.2f}, {pivot.delta.high:+.2f}] "
         f"by {pivot.delta.method}{undecided}"
     )
-
-
-def _left(path: CompletionResult, step: PivotalStep) -> str:
-    """What became of the continuations that left the path within a step."""
-    places = range(step.start, step.end)
-    drawn = [(s, n) for at in places for *_, s, n in path.siblings.get(at, ())]
-    return f"passed {sum(s for s, _ in drawn)}/{sum(n for _, n in drawn)}"
 
 
 def _pair(folder: RunFolder, pair: CandidatePair, selected: bool) -> str:
@@ -137,16 +126,13 @@ def _marked(folder: RunFolder, path: CompletionResult) -> str:
     """The answer, each reported token or step in brackets with its change of p."""
     ends = {token.position: (token.position + 1, token.delta.mean) for token in path.tokens}
     ends |= {step.start: (step.end, step.delta.mean) for step in path.steps}
-    return "".join(_runs(folder, path.ids, ends))
-
-
-def _runs(folder: RunFolder, ids: Ids, ends: dict[int, tuple[int, float]]) -> Iterable[str]:
-    at = 0
-    while at < len(ids):
+    said, at = "", 0
+    while at < len(path.ids):
         end, delta = ends.get(at, (at + 1, None))
-        text = printable(folder.text(ids[at:end]))
-        yield text if delta is None else f"⟦{text} {delta:+.2f}⟧"
+        text = printable(folder.text(path.ids[at:end]))
+        said += text if delta is None else f"⟦{text} {delta:+.2f}⟧"
         at = end
+    return said
 
 
 def printable(text: str) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest
-from pts.engines.truncation import truncate
+from pts.engines.truncation import first_k, min_p, temper, top_p, truncate
 from pts.errors import ConfigError, EngineError
 from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
 
@@ -282,7 +282,8 @@ class TabularVerifier:
 
 def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
     ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
-    probs = truncate(np.array([arc.prob for arc in ranked]), sampling)
+    steps = (temper, first_k, top_p, min_p)
+    probs = truncate(np.array([arc.prob for arc in ranked]), sampling, steps)
     ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
     edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform lies below 1 whatever is rounded
     to = [arc.to for arc in ranked[: len(probs)]]

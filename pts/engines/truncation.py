@@ -1,8 +1,8 @@
 """Temperature, top-k, top-p and min-p on one distribution, in plain numpy.
 
 A distribution is a vector of probabilities, most likely first. Every step keeps a head of it, so
-that the tokens left are the first ones. Tokens that tie with the k-th are all kept; of tokens that
-tie at the edge of a nucleus the first ones are.
+that the tokens left are the first ones. Tokens that tie with the k-th are all kept (`TabularEngine`
+cuts by `first_k`, which keeps k); of tokens that tie at the edge of a nucleus the first ones are.
 
 `pts.engines.transformers.sampling` does the same for whole batches of logits on a device, without
 ranking all of a vocabulary; a test holds the two equal. `pts.engines.server.logprobs` bounds what a
@@ -36,6 +36,11 @@ def top_k(probs: Floats, sampling: SamplingConfig) -> Floats:
     if not 0 < sampling.top_k < len(probs):
         return probs
     return normalised(probs[probs >= probs[sampling.top_k - 1]])
+
+
+def first_k(probs: Floats, sampling: SamplingConfig) -> Floats:
+    """The k most likely tokens and no more, whatever ties with the k-th: as llama.cpp does."""
+    return normalised(probs[: sampling.top_k]) if 0 < sampling.top_k < len(probs) else probs
 
 
 def top_p(probs: Floats, sampling: SamplingConfig) -> Floats:

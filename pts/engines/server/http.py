@@ -138,17 +138,31 @@ class Client:
             future.cancel()
             raise
 
-    async def get(self, endpoint: Endpoint, path: str) -> tuple[int, Any]:
+    async def ask(self, endpoint: Endpoint, path: str, body: Any = None) -> tuple[int, Any]:
         """Status and JSON (None if it is none) of one endpoint; 404 is an answer like another.
 
-        For use before a run: tried for FIRST_SECONDS only. Raises EngineError when the endpoint
-        cannot be reached, Refused when it wants another key.
+        A GET without a body, a POST with one. For use before a run: tried for FIRST_SECONDS only.
+        Raises EngineError when the endpoint cannot be reached, Refused when it wants another key.
         """
-        return await self._ask_one(endpoint, "GET", path, None)
-
-    async def post_to(self, endpoint: Endpoint, path: str, body: Any) -> tuple[int, Any]:
-        """As `get`, with a body."""
-        return await self._ask_one(endpoint, "POST", path, body)
+        state, rest = RetryState(), self.retry.first
+        while True:
+            state.tries += 1
+            try:
+                status, text, reply = await self._once(endpoint, path, body)
+            except _Failure as failure:
+                state.note(endpoint, failure.reason)
+                rest = max(rest, failure.wait)
+            except Unreadable as why:
+                state.note(endpoint, str(why))
+            else:
+                if status in (401, 403):
+                    raise self._refusal(endpoint.url + path, status, text)
+                return status, reply
+            assert state.since is not None
+            if time.monotonic() + rest - state.since > min(FIRST_SECONDS, self.retry.total):
+                raise self._gave_up(state, path, "check the URL and that the server runs")
+            await asyncio.sleep(rest)
+            rest *= 2
 
     async def post(self, path: str, body: Any, read: Callable[[Any], T], *, row: bool = False) -> T:
         """What `read` makes of a server's JSON; `read` raises Unreadable for what it rejects.
@@ -164,7 +178,7 @@ class Client:
                 endpoint.in_flight += 1
                 state.tries += 1
                 try:
-                    status, text, reply = await self._once(endpoint, "POST", path, body)
+                    status, text, reply = await self._once(endpoint, path, body)
                     if status >= 400:
                         raise self._refusal(endpoint.url + path, status, text)
                     value = read(reply)
@@ -199,35 +213,11 @@ class Client:
             pause = min(waits) if waits else self.retry.first / 4
             await asyncio.sleep(min(pause, 1.0) + random.uniform(0, self.retry.first / 4))
 
-    async def _ask_one(
-        self, endpoint: Endpoint, method: str, path: str, body: Any
-    ) -> tuple[int, Any]:
-        state, rest = RetryState(), self.retry.first
-        while True:
-            state.tries += 1
-            try:
-                status, text, reply = await self._once(endpoint, method, path, body)
-            except _Failure as failure:
-                state.note(endpoint, failure.reason)
-                rest = max(rest, failure.wait)
-            except Unreadable as why:
-                state.note(endpoint, str(why))
-            else:
-                if status in (401, 403):
-                    raise self._refusal(endpoint.url + path, status, text)
-                return status, reply
-            assert state.since is not None
-            if time.monotonic() + rest - state.since > min(FIRST_SECONDS, self.retry.total):
-                raise self._gave_up(state, path, "check the URL and that the server runs")
-            await asyncio.sleep(rest)
-            rest *= 2
-
-    async def _once(
-        self, endpoint: Endpoint, method: str, path: str, body: Any
-    ) -> tuple[int, str, Any]:
+    async def _once(self, endpoint: Endpoint, path: str, body: Any) -> tuple[int, str, Any]:
         """Status, text and JSON of one try; _Failure for what may pass, Unreadable without JSON."""
         import httpx2
 
+        method = "GET" if body is None else "POST"
         lane = self._free_lanes.pop()
         try:
             answer = await lane.request(method, endpoint.url + path, json=body)

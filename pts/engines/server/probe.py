@@ -82,7 +82,7 @@ async def find(client: Client, model: str | None) -> ServedModel:
 
 
 async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> ServedModel:
-    status, reply = await client.get(endpoint, "/v1/models")
+    status, reply = await client.ask(endpoint, "/v1/models")
     entries = reply.get("data") if status == 200 and isinstance(reply, dict) else None
     if not isinstance(entries, list) or not entries:
         raise EngineError(
@@ -112,7 +112,7 @@ async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> Ser
 
 
 async def _llama_cpp(client: Client, endpoint: Endpoint, model: str, entry: Any) -> ServedModel:
-    _, props = await client.get(endpoint, "/props")
+    _, props = await client.ask(endpoint, "/props")
     meta, props = entry.get("meta") or {}, props or {}
     vocabulary = _whole(meta.get("n_vocab"))
     if vocabulary is None:
@@ -164,7 +164,7 @@ async def check_tokenizer(client: Client, served: ServedModel, ids: Ids) -> None
         "llama.cpp": {"content": PROBE_TEXT, "add_special": False, "parse_special": False},
     }
     for endpoint in client.endpoints:
-        status, reply = await client.post_to(endpoint, "/tokenize", bodies[served.kind])
+        status, reply = await client.ask(endpoint, "/tokenize", bodies[served.kind])
         if status != 200 or not isinstance(reply, dict) or "tokens" not in reply:
             continue
         theirs = tuple(reply["tokens"])

@@ -13,7 +13,9 @@ from pydantic import Field, field_validator
 from align.context import StageContext, StageResult
 from align.stages.control_pairs import control_pairs, pair_means
 from align.stages.sampling import load_engine
+from pts.algorithm.criteria import check_criteria
 from pts.config import SearchConfig, Settings
+from pts.errors import ConfigError
 from pts.runtime.results import RolloutCost
 from pts.types import Problem
 
@@ -42,6 +44,10 @@ class PTSConfig(Settings):
     @field_validator("search")
     @classmethod
     def _makes_pairs(cls, search: SearchConfig) -> SearchConfig:
+        try:
+            check_criteria(search)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         if search.unit == "step":
             raise ValueError(
                 "unit: 'step' makes no pairs, and token DPO needs them; use 'token' here, and "

@@ -270,3 +270,27 @@ def pivot(
     if kind == "token":
         return PivotalToken(start, path.ids[start], prob, *around, delta, decided)
     return PivotalStep(start, end, path.ids[start:end], prob, *around, delta, decided)
+
+
+def completion_faults(
+    problem_id: str, given: Sequence[Ids], limit: int, stop_ids: frozenset[int]
+) -> list[str]:
+    """A line for each completion that is empty, longer than `limit` or unfinished."""
+    return [
+        f"completion {i} of problem {problem_id!r}: {fault}"
+        for i, ids in enumerate(given)
+        if (fault := _unfinished(ids, limit, stop_ids))
+    ]
+
+
+def _unfinished(ids: Ids, limit: int, stop_ids: frozenset[int]) -> str:
+    if not ids:
+        return "has no tokens; give at least the stop token"
+    if len(ids) > limit:
+        return f"has {len(ids)} tokens, over the limit of {limit}; raise max_new_tokens or drop it"
+    early = next((at for at, token in enumerate(ids[:-1]) if token in stop_ids), None)
+    if early is not None:
+        return f"goes on after the stop token at position {early}; cut it there"
+    if len(ids) < limit and ids[-1] not in stop_ids:
+        return f"ends in {ids[-1]}, no stop token ({sorted(stop_ids)}); append the one it ended by"
+    return ""

@@ -18,7 +18,7 @@ from pts.algorithm.bisect import search_bisect
 from pts.algorithm.branch import search_branch
 from pts.algorithm.criteria import check_criteria
 from pts.algorithm.pairs import confirm, rank_proposals, screen
-from pts.algorithm.paths import ScoredCompletion
+from pts.algorithm.paths import ScoredCompletion, completion_faults
 from pts.algorithm.requests import (
     SearchRoutine,
     gather,
@@ -172,27 +172,3 @@ def _impossible(path: ScoredCompletion) -> CompletionResult:
 def _generator(name: str, index: int) -> np.random.Generator:
     digest = hashlib.blake2b(f"{name}/{index}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
-
-
-def completion_faults(
-    problem_id: str, given: Sequence[Ids], limit: int, stop_ids: frozenset[int]
-) -> list[str]:
-    """A line for each completion that is empty, longer than `limit` or unfinished."""
-    return [
-        f"completion {i} of problem {problem_id!r}: {fault}"
-        for i, ids in enumerate(given)
-        if (fault := _unfinished(ids, limit, stop_ids))
-    ]
-
-
-def _unfinished(ids: Ids, limit: int, stop_ids: frozenset[int]) -> str:
-    if not ids:
-        return "has no tokens; give at least the stop token"
-    if len(ids) > limit:
-        return f"has {len(ids)} tokens, over the limit of {limit}; raise max_new_tokens or drop it"
-    early = next((at for at, token in enumerate(ids[:-1]) if token in stop_ids), None)
-    if early is not None:
-        return f"goes on after the stop token at position {early}; cut it there"
-    if len(ids) < limit and ids[-1] not in stop_ids:
-        return f"ends in {ids[-1]}, no stop token ({sorted(stop_ids)}); append the one it ended by"
-    return ""

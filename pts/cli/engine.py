@@ -36,10 +36,10 @@ def engine_faults(given: SearchOptions) -> list[str]:
     }
     stray = [] if given.server else [name for name, present in of_servers.items() if present]
     name, argument, options = _named(given)
-    return [
-        *(f"{option} is for servers: give --server as well" for option in stray),
-        *ENGINES[name].faults(argument, options),
-    ]
+    lacks = list(ENGINES[name].faults(argument, options))
+    if given.server and any(line.startswith(f"{given.model}: ") for line in lacks):
+        lacks.append("with --server, --model is the folder of the served model's tokenizer")
+    return [*(f"{option} is for servers: give --server as well" for option in stray), *lacks]
 
 
 def load_engine(given: SearchOptions, sampling: SamplingConfig) -> Engine:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pts.algorithm.criteria import check_criteria
 from pts.config import SamplingConfig, SearchConfig, Settings, parse_settings
 from pts.errors import ConfigError, PTSError, did_you_mean
 
@@ -54,6 +55,8 @@ def load_settings(
     for key in values.keys() - known:
         faults.add(f"no setting {key!r}{did_you_mean(key, known)}")
     search = faults.attempt(lambda: _build(SearchConfig, values))
+    if search is not None:
+        faults.attempt(lambda: check_criteria(search))
     sampling = faults.attempt(lambda: _build(SamplingConfig, values))
     faults.raise_all()
     assert search is not None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pts.config import SearchConfig
 from pts.planning.forecast import Forecast
 from pts.runtime.results import Record
-from pts.runtime.search import RunSummary
+from pts.runtime.summary import RunSummary
 
 CUT = 0.1
 """Share of cut rollouts above which the length limit is worth a word."""

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from pts.algorithm.question import completion_faults
+from pts.algorithm.paths import completion_faults
 from pts.config import SearchConfig
 from pts.data.tables import BROKEN_TEXT, broken_text
 from pts.engines.base import Engine

@@ -3,39 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pts.engines.base import Engine
 from pts.runtime.completions import may_outgrow
 from pts.runtime.journal import Journal
-from pts.runtime.pool import Pool
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import QuestionSearcher, SearchSpec
-from pts.runtime.worker import EngineInfo
+from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
 from pts.types import Problem
 
-
-class Executor(Protocol):
-    """Who searches."""
-
-    @property
-    def engine_info(self) -> EngineInfo: ...
-
-    def check(self, problems: Iterable[Problem]) -> None:
-        """Raise DataError if any problem or completion cannot be searched."""
-
-    def search(
-        self,
-        problems: Iterable[Problem],
-        left: int | None,
-        journal: Journal | None,
-        on_progress: Callable[[Progress], None],
-    ) -> Iterator[Record]:
-        """Search the problems (`left` of them, if that is known)."""
-
-    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
-        """Texts of tokens; once `interrupted`, of those at hand."""
+if TYPE_CHECKING:
+    from pts.runtime.pool import Pool
 
 
 class InProcessExecutor:

@@ -28,8 +28,8 @@ from pts.runtime.journal import Journal, Places
 from pts.runtime.processes import END_SECONDS, Launch
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import SearchSpec
-from pts.runtime.worker import Call, EngineInfo, LeasedQuestion, SearchOrder
+from pts.runtime.searcher import EngineInfo, SearchSpec
+from pts.runtime.worker import Call, LeasedQuestion, SearchOrder, work
 from pts.types import Problem
 
 DEATHS = 3
@@ -70,7 +70,7 @@ class Pool:
     """
 
     def __init__(self, make_engine: Callable[[], Engine], spec: SearchSpec, workers: int) -> None:
-        self._launch = Launch(make_engine, spec, workers)
+        self._launch = Launch(work, make_engine, spec, workers)
         self._launch.check()
         self._workers: dict[int, _Worker] = {}
         self._facts: EngineInfo | None = None

@@ -20,7 +20,6 @@ from multiprocessing.context import SpawnProcess
 from pts.engines.base import Engine
 from pts.errors import ConfigError
 from pts.runtime.searcher import SearchSpec
-from pts.runtime.worker import work
 
 THREADS = "OMP_NUM_THREADS"
 DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -30,8 +29,9 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the workers of a run are started."""
+    """How the workers of a run are started: `work(pipe, number, make_engine, spec)` in each."""
 
+    work: Callable[[Connection, int, Callable[[], Engine], SearchSpec], None]
     make_engine: Callable[[], Engine]
     spec: SearchSpec
     workers: int
@@ -56,7 +56,7 @@ class Launch:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=work,
+            target=self.work,
             args=(theirs, number, self.make_engine, self.spec),
             name=f"pts-worker-{number}",
         )

@@ -17,15 +17,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
+from pts.algorithm.criteria import check_criteria
+from pts.algorithm.question import search_question
 from pts.algorithm.selection import Selection
 from pts.config import SearchConfig, parse_settings
 from pts.engines.base import Engine
 from pts.errors import ConfigError
-from pts.runtime.executors import Executor, InProcessExecutor, WorkerPoolExecutor
+from pts.runtime.executors import InProcessExecutor, WorkerPoolExecutor
 from pts.runtime.pool import Pool
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.searcher import SearchSpec, describe_verifier
-from pts.runtime.session import RunSession
+from pts.runtime.session import Executor, RunSession
 from pts.runtime.summary import RunSummary, SearchRun
 from pts.stats import score_test
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
@@ -64,15 +66,17 @@ def search(
     `if __name__ == "__main__"`). For the number of workers what `Engine.reproducible` promises for
     batches holds: results do not depend on it, apart from rounding. It may change between sessions.
 
-    Raises JournalError if `output` belongs to another run (policy, stop ids, sampling,
-    configuration, verifier or seed differ), holds another question under the id of one of these, or
-    is in use, DataError for repeated problem ids and for problems and completions that cannot be
-    searched (all at once if `problems` has a length, before anything is sampled), EngineError and
-    VerifierError as `pts.runtime.scheduler.run` does (questions with too many UNSCORED rollouts do
-    not raise: they end with status "unscored").
+    Raises ConfigError for unknown criteria, JournalError if `output` belongs to another run
+    (policy, stop ids, sampling, configuration, verifier or seed differ), holds another question
+    under the id of one of these, or is in use, DataError for repeated problem ids and for problems
+    and completions that cannot be searched (all at once if `problems` has a length, before anything
+    is sampled), EngineError and VerifierError as `pts.runtime.scheduler.run` does (questions with
+    too many UNSCORED rollouts do not raise: they end with status "unscored").
     """
     start = time.monotonic()
-    spec = SearchSpec(verifier, config or SearchConfig(), seed)
+    config = config or SearchConfig()
+    check_criteria(config)
+    spec = SearchSpec(search_question, verifier, config, seed)
     with ExitStack() as stack:
         executor = _executor(engine, spec, window, workers, stack)
         if isinstance(problems, Sized):  # can be iterated again

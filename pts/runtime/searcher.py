@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from pts.algorithm.question import search_question
-from pts.config import SearchConfig
+from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine
 from pts.files import plain
 from pts.runtime.completions import Completions
@@ -21,13 +20,47 @@ from pts.types import Cost, Ids, Problem, QuestionResult, Search
 from pts.verifiers.base import Verifier
 
 
+class SearchQuestion(Protocol):
+    """The search of one question: `pts.algorithm.question.search_question`."""
+
+    def __call__(
+        self,
+        problem_id: str,
+        prompt_ids: Ids,
+        limit: int,
+        config: SearchConfig,
+        seed: int,
+        completions: Sequence[Ids] | None = None,
+        stop_ids: frozenset[int] = frozenset(),
+    ) -> Search: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SearchSpec:
     """What is asked of every question of a run. Picklable where its verifier is."""
 
+    search_question: SearchQuestion
     verifier: Verifier
     config: SearchConfig
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the parent needs to know of the engine."""
+
+    policy_digest: str
+    sampling: SamplingConfig
+    stop_ids: tuple[int, ...]
+    max_model_len: int | None
+    """Tokens that a prompt and its completion may have together, where the engine says so."""
+
+    @classmethod
+    def of(cls, engine: Engine) -> EngineInfo:
+        stops = tuple(sorted(engine.stop_ids))
+        return cls(
+            engine.policy_digest, engine.sampling, stops, getattr(engine, "max_model_len", None)
+        )
 
 
 class QuestionSearcher:
@@ -75,7 +108,7 @@ class QuestionSearcher:
             yield problem, self._search(problem, completions)
 
     def _search(self, problem: Problem, completions: tuple[Ids, ...]) -> Search:
-        return search_question(
+        return self._spec.search_question(
             problem.id,
             self.engine.encode(problem),
             self.engine.sampling.max_new_tokens,

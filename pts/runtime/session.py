@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,15 +21,37 @@ from pts.algorithm.selection import Selection
 from pts.data.pairs import write_pairs
 from pts.errors import DataError, JournalError
 from pts.files import asked_digest, write_json
-from pts.runtime.executors import Executor
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.results import Record, ResultFile, read_records
-from pts.runtime.searcher import SearchSpec, describe_verifier
+from pts.runtime.scheduler import Progress
+from pts.runtime.searcher import EngineInfo, SearchSpec, describe_verifier
 from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
 from pts.types import Problem
 
 _SUMMARY = TypeAdapter(RunSummary)
+
+
+class Executor(Protocol):
+    """Who searches the questions: an engine in this process, or worker processes."""
+
+    @property
+    def engine_info(self) -> EngineInfo: ...
+
+    def check(self, problems: Iterable[Problem]) -> None:
+        """Raise DataError if any problem or completion cannot be searched."""
+
+    def search(
+        self,
+        problems: Iterable[Problem],
+        left: int | None,
+        journal: Journal | None,
+        on_progress: Callable[[Progress], None],
+    ) -> Iterator[Record]:
+        """Search the problems (`left` of them, if that is known)."""
+
+    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        """Texts of tokens; once `interrupted`, of those at hand."""
 
 
 class RunSession:

@@ -2,13 +2,13 @@
 
 The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, each a pair:
 
-    ("ready", engine_info)        the engine is loaded
-    ("next", None)          room for a question: the parent replies with a `LeasedQuestion` or None
-    ("done", (record, texts))  a question is finished, with texts of tokens not seen before
-    ("progress", Progress)  what was done since the last such message
-    ("idle", None)          everything leased is finished; waits for an order
-    ("answer", value)       of a `Call`
-    ("failed", error)       the worker ends
+    ("ready", engine_info)    the engine is loaded
+    ("next", None)            room for a question: the parent sends a `LeasedQuestion` or None
+    ("done", (record, texts)) a question is finished, with texts of tokens not seen before
+    ("progress", Progress)    what was done since the last such message
+    ("idle", None)            everything leased is finished; waits for an order
+    ("answer", value)         of a `Call`
+    ("failed", error)         the worker ends
 
 A worker ends by itself when its parent does, however that dies.
 """
@@ -30,35 +30,16 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
-from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.errors import EngineError
 from pts.runtime.journal import JournalPart, Places
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import QuestionSearcher, SearchSpec
+from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
 from pts.runtime.summary import used_ids
 from pts.types import Problem
 
 PROGRESS_SECONDS = 0.2
 """Between two messages about progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What the parent needs to know of the engine."""
-
-    policy_digest: str
-    sampling: SamplingConfig
-    stop_ids: tuple[int, ...]
-    max_model_len: int | None
-    """Tokens that a prompt and its completion may have together, where the engine says so."""
-
-    @classmethod
-    def of(cls, engine: Engine) -> EngineInfo:
-        stops = tuple(sorted(engine.stop_ids))
-        return cls(
-            engine.policy_digest, engine.sampling, stops, getattr(engine, "max_model_len", None)
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,10 +89,18 @@ def test_another_problem_file_is_another_evaluation(
         "chats": [{"messages": [{"role": r, "content": "1"} for r in ("user", "assistant")]}],
     }
     for name, content in rows.items():
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in content))
-    task = {"kind": "files", "problems": {"test": str(tmp_path / "test")}, "verifier": "exact:(1)"}
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    task = {
+        "kind": "files",
+        "problems": {"test": str(tmp_path / "test.jsonl")},
+        "verifier": "exact:(1)",
+    }
     recipe = parse_recipe(
-        {"name": "n", "model": {"path": "x"}, "task": {**task, "chats": str(tmp_path / "chats")}},
+        {
+            "name": "n",
+            "model": {"path": "x"},
+            "task": {**task, "chats": str(tmp_path / "chats.jsonl")},
+        },
         "test",
     )
     made = StageResult(None), 0.1
@@ -110,7 +118,7 @@ def test_another_problem_file_is_another_evaluation(
 
     evaluate()
     assert "eval/base: done before, kept" in evaluate()
-    (tmp_path / "test").write_text(json.dumps(rows["test"][0]) + "\n")
+    (tmp_path / "test.jsonl").write_text(json.dumps(rows["test"][0]) + "\n")
     with pytest.raises(
         ManifestError, match=r"'eval/base' was made with other settings: task\.test"
     ):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from align.recipe import parse_recipe
+from align.pipeline.recipe import parse_recipe
 from pts.algorithm.bisect import search_bisect, split_point
 from pts.algorithm.branch import search_branch
 from pts.algorithm.paths import ScoredCompletion, split_blocks

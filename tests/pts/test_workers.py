@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pts.algorithm.question import search_question
 from pts.engines.base import SampleRequest
 from pts.errors import ConfigError, DataError, EngineError, JournalError, MissingExtra
 from pts.runtime.executors import WorkerPoolExecutor
@@ -291,7 +292,7 @@ def test_a_worker_takes_no_more_than_its_share(
         def search(self, problems: Any, window: int, *rest: Any) -> int:
             return window
 
-    spec = SearchSpec(judge_odd, CONFIG, 0)
+    spec = SearchSpec(search_question, judge_odd, CONFIG, 0)
     executor = WorkerPoolExecutor(Stub(), spec, window, workers=3)  # type: ignore[arg-type]
     assert executor.search([], left, None, print) == expected  # type: ignore[comparison-overlap]
 

@@ -39,7 +39,12 @@ REPLY_BYTES = 1 << 16
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _PACKAGE = Path(__file__).parent
 _FILES = ("candidate", "harness", "lockdown", "tests", "wire", "worker")
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from pts.verifiers.code.worker import main"
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); pts = type(sys)('pts'); "
+    "pts.__path__ = [sys.argv[1] + '/pts']; sys.modules['pts'] = pts; "
+    "from pts.verifiers.code.worker import main"
+)
+"""Without pts/__init__.py, which imports installed packages: the sandbox has none."""
 
 
 @dataclass(frozen=True, slots=True)

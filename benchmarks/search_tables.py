@@ -105,7 +105,7 @@ def figures(rows: Sequence[Row]) -> Row:
 
 def confirmed(rows: Sequence[Row]) -> list[list[Row]]:
     """The pairs of each path that the run over all of them selects
-    (`pts.algorithm.pairs.select_pairs`)."""
+    (`pts.algorithm.selection.select_pairs`)."""
     selected: list[list[Row]] = [[] for _ in rows]
     for criterion in ("path", "fork"):
         family = [

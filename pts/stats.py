@@ -7,8 +7,8 @@ one-sided tests against a margin the score test with the constrained maximum lik
 Farrington & Manning (1990), several tests together the step-up rule of Benjamini & Hochberg (1995).
 
 Not covered: intervals that stay valid under optional stopping. An interval computed while a
-search decides where to sample next is nominal; fresh rollouts (`pts.algorithm.confirm`) are what
-a published number rests on.
+search decides where to sample next is nominal; a published number rests on fresh rollouts
+(`pts.algorithm.pairs.confirm`).
 """
 
 from __future__ import annotations

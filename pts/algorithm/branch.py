@@ -3,7 +3,7 @@
 Let p_i be p(success) after i tokens and q_i the probability of the next one. With d_i the
 probability of success when another token is drawn instead, p_i = q_i p_{i+1} + (1 - q_i) d_i, so
 the change at that token is (1 - q_i)(p_{i+1} - d_i). The finished path's verdict is known, and
-estimates of the d_i carry it backwards (`pts.stats.chain`). Tokens that the policy is almost
+estimates of the d_i carry it backwards (`pts.algorithm.values`). Tokens that the policy is almost
 sure of cost nothing: they cannot change p by more than 1 - q_i.
 
 Rounds: each gives a few rollouts to the blocks that shrink the variance of undecided tokens most
@@ -18,7 +18,7 @@ s p_after + (1 - s) D, and it changes p by (1 - s)(p_after - D).
 Estimates rest on the branches that this search drew and on nothing else. Their intervals know
 nothing of the stopping rule; `z` is set such that they still cover 95 % when the search stops
 (measured, not proved: benchmarks/results/search_tabular.md). Whoever publishes a difference
-confirms it by fresh rollouts (`pts.algorithm.confirm`).
+confirms it by fresh rollouts (`pts.algorithm.pairs.confirm`).
 """
 
 from __future__ import annotations

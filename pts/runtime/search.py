@@ -4,8 +4,8 @@
     for pair in run.pairs: ...
 
 The loop over questions is `pts.runtime.scheduler`, the search of one question
-`pts.algorithm.question`, the selection of pairs `pts.algorithm.pairs`. This module only joins them
-and knows the run folder.
+`pts.algorithm.question`, the selection of pairs `pts.algorithm.selection`. This module only joins
+them and knows the run folder.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _FACTORIAL = re.compile(r"(?:\d|\b[A-Za-z])!$")
 def completion_steps(engine: Engine, completion: Ids) -> list[int]:
     """The answer to `StepQuery(completion)`: the ends of its steps, from the engine's texts.
 
-    The stop token belongs to the last step. Raises EngineError unless there is a piece a token.
+    The stop token belongs to the last step. Raises EngineError unless each token has a text.
     """
     texts = engine.token_texts(completion)
     if len(texts) != len(completion):

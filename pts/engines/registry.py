@@ -45,7 +45,7 @@ def make_engine(spec: str, sampling: SamplingConfig, **options: Any) -> Engine:
 
     Options are those of `TransformersEngine.load`, of `VLLMEngine.load`, and of
     `ServerEngine.connect`, which needs `tokenizer`, a folder. Raises ConfigError with every fault
-    (another name, a missing folder, a URL that is none, an option that the engine does not have)
+    (another name, a missing folder, a malformed URL, an option that the engine does not have)
     before anything is loaded; MissingExtra without the engine's library, EngineError for a model
     or a server that cannot be used.
     """

@@ -144,7 +144,7 @@ def _path(
         "verdict": path.verdict.value,
         "stopped": path.stopped,
         "tokens": [
-            (folder.piece(token), round(q, 4))
+            (folder.token_text(token), round(q, 4))
             for token, q in zip(path.ids, path.probs, strict=True)
         ],
         "curve": [
@@ -165,7 +165,7 @@ def _path(
             if isinstance(step, PivotalStep)
         ],
         "siblings": {
-            str(position): [(folder.piece(t), round(q, 4), s, n) for t, q, s, n in rows]
+            str(position): [(folder.token_text(t), round(q, 4), s, n) for t, q, s, n in rows]
             for position, rows in path.siblings.items()
         },
         "pairs": [_pair(folder, result, path, pair, selected) for pair in path.pairs],
@@ -189,12 +189,12 @@ def _pair(
 ) -> dict[str, Any]:
     prompt = result.prompt_ids + path.ids[: pair.position]
     chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
-    chosen_piece, rejected_piece = folder.piece(pair.chosen), folder.piece(pair.rejected)
+    chosen_text, rejected_text = folder.token_text(pair.chosen), folder.token_text(pair.rejected)
     return {
         "at": pair.position,
         "criterion": pair.criterion,
-        "chosen": [chosen_piece, pair.chosen_prob, chosen.successes, chosen.n],
-        "rejected": [rejected_piece, pair.rejected_prob, rejected.successes, rejected.n],
+        "chosen": [chosen_text, pair.chosen_prob, chosen.successes, chosen.n],
+        "rejected": [rejected_text, pair.rejected_prob, rejected.successes, rejected.n],
         "gap": _estimate(newcombe(chosen.successes, chosen.n, rejected.successes, rejected.n)),
         "expected_gain": pair.expected_gain,
         "pvalue": pair.pvalue,

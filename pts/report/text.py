@@ -141,7 +141,7 @@ def printable(text: str) -> str:
 
 
 def _quoted(folder: RunFolder, token: int) -> str:
-    return repr(folder.piece(token))
+    return repr(folder.token_text(token))
 
 
 def _interval(estimate: Estimate) -> str:

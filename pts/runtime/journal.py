@@ -314,7 +314,7 @@ def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
 
 
 def pack(rollout: Rollout) -> list[int]:
-    """An rollout as `[code, length, *ids]`."""
+    """A rollout as `[code, length, *ids]`."""
     code = _CUT if rollout.truncated else _PASS if rollout.success else _FAIL
     return [code, rollout.length, *rollout.ids]
 

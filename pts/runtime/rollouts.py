@@ -39,14 +39,14 @@ class RolloutBatch:
         counters[self.key] = self.first + sample.n
         self.attempt = 0
         self.replayed = 0
-        self._outcomes: list[Rollout | None] = [None] * sample.n
+        self._found: list[Rollout | None] = [None] * sample.n
         self._replayed_redraws = RolloutCost()
         self._redraws = RolloutCost()
 
     @property
     def missing(self) -> list[int]:
-        """Offsets from `first` without an rollout."""
-        return [k for k, rollout in enumerate(self._outcomes) if rollout is None]
+        """Offsets from `first` without a rollout."""
+        return [k for k, rollout in enumerate(self._found) if rollout is None]
 
     @property
     def exhausted(self) -> bool:
@@ -56,7 +56,7 @@ class RolloutBatch:
     @property
     def rollouts(self) -> list[Rollout]:
         """What is there, in order of index."""
-        return [rollout for rollout in self._outcomes if rollout is not None]
+        return [rollout for rollout in self._found if rollout is not None]
 
     def replay(self, replay: RecordedRollouts) -> None:
         """Take the leading rollouts that a journal holds."""
@@ -65,7 +65,7 @@ class RolloutBatch:
         for k in range(self.sample.n):
             if self.first + k not in known:
                 break
-            self._outcomes[k] = known[self.first + k]
+            self._found[k] = known[self.first + k]
             draws, tokens = redrawn.get(self.first + k, (0, 0))
             self._replayed_redraws += RolloutCost(draws, tokens, unscored=draws)
             self.replayed += 1
@@ -84,7 +84,7 @@ class RolloutBatch:
             if rollout.verdict is Verdict.UNSCORED:
                 self._redraws += RolloutCost(1, tokens, unscored=1)
             else:
-                self._outcomes[k] = rollout
+                self._found[k] = rollout
         self.attempt += 1
 
     def record(self, journal: Journal) -> None:

@@ -71,13 +71,13 @@ class RunFolder:
         texts = self._json("token_texts.json") or {}
         return {token: _whole(text) for token, text in texts.items()}
 
-    def piece(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """Text of a token; ⟨id⟩ if the run was killed before the texts were written."""
         return self._token_texts.get(str(token), f"⟨{token}⟩")
 
     def text(self, ids: Ids) -> str:
         """Texts of tokens in a row. A character of several tokens may come out broken."""
-        return "".join(map(self.piece, ids))
+        return "".join(map(self.token_text, ids))
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name

@@ -165,7 +165,7 @@ class _Question(Generic[R]):
     """Next index by place and purpose."""
     spent: dict[Purpose, RolloutCost] = field(default_factory=dict)
     hopeless: bool = False
-    """An rollout of the yield at hand cannot be had."""
+    """A rollout of the yield at hand cannot be had."""
 
     def spend(self, purpose: Purpose, tally: RolloutCost) -> None:
         self.spent[purpose] = self.spent.get(purpose, RolloutCost()) + tally

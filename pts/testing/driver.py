@@ -64,12 +64,12 @@ class _Answers:
 
     def of(self, query: RolloutQuery | LogprobQuery | StepQuery) -> Measurement:
         if isinstance(query, RolloutQuery):
-            return self._outcomes(query)
+            return self._rollouts(query)
         if isinstance(query, StepQuery):
             return completion_steps(self.engine, query.completion)
         return self.engine.score(self.prompt, query.completion)
 
-    def _outcomes(self, query: RolloutQuery) -> list[Rollout]:
+    def _rollouts(self, query: RolloutQuery) -> list[Rollout]:
         left = self.engine.sampling.max_new_tokens - len(query.prefix)
         if left <= 0 or (query.prefix and query.prefix[-1] in self.engine.stop_ids):
             return [self._judge(query, ())] * query.n

@@ -1,6 +1,6 @@
-"""A search that dies: `python -m tests.pts.slow_search FOLDER [WISHES SECONDS]`.
+"""A search that dies: `python -m tests.pts.slow_search FOLDER [REQUESTS SECONDS]`.
 
-SIGKILL strikes SECONDS after WISHES answers, wherever the process is then; without them it ends.
+SIGKILL strikes SECONDS after REQUESTS answers, wherever the process is then; without them it ends.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def test_a_queue_that_can_never_move_is_a_deadlock(model: Any, tokenizer: Any) -
         next(results)
 
 
-def test_bad_requestes_are_refused(model: Any, tokenizer: Any) -> None:
+def test_bad_requests_are_refused(model: Any, tokenizer: Any) -> None:
     with pytest.raises(EngineError, match="at least one token"):
         drawn(engine(model, tokenizer), [SampleRequest(4, (), (), 3, (1,))])
     with pytest.raises(EngineError, match="max_rows"):
@@ -222,7 +222,7 @@ def test_bad_requestes_are_refused(model: Any, tokenizer: Any) -> None:
         engine(model, tokenizer).score((), (3,))
 
 
-def test_small_budgets_make_requestes_wait_and_grow(model: Any, tokenizer: Any) -> None:
+def test_small_budgets_make_requests_wait_and_grow(model: Any, tokenizer: Any) -> None:
     """A byte budget for few rows: the batch resizes between short and long requests."""
     made = engine(model, tokenizer)
     room = made._shape.bytes_per_token * 64 * 4  # four rows of 64 positions, two of 128
@@ -401,7 +401,7 @@ def test_one_row_that_does_not_fit_is_an_error(tokenizer: Any) -> None:
         drawn(made, [SampleRequest(0, PROMPT, (), 5, (1, 2, 3))])
 
 
-def test_long_prefixes_are_fed_in_token_texts(
+def test_long_prefixes_are_fed_in_chunks(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tuple(range(10, 40))

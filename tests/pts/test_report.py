@@ -253,7 +253,7 @@ def test_a_question_is_shown_with_its_tokens_and_pairs(run: RunFolder) -> None:
     text = "\n".join(question(run, result.problem_id))
     for path in result.paths:
         for token in path.tokens:
-            assert f"{run.piece(token.token)} {token.delta.mean:+.2f}⟧" in text
+            assert f"{run.token_text(token.token)} {token.delta.mean:+.2f}⟧" in text
         for pair in path.pairs:
             assert f"pair at {pair.position} ({pair.criterion}" in text
 

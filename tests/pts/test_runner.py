@@ -321,7 +321,7 @@ def test_an_engine_that_breaks_its_contract_is_an_error(answer: list[Ids]) -> No
         one(RolloutQuery((), 1, "search"), Broken(answer))
 
 
-def test_an_engine_that_forgets_requestes_is_an_error() -> None:
+def test_an_engine_that_forgets_requests_is_an_error() -> None:
     with pytest.raises(EngineError, match="ended while"):
         list(
             run(

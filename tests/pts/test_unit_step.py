@@ -296,7 +296,7 @@ def test_a_search_reports_sentences(settings: dict[str, Any]) -> None:
     assert "confirm" not in run.summary.spent
 
 
-def test_boundaries_are_queryed_for_once_rows_are_there() -> None:
+def test_boundaries_are_asked_for_once_rows_are_there() -> None:
     config = SearchConfig(unit="step", filter_rollouts=2)
     steps = search_question("q", (1,), 9, config, 0, None, frozenset({0}))
     next(steps)

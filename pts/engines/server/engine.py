@@ -114,7 +114,7 @@ class ServerEngine(TokenizerEngine):
         meets long rollouts, makes these rarer. vLLM on a CPU cannot take seeds everywhere (see
         docs/writing-an-engine.md). The API key, if one is needed, is read from PTS_API_KEY.
 
-        Raises ConfigError for URLs that are none, MissingExtra without httpx2, EngineError for a
+        Raises ConfigError for malformed URLs, MissingExtra without httpx2, EngineError for a
         server that cannot be used, with the reason and the remedy.
         """
         client = Client(

@@ -89,7 +89,7 @@ class RetryState:
 class Client:
     """Requests to the servers at `urls`; at most `in_flight` at a time, rows not counted.
 
-    Raises ConfigError for URLs that are none (all at once) and MissingExtra without httpx2.
+    Raises ConfigError for malformed URLs (all at once) and MissingExtra without httpx2.
     """
 
     def __init__(

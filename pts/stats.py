@@ -9,6 +9,9 @@ Farrington & Manning (1990), several tests together the step-up rule of Benjamin
 Not covered: intervals that stay valid under optional stopping. An interval computed while a
 search decides where to sample next is nominal; a published number rests on fresh rollouts
 (`pts.algorithm.pairs.confirm`).
+
+scipy is imported by the functions that need it: it is slow to import, and the check of a recipe
+needs none of it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv, chdtrc, ndtr
 
 from pts.types import Estimate
 
@@ -43,6 +45,8 @@ def jeffreys_bounds(successes: int, n: int, z: float = Z95) -> tuple[float, floa
     The lower bound is 0 when nothing passed and the upper bound 1 when everything did, as Brown,
     Cai & DasGupta advise; with n = 0 the bounds are (0, 1).
     """
+    from scipy.special import betaincinv, ndtr
+
     tail = float(ndtr(-z))
     a, b = successes + 0.5, n - successes + 0.5
     low = 0.0 if successes == 0 else float(betaincinv(a, b, tail))
@@ -115,6 +119,8 @@ def score_test(s1: int, n1: int, s2: int, n2: int, margin: float) -> float:
     at 0.05 rejects a true null with probability 0.070 at most (all tables enumerated), one at
     0.01 with 0.022, the worst cases lying where p1 is nearly 1.
     """
+    from scipy.special import ndtr
+
     q1, q2 = constrained_mle(s1, n1, s2, n2, margin)
     total = n1 + n2
     variance = (q1 * (1 - q1) / n1 + q2 * (1 - q2) / n2) * total / (total - 1)
@@ -130,6 +136,8 @@ def chi_square(counts: Occurrences, probs: Floats, least: float = MIN_EXPECTED) 
     Cells that expect fewer than `least` draws are pooled, and the pool, if it is still too small,
     joins the smallest other cell. With one cell left there is nothing to test: 1.
     """
+    from scipy.special import chdtrc
+
     expected = probs / probs.sum() * counts.sum()
     order = np.argsort(expected)[::-1]
     expected, counts = expected[order], counts[order]

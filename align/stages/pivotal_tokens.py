@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from align.context import StageContext, StageResult
-from align.stages.control_pairs import control_pairs, pair_means
 from align.stages.sampling import load_engine
 from pts.algorithm.criteria import check_criteria
 from pts.config import SearchConfig, Settings
@@ -68,6 +67,8 @@ def run(context: StageContext) -> StageResult:
     engine = load_engine(context)
     if config.pairs_from == "search":
         return _search(context, engine, problems)
+    from align.stages.control_pairs import control_pairs
+
     return control_pairs(context, engine, problems, SLICE)
 
 
@@ -103,6 +104,8 @@ def _total(spent: Mapping[Any, RolloutCost]) -> RolloutCost:
 
 
 def _metrics(found: SearchRun, opened: int) -> dict[str, Any]:
+    from align.stages.control_pairs import pair_means
+
     summary = found.summary
     total = _total(summary.spent)
     return {

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from align.context import StageContext
 from align.data.preferences import Answer, Sampled
-from pts.runtime.sample import ProblemSamples, sample
 
 if TYPE_CHECKING:
     from pts.engines.transformers.engine import TransformersEngine
+    from pts.runtime.sample import ProblemSamples
 
 
 def load_engine(context: StageContext) -> TransformersEngine:
@@ -29,6 +29,8 @@ def sample_answers(
     Rollouts are journalled in the stage's folder, and a killed run draws only the rest. A question
     whose answers could not be judged has none.
     """
+    from pts.runtime.sample import sample
+
     found = sample(
         context.task.problems("train", questions, context.problem_seed),
         engine,

@@ -132,14 +132,13 @@ def leading_text(line: bytes, start: bytes) -> str | None:
         return None
 
 
-def complete_lines(path: Path, start: int = 0) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (line number, byte offset, line) from `start` on, then cut off a torn last line.
+def complete_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (line number, byte offset, line) of each line, then cut off a torn last one.
 
-    Lines are counted from `start`. Raises JournalError for a damaged line before the last.
+    Raises JournalError for a damaged line before the last.
     """
-    offset, size = start, path.stat().st_size
+    offset, size = 0, path.stat().st_size
     with path.open("rb") as file:
-        file.seek(start)
         for number, line in enumerate(file, 1):
             if not line.endswith(b"}\n") and parse(line) is None:
                 if offset + len(line) < size:

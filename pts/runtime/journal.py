@@ -3,9 +3,8 @@
 It survives SIGKILL at any byte: a torn last line is dropped when the file is opened again, damage
 anywhere else is an error that names the line. Lines reach the operating system one by one; they are
 not synced to disk, so a power cut may cost the last ones. One run at a time holds a journal
-(`fcntl` lock; POSIX only). Each worker process of a run has a file of its own beside it
-(`JournalPart`), so that no two processes write to one. Results and pairs are in
-`pts.runtime.results`.
+(`fcntl` lock; POSIX only), and only its process writes to it: worker processes send it their lines
+(`pts.runtime.worker`). Results and pairs are in `pts.runtime.results`.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from __future__ import annotations
 import fcntl
 import io
 import json
-import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 from pts.errors import JournalError
 from pts.files import complete_lines, damaged, dumps, leading_text, parse, write_all
@@ -28,20 +27,13 @@ from pts.types import Purpose, Rollout, Verdict
 
 __all__ = [
     "Journal",
-    "JournalPart",
-    "Places",
     "RecordedRollouts",
+    "Recorder",
     "read_fingerprint",
 ]
 
-FORMAT = 3
-"""Version of the journal's lines."""
-
-PART_SECONDS = 60.0
-"""How long a part is waited for whose worker has lost its run and is about to end."""
-
-Places: TypeAlias = "array[int]"
-"""Where lines of a question are: file (0 the journal, k + 1 the part of worker k), offset, …"""
+FORMAT = 4
+"""Version of the journal; up to 3, workers had files of their own beside it."""
 
 _FAIL, _PASS, _CUT = 0, 1, 2
 _PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c", "sample": "n"}
@@ -58,7 +50,54 @@ class RecordedRollouts:
     """Digest of the problem as it stood when it was begun."""
 
 
-class Journal:
+class Recorder(ABC):
+    """Where a search records its questions: the journal, or what stands for it in a worker."""
+
+    path: Path
+    """The journal's."""
+
+    def begin(self, question: str, digest: str) -> RecordedRollouts:
+        """Start a question: return what is on file, and let go of it.
+
+        `digest` stands for the problem. Raises JournalError if the question was begun with
+        another one: its rollouts would answer a different prompt or be judged differently.
+        """
+        replay = self._take(question)
+        if replay.digest is None:
+            self.append(question, _line({"q": question, "d": digest}))
+        elif replay.digest != digest:
+            raise JournalError(
+                f"{self.path}: question {question!r} has changed (prompt, reference, completions "
+                "or chat template) since this run began; restore it, or use another output folder"
+            )
+        return replay
+
+    def record(
+        self,
+        question: str,
+        at: str,
+        purpose: Purpose,
+        first: int,
+        rollouts: Iterable[Rollout],
+        redrawn: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Record one finished query: rollouts `first`, `first`+1, … at the prefix digest `at`."""
+        entry: dict[str, Any] = {"q": question, "at": at, "p": _PURPOSES[purpose], "i": first}
+        entry["o"] = [pack(rollout) for rollout in rollouts]
+        if redrawn[0]:
+            entry["r"] = list(redrawn)
+        self.append(question, _line(entry))
+
+    @abstractmethod
+    def append(self, question: str, line: bytes) -> None:
+        """Put a line about a question on file."""
+
+    @abstractmethod
+    def _take(self, question: str) -> RecordedRollouts:
+        """What is on file of a question that begins; it will not be asked for again."""
+
+
+class Journal(Recorder):
     """Append-only record of finished queries, opened for one run.
 
     Line formats: the header `{"format", "fingerprint"}`; `{"q", "d"}` when question q (problem
@@ -66,8 +105,8 @@ class Journal:
     prefix with digest `at`, each rollout as `[code, length, *ids]` (code 0 fail, 1 pass, 2 cut),
     with `"r": [draws, tokens]` where UNSCORED draws were replaced.
 
-    Only byte offsets are kept in memory, and those of a question until it begins. Parts that
-    workers of earlier sessions have left are read too, however many workers there are now.
+    Only byte offsets are kept in memory, and those of a question until it begins here or, where a
+    worker searches it, until it is forgotten.
     """
 
     def __init__(
@@ -85,112 +124,59 @@ class Journal:
         fingerprint (the message lists the fields that differ) or if it is damaged.
         """
         self.path = path
-        self.fingerprint: dict[str, Any] = json.loads(dumps(fingerprint))
-        self._places: dict[str, Places] = {}
+        self._places: dict[str, array[int]] = {}
+        """Offsets of the lines about a question."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _locked(path, 0.0)
+        self._file = _locked(path)
         try:
-            self._load(finished)
-            self._head()
+            self._load(json.loads(dumps(fingerprint)), finished)
         except BaseException:
             self._file.close()
             raise
 
-    def _load(self, finished: Callable[[], Collection[str]]) -> None:
+    def _load(self, fingerprint: dict[str, Any], finished: Callable[[], Collection[str]]) -> None:
         for _, _, header in islice(complete_lines(self.path), 1):
-            check_header(self.path, parse(header) or {}, self.fingerprint)
+            check_header(self.path, parse(header) or {}, fingerprint)
         known = finished()
-        self._index(0, known)
-        for number in _parts(self.path):
-            with _locked(_file(self.path, number), PART_SECONDS):
-                self._index(number, known)
-
-    def _head(self) -> None:
+        for at, offset, line in islice(complete_lines(self.path), 1, None):
+            question = _question(self.path, at, line)
+            if question not in known:
+                self._places.setdefault(question, array("q")).append(offset)
         if not self._file.seek(0, io.SEEK_END):
-            self._append({"format": FORMAT, "fingerprint": self.fingerprint})
+            write_all(self._file, _line({"format": FORMAT, "fingerprint": fingerprint}))
 
-    def _index(self, number: int, finished: Collection[str]) -> None:
-        path = _file(self.path, number)
-        for at, offset, line in complete_lines(path):
-            if at == 1:
-                check_header(path, parse(line) or {}, self.fingerprint)
-                continue
-            question = _question(path, at, line)
-            if question not in finished:
-                self._places.setdefault(question, array("q")).extend((number, offset))
-
-    def take(self, question: str) -> Places:
-        """Let go of a question that another process is to search: where its lines are."""
-        return self._places.pop(question, array("q"))
-
-    def regain(self, worker: int, start: int, questions: Collection[str]) -> dict[str, Places]:
-        """What a dead worker has recorded of `questions` since its part was `start` bytes long."""
-        found: dict[str, Places] = {}
-        path = _file(self.path, worker + 1)
-        if path.exists():
-            for at, offset, line in complete_lines(path, start):
-                question = None if offset == 0 else _question(path, at, line)
-                if question is not None and question in questions:
-                    found.setdefault(question, array("q")).extend((worker + 1, offset))
-        return found
-
-    def part_size(self, worker: int) -> int:
-        """Bytes in a worker's part, 0 if it has none."""
-        path = _file(self.path, worker + 1)
-        return path.stat().st_size if path.exists() else 0
-
-    def begin(self, question: str, digest: str) -> RecordedRollouts:
-        """Start a question: return what is on file, and let go of it.
-
-        `digest` stands for the problem. Raises JournalError if the question was begun with
-        another one: its rollouts would answer a different prompt or be judged differently.
-        """
+    def on_file(self, question: str) -> RecordedRollouts:
+        """What is on file of a question. Lines that are appended from now on will be found too."""
         replay = RecordedRollouts()
-        for entry in self._entries(self.take(question)):
+        for entry in self._entries(self._places.setdefault(question, array("q"))):
             _collect(replay, entry)
-        if replay.digest is None:
-            self._append({"q": question, "d": digest})
-        elif replay.digest != digest:
-            raise JournalError(
-                f"{self.path}: question {question!r} has changed (prompt, reference, completions "
-                "or chat template) since this run began; restore it, or use another output folder"
-            )
         return replay
 
-    def _entries(self, places: Places) -> Iterator[dict[str, Any]]:
-        files: dict[int, io.BufferedReader] = {}
-        try:
-            for number, offset in zip(places[::2], places[1::2], strict=True):
-                path = _file(self.path, number)
-                if number not in files:
-                    files[number] = path.open("rb")
-                files[number].seek(offset)
-                entry = parse(files[number].readline())
+    def forget(self, question: str) -> None:
+        """Let go of a question whose lines will not be asked for again."""
+        self._places.pop(question, None)
+
+    def _take(self, question: str) -> RecordedRollouts:
+        replay = self.on_file(question)
+        self.forget(question)
+        return replay
+
+    def _entries(self, places: array[int]) -> Iterator[dict[str, Any]]:
+        if not places:
+            return
+        with self.path.open("rb") as file:
+            for offset in places:
+                file.seek(offset)
+                entry = parse(file.readline())
                 if entry is None:
-                    raise damaged(path, _line_number(path, offset), "it is not a JSON object")
+                    number = _line_number(self.path, offset)
+                    raise damaged(self.path, number, "it is not a JSON object")
                 yield entry
-        finally:
-            for file in files.values():
-                file.close()
 
-    def record(
-        self,
-        question: str,
-        at: str,
-        purpose: Purpose,
-        first: int,
-        rollouts: Iterable[Rollout],
-        redrawn: tuple[int, int] = (0, 0),
-    ) -> None:
-        """Append one finished query: rollouts `first`, `first`+1, … at the prefix digest `at`."""
-        entry: dict[str, Any] = {"q": question, "at": at, "p": _PURPOSES[purpose], "i": first}
-        entry["o"] = [pack(rollout) for rollout in rollouts]
-        if redrawn[0]:
-            entry["r"] = list(redrawn)
-        self._append(entry)
-
-    def _append(self, entry: Mapping[str, Any]) -> None:
-        write_all(self._file, (dumps(entry) + "\n").encode())
+    def append(self, question: str, line: bytes) -> None:
+        if question in self._places:
+            self._places[question].append(self._file.tell())
+        write_all(self._file, line)
 
     def close(self) -> None:
         """Release the lock."""
@@ -205,51 +191,22 @@ class Journal:
         self.close()
 
 
-class JournalPart(Journal):
-    """The file of one worker, `journal-k.jsonl` beside `journal.jsonl`.
-
-    The run that holds the journal has read and mended it, and says with each question where its
-    lines are (`give`), so that nothing is indexed here.
-    """
-
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any], worker: int) -> None:
-        self.path, self.fingerprint = path, dict(fingerprint)
-        self._places = {}
-        self._file = _locked(_file(path, worker + 1), PART_SECONDS)
-        self._head()
-
-    def give(self, question: str, places: Places) -> None:
-        """Say where the lines of a question are that will be begun."""
-        self._places[question] = places
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return (dumps(entry) + "\n").encode()
 
 
-def _file(path: Path, number: int) -> Path:
-    """The journal (0) or the part of worker `number` - 1."""
-    return path.with_name(f"{path.stem}-{number - 1}{path.suffix}") if number else path
-
-
-def _parts(path: Path) -> list[int]:
-    """Numbers of the parts that lie beside a journal."""
-    names = (p.stem[len(path.stem) + 1 :] for p in path.parent.glob(f"{path.stem}-*{path.suffix}"))
-    return sorted(int(name) + 1 for name in names if name.isdecimal())
-
-
-def _locked(path: Path, seconds: float) -> io.FileIO:
-    """The file, opened to append and locked; JournalError if it is still held after `seconds`."""
-    file, end = path.open("a+b", buffering=0), time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            if time.monotonic() < end:
-                time.sleep(0.01)
-                continue
-            file.close()
-            raise JournalError(
-                f"{path}: another process is running this search; wait for it to end, "
-                "or give this run another output folder"
-            ) from None
+def _locked(path: Path) -> io.FileIO:
+    """The file, opened to append and locked; JournalError if another process holds it."""
+    file = path.open("a+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise JournalError(
+            f"{path}: another process is running this search; wait for it to end, "
+            "or give this run another output folder"
+        ) from None
+    return file
 
 
 def _question(path: Path, number: int, line: bytes) -> str:
@@ -293,8 +250,8 @@ def check_header(path: Path, header: dict[str, Any], fingerprint: dict[str, Any]
     """Raise JournalError unless the header is that of a run with this fingerprint."""
     if header.get("format") != FORMAT:
         raise JournalError(
-            f"{path}: format {header.get('format')!r}, this version writes {FORMAT}; "
-            "use another output folder"
+            f"{path}: format {header.get('format')!r}, this version reads and writes {FORMAT}; "
+            "finish this run with the version that began it, or use another output folder"
         )
     differences = list(_differences("", header.get("fingerprint"), fingerprint))
     if differences:

@@ -1,9 +1,12 @@
 """Several worker processes for one run: leases of questions, deaths, takeovers.
 
-Every worker owns an engine and a part of the journal (`pts.runtime.journal.JournalPart`). It is
-leased questions one by one as it has room; what it finishes comes back over its pipe. When a worker
-dies (killed, out of memory, a crash in a library) its questions are leased again with all that is
-on file of them, so that no recorded rollout is drawn again, and another process takes its place.
+Every worker owns an engine. It is leased questions one by one as it has room, each with what the
+journal holds of it; finished queries, which only this process writes to the journal, and results
+come back over its pipe. When a worker dies (killed, out of memory, a crash in a library) its pipe
+is read to the end. Then its questions are leased again with all that is on file of them, so that no
+recorded rollout is drawn again, and another process takes its place.
+
+A lease may be larger than a pipe holds. It is sent only when a worker has asked for it and reads.
 
 Which of its questions killed it is not known, so each of them is from then on searched alone in a
 process. One that ends `DEATHS` processes at the same rollout ends the run with its name.
@@ -13,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import signal
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -24,11 +26,12 @@ from typing import Any
 
 from pts.engines.base import Engine
 from pts.errors import EngineError
-from pts.runtime.journal import Journal, Places
+from pts.runtime.completions import may_outgrow
+from pts.runtime.journal import Journal, RecordedRollouts
 from pts.runtime.processes import END_SECONDS, Launch
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, SearchSpec
+from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
 from pts.runtime.worker import Call, LeasedQuestion, SearchOrder, work
 from pts.types import Problem
 
@@ -43,7 +46,8 @@ class WorkItem:
     """A question in a worker's hands, or taken back from a dead one."""
 
     problem: Problem
-    places: Places
+    recorded: bool = False
+    """The journal has got lines about it since it was last leased."""
     deaths: int = 0
     """In a row at the same rollout, while it was alone in its process."""
 
@@ -53,8 +57,6 @@ class _Worker:
     number: int
     process: SpawnProcess
     pipe: Connection
-    part_start: int = 0
-    """Bytes in its part of the journal when it was last told to search."""
     leases: dict[str, WorkItem] = field(default_factory=dict)
     ready: bool = False
     busy: bool = False
@@ -63,13 +65,18 @@ class _Worker:
 
 
 class Pool:
-    """The workers of a run, a context. `engine_info` waits for the first engine to be loaded.
+    """The workers of a run, an executor and a context; each has `window` questions under way.
+
+    `engine_info` waits for the first engine to be loaded.
 
     Raises ConfigError when the engine or the verifier cannot be handed to a process, EngineError
     when workers die again and again; errors of a worker are raised here.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine], spec: SearchSpec, workers: int) -> None:
+    def __init__(
+        self, make_engine: Callable[[], Engine], spec: SearchSpec, window: int, workers: int
+    ) -> None:
+        self._window = window
         self._launch = Launch(work, make_engine, spec, workers)
         self._launch.check()
         self._workers: dict[int, _Worker] = {}
@@ -81,7 +88,7 @@ class Pool:
         self._wasted = 0
         self._answer: Any = None
         self._progress = Progress()
-        self.token_texts: dict[int, str] = {}
+        self._token_texts: dict[int, str] = {}
         """Texts of all tokens in the records so far."""
 
     @property
@@ -91,7 +98,21 @@ class Pool:
             self._listen()
         return self._facts
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def check(self, problems: Iterable[Problem]) -> None:
+        longest, limit = self.engine_info.max_model_len, self.engine_info.sampling.max_new_tokens
+        room, own = longest and longest - limit, self._launch.spec.config.paths
+        told = [p for p in problems if not own or p.completions or may_outgrow(p, room)]
+        if told:
+            self._call(QuestionSearcher.check, told)
+
+    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        known = {i: text for i, text in self._token_texts.items() if i in ids}
+        missing = ids - known.keys()
+        if missing and not interrupted:
+            known |= self._call(QuestionSearcher.token_texts, missing)
+        return known
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The value of a method of `QuestionSearcher` in some worker, while none is searching."""
         while True:
             idle = next((w for w in self._workers.values() if w.ready and not w.busy), None)
@@ -109,15 +130,14 @@ class Pool:
     def search(
         self,
         problems: Iterable[Problem],
-        window: int,
+        left: int | None,
         journal: Journal | None,
         on_progress: Callable[[Progress], None],
     ) -> Iterator[Record]:
-        """Search the problems, `window` at a time in each worker; yield records as they
-        finish."""
+        """Search the problems; yield records as they finish."""
         self._stream, self._journal = iter(problems), journal
-        path, fingerprint = (journal.path, journal.fingerprint) if journal else (None, {})
-        self._search = SearchOrder(window, path, fingerprint)
+        window = share(left, self._window, self._launch.workers)
+        self._search = SearchOrder(window, journal.path if journal else None)
         while self._employ():
             yield from self._listen()
             on_progress(self._progress)
@@ -130,8 +150,6 @@ class Pool:
             idle = [w for w in self._workers.values() if w.ready and not w.busy]
             for worker in idle:
                 worker.busy = True
-                if self._journal is not None:
-                    worker.part_start = self._journal.part_size(worker.number)
                 self._send(worker, self._search)
             if not idle:
                 self._start_missing()
@@ -153,12 +171,13 @@ class Pool:
             if problem is None:
                 self._stream = None
             else:
-                places = self._journal.take(problem.id) if self._journal else array("q")
-                lease = WorkItem(problem, places)
+                lease = WorkItem(problem)
         if lease is None:
             return None
-        worker.leases[lease.problem.id] = lease
-        return LeasedQuestion(lease.problem, lease.places)
+        name, lease.recorded = lease.problem.id, False
+        worker.leases[name] = lease
+        on_file = self._journal.on_file(name) if self._journal else RecordedRollouts()
+        return LeasedQuestion(lease.problem, on_file)
 
     # Messages
 
@@ -180,9 +199,16 @@ class Pool:
         if kind == "done":
             record, texts = value
             del worker.leases[record.result.problem_id]
-            self.token_texts.update(texts)
+            if self._journal is not None:
+                self._journal.forget(record.result.problem_id)
+            self._token_texts.update(texts)
             self._wasted = 0
             return [record]
+        if kind == "line" and self._journal is not None:
+            question, line = value
+            self._journal.append(question, line)
+            worker.leases[question].recorded = True
+            return []
         if kind == "failed":
             raise value
         if kind == "ready":
@@ -207,7 +233,7 @@ class Pool:
     # Deaths
 
     def _bury(self, worker: _Worker) -> None:
-        """Take a dead worker's questions back, with what it has recorded of them."""
+        """Take a dead worker's questions back. Its pipe has ended: all that it sent is heard."""
         worker.process.join(END_SECONDS)
         worker.process.kill()  # one that has lost its pipe without ending
         worker.process.join()
@@ -222,17 +248,12 @@ class Pool:
                     f"(the last {how}); run with one worker to see why. A script that gives "
                     "workers must start its search under if __name__ == '__main__'"
                 )
-        gained = {}
-        if self._journal is not None:
-            gained = self._journal.regain(worker.number, worker.part_start, worker.leases)
         _log.warning(
             "worker %d %s; %d questions are taken over", worker.number, how, len(worker.leases)
         )
         for lease in worker.leases.values():
-            new = gained.get(lease.problem.id, array("q"))
-            lease.places.extend(new)
             if len(worker.leases) == 1:
-                lease.deaths = 1 if new else lease.deaths + 1
+                lease.deaths = 1 if lease.recorded else lease.deaths + 1
             if lease.deaths >= DEATHS:
                 raise EngineError(
                     f"question {lease.problem.id!r} has ended {DEATHS} worker processes in a row "
@@ -259,6 +280,11 @@ class Pool:
             worker.pipe.close()
         for worker in self._workers.values():
             worker.process.join()
+
+
+def share(left: int | None, window: int, workers: int) -> int:
+    """Questions that a worker takes at a time: no more than its share of those that are left."""
+    return window if left is None else min(window, max(1, -(-left // workers)))
 
 
 def _death(status: int | None) -> str:

@@ -29,9 +29,9 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How the workers of a run are started: `work(pipe, number, make_engine, spec)` in each."""
+    """How the workers of a run are started: `work(pipe, make_engine, spec)` in each."""
 
-    work: Callable[[Connection, int, Callable[[], Engine], SearchSpec], None]
+    work: Callable[[Connection, Callable[[], Engine], SearchSpec], None]
     make_engine: Callable[[], Engine]
     spec: SearchSpec
     workers: int
@@ -57,7 +57,7 @@ class Launch:
         ours, theirs = context.Pipe()
         process = context.Process(
             target=self.work,
-            args=(theirs, number, self.make_engine, self.spec),
+            args=(theirs, self.make_engine, self.spec),
             name=f"pts-worker-{number}",
         )
         with _environment(worker_environment(number, self.workers)), _without_interrupt():

@@ -8,7 +8,7 @@ A run folder holds
     pairs.jsonl     one confirmed `TokenPair` a line token_texts.json     text of every token id
     that the results mention: for reports without a model summary.json    totals of the run
 
-With several workers, journal-0.jsonl and so on beside journal.jsonl hold what each of them drew.
+One process writes them all, whatever the number of workers.
 results.jsonl survives SIGKILL at any byte (a torn last line is dropped and its question replayed
 from the journal); the files that are written whole are replaced atomically.
 """

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from pts.files import prefix_digest
-from pts.runtime.journal import Journal, RecordedRollouts
+from pts.runtime.journal import RecordedRollouts, Recorder
 from pts.runtime.results import RolloutCost
 from pts.types import Purpose, Rollout, RolloutQuery, Verdict
 
@@ -87,7 +87,7 @@ class RolloutBatch:
                 self._found[k] = rollout
         self.attempt += 1
 
-    def record(self, journal: Journal) -> None:
+    def record(self, journal: Recorder) -> None:
         """Put what was drawn now on file."""
         fresh = self.rollouts[self.replayed :]
         if fresh:

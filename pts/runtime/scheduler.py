@@ -39,7 +39,7 @@ from pts.engines.boundaries import completion_steps
 from pts.errors import DataError, EngineError, VerifierError
 from pts.files import rollouts_digest
 from pts.runtime.grader import Grader
-from pts.runtime.journal import Journal, RecordedRollouts
+from pts.runtime.journal import RecordedRollouts, Recorder
 from pts.runtime.results import RolloutCost
 from pts.runtime.rollouts import RolloutBatch
 from pts.types import (
@@ -101,7 +101,7 @@ def run(
     *,
     seed: int = 0,
     window: int = 64,
-    journal: Journal | None = None,
+    journal: Recorder | None = None,
     unscored_limit: float = 0.02,
     on_skip: Callable[[SkippedQuestion], R] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -193,7 +193,7 @@ class Scheduler(Generic[R]):
         engine: Engine,
         verifier: Verifier,
         seed: int,
-        journal: Journal | None,
+        journal: Recorder | None,
         unscored_limit: float,
         on_skip: Callable[[SkippedQuestion], R] | None,
     ) -> None:

@@ -23,10 +23,9 @@ from pts.algorithm.selection import Selection
 from pts.config import SearchConfig, parse_settings
 from pts.engines.base import Engine
 from pts.errors import ConfigError
-from pts.runtime.executors import InProcessExecutor, WorkerPoolExecutor
 from pts.runtime.pool import Pool
 from pts.runtime.run_folder import RunFolder
-from pts.runtime.searcher import SearchSpec, describe_verifier
+from pts.runtime.searcher import InProcessExecutor, SearchSpec, describe_verifier
 from pts.runtime.session import Executor, RunSession
 from pts.runtime.summary import RunSummary, SearchRun
 from pts.stats import score_test
@@ -108,9 +107,7 @@ def _executor(
         return InProcessExecutor(cast(Engine, engine), spec, window)
     if workers == 1:
         return InProcessExecutor(engine(), spec, window)
-    return WorkerPoolExecutor(
-        stack.enter_context(Pool(engine, spec, workers)), spec, window, workers
-    )
+    return stack.enter_context(Pool(engine, spec, window, workers))
 
 
 def reselect(

@@ -12,7 +12,7 @@ from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine
 from pts.files import plain
 from pts.runtime.completions import Completions
-from pts.runtime.journal import Journal
+from pts.runtime.journal import Journal, Recorder
 from pts.runtime.results import Record, RolloutCost
 from pts.runtime.scheduler import Finished, Progress, SkippedQuestion, run
 from pts.stats import jeffreys
@@ -83,7 +83,7 @@ class QuestionSearcher:
         self,
         problems: Iterable[Problem],
         window: int,
-        journal: Journal | None,
+        journal: Recorder | None,
         on_progress: Callable[[Progress], None],
     ) -> Iterator[Record]:
         """Search the problems, `window` at a time; yield records as they finish."""
@@ -117,6 +117,29 @@ class QuestionSearcher:
             completions,
             self.engine.stop_ids,
         )
+
+
+class InProcessExecutor:
+    """One engine in this process."""
+
+    def __init__(self, engine: Engine, spec: SearchSpec, window: int) -> None:
+        self._questions, self._window = QuestionSearcher(engine, spec), window
+        self.engine_info = EngineInfo.of(engine)
+
+    def check(self, problems: Iterable[Problem]) -> None:
+        self._questions.check(problems)
+
+    def search(
+        self,
+        problems: Iterable[Problem],
+        left: int | None,
+        journal: Journal | None,
+        on_progress: Callable[[Progress], None],
+    ) -> Iterator[Record]:
+        return self._questions.search(problems, self._window, journal, on_progress)
+
+    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        return self._questions.token_texts(ids)
 
 
 def _record(done: Finished[QuestionResult]) -> Record:

@@ -4,6 +4,7 @@ The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, 
 
     ("ready", engine_info)    the engine is loaded
     ("next", None)            room for a question: the parent sends a `LeasedQuestion` or None
+    ("line", (id, line))      of the journal, about a question
     ("done", (record, texts)) a question is finished, with texts of tokens not seen before
     ("progress", Progress)    what was done since the last such message
     ("idle", None)            everything leased is finished; waits for an order
@@ -23,7 +24,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -32,7 +33,7 @@ from typing import Any
 
 from pts.engines.base import Engine
 from pts.errors import EngineError
-from pts.runtime.journal import JournalPart, Places
+from pts.runtime.journal import RecordedRollouts, Recorder
 from pts.runtime.scheduler import Progress
 from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
 from pts.runtime.summary import used_ids
@@ -44,10 +45,10 @@ PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LeasedQuestion:
-    """A question to be searched, and where the journal has lines about it."""
+    """A question to be searched, and what the journal holds of it."""
 
     problem: Problem
-    places: Places
+    on_file: RecordedRollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +61,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class SearchOrder:
-    """An order: search what can be leased, `window` questions at a time, and keep a journal."""
+    """An order: search what can be leased, `window` questions at a time, for a journal or none."""
 
     window: int
     journal: Path | None
-    fingerprint: Mapping[str, Any]
 
 
-def work(
-    pipe: Connection, number: int, make_engine: Callable[[], Engine], spec: SearchSpec
-) -> None:
+def work(pipe: Connection, make_engine: Callable[[], Engine], spec: SearchSpec) -> None:
     """Serve orders until there is None; the whole life of a worker process."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     line = _Line(pipe)
     try:
-        _Worker(line, number, QuestionSearcher(make_engine(), spec)).serve()
+        _Worker(line, QuestionSearcher(make_engine(), spec)).serve()
     except Exception as error:
         line.send(("failed", portable(error)))
 
@@ -108,12 +106,25 @@ class _Line:
         return pickle.loads(data)
 
 
+class _RemoteJournal(Recorder):
+    """The parent's journal: what it holds of a question comes with the lease, lines go to it."""
+
+    def __init__(self, path: Path, pipe: _Line) -> None:
+        self.path, self._pipe = path, pipe
+        self.leased: dict[str, RecordedRollouts] = {}
+
+    def append(self, question: str, line: bytes) -> None:
+        self._pipe.send(("line", (question, line)))
+
+    def _take(self, question: str) -> RecordedRollouts:
+        return self.leased.pop(question)
+
+
 class _Worker:
     """One engine, its questions and the line to the parent."""
 
-    def __init__(self, pipe: _Line, number: int, questions: QuestionSearcher) -> None:
-        self._pipe, self._number, self._questions = pipe, number, questions
-        self._journal: JournalPart | None = None
+    def __init__(self, pipe: _Line, questions: QuestionSearcher) -> None:
+        self._pipe, self._questions = pipe, questions
         self._told: set[int] = set()
         self._sent = Progress()
         self._last = 0.0
@@ -128,8 +139,7 @@ class _Worker:
                 self._search(order)
 
     def _search(self, order: SearchOrder) -> None:
-        if order.journal is not None and self._journal is None:
-            self._journal = JournalPart(order.journal, order.fingerprint, self._number)
+        journal = _RemoteJournal(order.journal, self._pipe) if order.journal is not None else None
         progress = Progress()
 
         def keep(now: Progress) -> None:
@@ -139,22 +149,22 @@ class _Worker:
                 self._report(now)
 
         self._sent = Progress()
-        leased = self._leased()
-        for record in self._questions.search(leased, order.window, self._journal, keep):
+        leased = self._leased(journal)
+        for record in self._questions.search(leased, order.window, journal, keep):
             new = used_ids(record.result) - self._told
             self._told |= new
             self._pipe.send(("done", (record, self._questions.token_texts(new))))
         self._report(progress)
         self._pipe.send(("idle", None))
 
-    def _leased(self) -> Iterator[Problem]:
+    def _leased(self, journal: _RemoteJournal | None) -> Iterator[Problem]:
         while True:
             self._pipe.send(("next", None))
             leased: LeasedQuestion | None = self._pipe.recv()
             if leased is None:
                 return
-            if self._journal is not None:
-                self._journal.give(leased.problem.id, leased.places)
+            if journal is not None:
+                journal.leased[leased.problem.id] = leased.on_file
             yield leased.problem
 
     def _report(self, now: Progress) -> None:

@@ -1,7 +1,8 @@
 """What a run writes, held against the files that an earlier version wrote.
 
 `tabular/` holds three searches of four tabular machines as commit 30f5e2b wrote them. Nothing that
-a later version writes may differ from them but for what `CHANGES` lists, each with its cause.
+a later version writes may differ from them but for the number of the journal's format and what
+`CHANGES` lists, each with its cause.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
+from pts.runtime.journal import FORMAT
 from pts.runtime.search import search
 from pts.testing.shapes import SHAPES
 
@@ -74,6 +76,8 @@ def lines(path: Path) -> list[Any]:
 )
 def test_files_are_as_recorded(run: Path, name: str) -> None:
     recorded = [renamed(value) for value in lines(RECORDED / run.name / name)]
+    if name == "journal.jsonl":
+        recorded[0]["format"] = FORMAT
     written = lines(run / FILES.get(name, name))
     if name == "summary.json":
         written[0]["seconds"] = 0

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -48,15 +49,20 @@ class Thread:
 
 
 class Threads(Launch):
-    """Workers as threads."""
+    """Workers as threads. A killed one leaves `torn`, half a message, in its pipe."""
+
+    torn: ClassVar[bytes] = b""
 
     def start(self, number: int) -> tuple[Any, Connection]:
         ours, theirs = Pipe()
 
         def live() -> None:
             try:
-                work(theirs, number, self.make_engine, self.spec)
-            except (Killed, SystemExit):
+                work(theirs, self.make_engine, self.spec)
+            except Killed:
+                with suppress(OSError):  # nobody reads any more
+                    os.write(theirs.fileno(), self.torn)
+            except SystemExit:
                 pass
             finally:
                 theirs.close()

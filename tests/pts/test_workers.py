@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -11,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from pts.algorithm.question import search_question
 from pts.engines.base import SampleRequest
 from pts.errors import ConfigError, DataError, EngineError, JournalError, MissingExtra
-from pts.runtime.executors import WorkerPoolExecutor
-from pts.runtime.journal import Journal
+from pts.runtime.journal import Journal, read_fingerprint
+from pts.runtime.pool import share
 from pts.runtime.processes import DEVICES, THREADS, worker_environment
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.search import search
-from pts.runtime.searcher import SearchSpec
 from pts.runtime.summary import used_ids
 from pts.runtime.worker import portable
 from pts.types import Grade, Problem
@@ -54,7 +53,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parts(folder: Path) -> list[int]:
     """Seeds of all rollouts on file."""
-    return [seed for path in folder.glob("journal*.jsonl") for seed in journalled_seeds(path)]
+    path = folder / "journal.jsonl"
+    return journalled_seeds(path) if path.exists() else []
 
 
 def crowd(folder: Path | None, asked: list[Problem], **more: Any) -> Any:
@@ -87,12 +87,10 @@ def test_two_processes_leave_the_files_of_one(tmp_path: Path, whole: Path) -> No
     )
     assert files(tmp_path) == files(whole)
     begun = {
-        json.loads(line)["q"]
-        for path in tmp_path.glob("journal-*.jsonl")
-        for line in path.read_text().splitlines()[1:]
+        json.loads(line)["q"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()[1:]
     }
     assert begun == {problem.id for problem in problems(20)}
-    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 1, "only its header"
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 # Threads in the place of processes
@@ -175,6 +173,79 @@ def test_deaths_are_survived_as_long_as_rollouts_are_recorded(
     assert sorted(parts(tmp_path)) == sorted(parts(whole))
 
 
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_what_a_killed_worker_has_sent_is_on_file_before_its_questions_are_leased(
+    tmp_path: Path,
+    whole: Path,
+    threads: None,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    """All its finished queries, and nothing of the message that its death has torn."""
+    monkeypatch.setattr(Threads, "torn", b"\0\0\1\0torn!"[:size])
+    died: list[int] = []
+
+    def die(number: int, request: SampleRequest) -> None:
+        if number > 150 * (len(died) + 1):
+            died.append(number)
+            raise Killed
+
+    MortalEngine.reset(die)
+    crowd(tmp_path, problems(20))
+    assert len(died) > 6
+    assert len(MortalEngine.asked) == len(set(MortalEngine.asked)), "none was drawn twice"
+    assert files(tmp_path) == files(whole)
+    assert sorted(parts(tmp_path)) == sorted(parts(whole))
+
+
+def test_a_question_that_has_changed_is_found_by_its_worker(tmp_path: Path, threads: None) -> None:
+    MortalEngine.reset(never)
+    crowd(tmp_path, problems(2))
+    for path in tmp_path.glob("[!j]*"):
+        path.unlink()
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    changed = dataclasses.replace(problems(2)[1], prompt="another")
+    with pytest.raises(JournalError, match=r"journal\.jsonl: question 'q1' has changed"):
+        crowd(tmp_path, [problems(1)[0], changed])
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+
+
+def test_a_lease_larger_than_a_pipe_is_read(tmp_path: Path, threads: None) -> None:
+    """A question with so much on file goes on, while its worker's neighbours send records."""
+    MortalEngine.reset(never)
+    crowd(tmp_path, problems(4))
+    path = tmp_path / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    entry = {"q": "q1", "at": "elsewhere", "p": "s", "i": 0, "o": [[0, 8, *range(8)]] * 100_000}
+    lines += [(json.dumps(entry, separators=(",", ":")) + "\n").encode()]
+    path.write_bytes(b"".join(lines))
+    before = files(tmp_path)
+    for name in before:
+        (tmp_path / name).unlink(missing_ok=True)
+    MortalEngine.reset(never)
+    crowd(tmp_path, problems(4))
+    assert MortalEngine.asked == []
+    assert files(tmp_path) == before
+
+
+def test_a_run_cut_at_any_byte_resumes_the_same(tmp_path: Path, threads: None) -> None:
+    """Cuts within a line, at its end, and after it, all along a journal of two workers."""
+    MortalEngine.reset(never)
+    crowd(tmp_path / "whole", problems(3))
+    journal = (tmp_path / "whole" / "journal.jsonl").read_bytes()
+    for size in range(0, len(journal), len(journal) // 40):
+        cut = tmp_path / str(size)
+        cut.mkdir()
+        (cut / "journal.jsonl").write_bytes(journal[:size])
+        before = parts(cut)
+        MortalEngine.reset(never)
+        crowd(cut, problems(3))
+        assert not set(MortalEngine.asked) & set(before), "a journalled rollout was drawn again"
+        assert files(cut) == files(tmp_path / "whole")
+        resumed = (cut / "journal.jsonl").read_bytes().splitlines()
+        assert sorted(resumed) == sorted(journal.splitlines()), "each begun and recorded once"
+
+
 def test_a_question_that_kills_its_workers_is_named(
     tmp_path: Path, threads: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,7 +302,7 @@ def test_errors_of_a_worker_are_raised_here(tmp_path: Path, threads: None) -> No
 def test_two_runs_on_one_journal_are_refused(tmp_path: Path, threads: None) -> None:
     MortalEngine.reset(never)
     crowd(tmp_path, problems(1))
-    fingerprint = json.loads((tmp_path / "journal.jsonl").read_text())["fingerprint"]
+    fingerprint = read_fingerprint(tmp_path / "journal.jsonl")
     with (
         Journal(tmp_path / "journal.jsonl", fingerprint),
         pytest.raises(JournalError, match="another process is running this search"),
@@ -288,13 +359,7 @@ def test_one_worker_takes_a_function_too() -> None:
 def test_a_worker_takes_no_more_than_its_share(
     left: int | None, window: int, expected: int
 ) -> None:
-    class Stub:
-        def search(self, problems: Any, window: int, *rest: Any) -> int:
-            return window
-
-    spec = SearchSpec(search_question, judge_odd, CONFIG, 0)
-    executor = WorkerPoolExecutor(Stub(), spec, window, workers=3)  # type: ignore[arg-type]
-    assert executor.search([], left, None, print) == expected  # type: ignore[comparison-overlap]
+    assert share(left, window, workers=3) == expected
 
 
 def test_workers_share_cores_and_take_devices_in_turn(

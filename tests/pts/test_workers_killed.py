@@ -60,7 +60,8 @@ def until(what: str) -> Iterator[None]:
 
 
 def size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("journal*.jsonl"))
+    path = folder / "journal.jsonl"
+    return path.stat().st_size if path.exists() else 0
 
 
 def asked_of(folder: Path) -> dict[Path, int]:

@@ -1,4 +1,4 @@
-"""Journals in several files, and what is read of them without parsing."""
+"""What a journal knows of a question, and what is read of a file without parsing it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pts.errors import DataError, JournalError
 from pts.files import dumps, leading_text, prefix_digest
-from pts.runtime.journal import Journal, JournalPart
+from pts.runtime.journal import Journal, RecordedRollouts
 from pts.runtime.results import ResultFile, record_line
 
 from .test_store import OUTCOMES, RECORD, filled, named
@@ -23,59 +23,60 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.jsonl"
 
 
-def test_a_worker_s_part_is_read_with_the_journal(path: Path) -> None:
+def test_lines_of_a_question_are_found_until_it_is_forgotten(path: Path) -> None:
+    """Those that are appended while a worker has it too, so that another can take it over."""
     filled(path)
-    with Journal(path, RUN) as journal, JournalPart(path, RUN, 1) as part:
-        assert isinstance(part, JournalPart)
-        part.give("a", journal.take("a"))
-        replay = part.begin("a", "d1")
-        assert replay.rollouts[HERE, "filter"] == dict(enumerate(OUTCOMES))
-        part.record("a", HERE, "filter", 3, OUTCOMES)
-        part.begin("new", "d3")
-    for name in ("journal-x.jsonl", "journal-.jsonl", "other-0.jsonl"):
-        (path.parent / name).write_text("no part of it")
     with Journal(path, RUN) as journal:
-        replay = journal.begin("a", "d1")
+        assert journal.on_file("a").rollouts[HERE, "filter"] == dict(enumerate(OUTCOMES))
+        journal.record("a", HERE, "filter", 3, OUTCOMES)
+        assert journal.on_file("new") == RecordedRollouts()
+        journal.append("new", b'{"q":"new","d":"d3"}\n')
+        assert journal.on_file("new").digest == "d3"
+        replay = journal.on_file("a")
         assert replay.rollouts[HERE, "filter"] == dict(enumerate(OUTCOMES * 2))
+        assert replay.digest == "d1"
+        journal.forget("a")
+        assert journal.on_file("a") == RecordedRollouts()
+    with Journal(path, RUN) as journal:
+        assert journal.begin("a", "d1") == replay
+        assert journal.on_file("a") == RecordedRollouts(), "what begins here is let go of"
         with pytest.raises(JournalError, match="'new' has changed"):
             journal.begin("new", "d4")
-    assert path.with_name("journal-1.jsonl").read_text().count("\n") == 3, "header, o, begin"
 
 
-def test_a_part_of_another_run_is_refused(path: Path) -> None:
-    Journal(path, RUN).close()
-    JournalPart(path, {"seed": 1}, 0).close()
-    with pytest.raises(JournalError, match=r"journal-0\.jsonl belongs to another run"):
+def test_a_journal_of_the_time_of_parts_is_refused(path: Path) -> None:
+    """It may lack what workers wrote beside it."""
+    header = b'{"format":3,"fingerprint":{"seed":0}}\n'
+    path.write_bytes(header)
+    with pytest.raises(JournalError) as caught:
         Journal(path, RUN)
+    assert str(caught.value) == (
+        f"{path}: format 3, this version reads and writes 4; finish this run with the version "
+        "that began it, or use another output folder"
+    )
+    assert path.read_bytes() == header
 
 
-def test_what_a_dead_worker_recorded_is_regained_at_any_byte(path: Path) -> None:
-    """Only of its questions, only since it was told to search, its torn last line dropped."""
-    own = path.with_name("journal-0.jsonl")
-    with Journal(path, RUN) as journal:
-        with JournalPart(path, RUN, 0) as part:
-            part.record("a", HERE, "filter", 0, OUTCOMES)
-            start = journal.part_size(0)
-            part.record("a", HERE, "filter", 3, OUTCOMES)
-            part.record("b", HERE, "filter", 0, OUTCOMES)
-            part.record("a", HERE, "filter", 6, OUTCOMES)
-        whole = own.read_bytes()
-        for size in range(start, len(whole) + 1):
-            own.write_bytes(whole[:size])
-            found = journal.regain(0, start, {"a"})
-            complete = whole[start:size].splitlines(keepends=True)
-            ends = [line.endswith(b"\n") and b'"q":"a"' in line for line in complete]
-            assert len(found.get("a", ())) == 2 * sum(ends)
-            assert found.keys() <= {"a"}
-            assert own.read_bytes() == whole[:size][: whole[:size].rfind(b"\n") + 1]
-        assert journal.regain(1, 0, {"a"}) == {}, "a worker that never wrote"
+def test_what_was_recorded_of_a_question_is_found_at_any_byte(path: Path) -> None:
+    """Of a file that is cut anywhere, whole lines are found and a torn last line is dropped."""
+    whole = b"".join(filled(path))
+    start = whole.index(b"\n") + 1
+    for size in range(start, len(whole) + 1):
+        path.write_bytes(whole[:size])
+        complete = whole[start:size][: whole[start:size].rfind(b"\n") + 1].splitlines()
+        with Journal(path, RUN) as journal:
+            found = journal.on_file("a")
+            journal.append("a", b'{"q":"a","d":"last"}\n')
+            assert journal.on_file("a").digest == "last", "offsets are those after the cut"
+        drawn = [len(e["o"]) for e in map(json.loads, complete) if e["q"] == "a" and "o" in e]
+        assert sum(map(len, found.rollouts.values())) == sum(drawn)
 
 
 def test_finished_questions_are_passed_over(path: Path) -> None:
     filled(path)
     with Journal(path, RUN, lambda: {"a"}) as journal:
-        assert len(journal.take("a")) == 0
-        assert len(journal.take("b")) == 2
+        assert journal.on_file("a") == RecordedRollouts()
+        assert journal.on_file("b").digest == "d2"
 
 
 def test_what_is_finished_is_asked_only_of_a_journal_of_this_run(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings that several rooms share: training, tasks, the base model, evaluation.
+"""Settings that several packages of `align` share: training, tasks, the base model, evaluation.
 
 Those of one stage stand in the stage's own file (`align.stages`), the whole recipe in
 `align.pipeline.recipe`. Every key is told once: its type, range and default in the class, one

@@ -66,7 +66,7 @@ def load_trainable(path: str | Path, model: ModelConfig, config: TrainingConfig)
 
 
 def policy_digest(path: str | Path, model: ModelConfig) -> str:
-    """Digest of a policy's weights in the recipe's dtype: what an engine calls its `policy`."""
+    """Digest of a policy's weights in the recipe's dtype: an engine's `policy_digest`."""
     from pts.engines.transformers.engine import weights_digest
 
     on_cpu = model.model_copy(update={"device": "cpu"})

@@ -87,7 +87,7 @@ def loss_named(name: str) -> PairLoss:
 
 
 def chosen_nll(logits_BV: Tensor, chosen_B: Tensor) -> Tensor:
-    """-log π(chosen) of each pair, shape [B]: a hold against displacement.
+    """-log π(chosen) of each pair, shape [B]: a guard against displacement.
 
     The DPO loss is silent about third tokens; this term pulls mass back from them.
     """

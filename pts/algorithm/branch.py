@@ -7,7 +7,7 @@ estimates of the d_i carry it backwards (`pts.algorithm.values`). Tokens that th
 sure of cost nothing: they cannot change p by more than 1 - q_i.
 
 Rounds: each gives a few rollouts to the blocks that shrink the variance of undecided tokens most
-per expected generated token. It ends when every candidate is decided or inside the indifference
+per expected generated token. It ends when every candidate is decided or inside the
 indifference margin (see `pts.stats.decide`), or when the budget is spent. Tokens that it decides to
 be pivotal are its report; those that merely look so when it ends are listed apart, as undecided.
 
@@ -131,9 +131,9 @@ class RoundState:
         """Expected fall of Σ H_i² over open candidates i, per generated token, by block.
 
         H_i is the half-width of Δ_i's interval, U_i + sqrt(V_i): the range that unsampled blocks
-        leave open, and sampling errors. Block j enters Δ_i of an earlier candidate i with the
-        weight w = leave_i · ∏ (1 - leave_k) · leave_j (over the blocks k between them), and its own
-        Δ_j with w = leave_j. If it was sampled, m more rollouts shrink V_i by w² z² times what the
+        leave open, and sampling errors. With x_k the probability that block k is left, block j
+        enters Δ_i of an earlier candidate i with the weight w = x_i · ∏ (1 - x_k) · x_j (over the
+        blocks k between them), and its own Δ_j with w = x_j. If it was sampled, m more rollouts shrink V_i by w² z² times what the
         variance of D_j falls by: under a Beta posterior of n + 1 pseudo-counts to (n + 1) /
         (n + 1 + m) of itself. If it was not, they take w / 2 from U_i and add w² z² / 6m to V_i
         (1 / 6 is the mean of D (1 - D) under a uniform).

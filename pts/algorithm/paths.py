@@ -84,7 +84,7 @@ class ScoredCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Positions `start <= i < end`; left with probability `leave`."""
+    """Positions `start <= i < end`; left with probability `exit_prob`, x in formulas."""
 
     start: int
     end: int
@@ -114,7 +114,7 @@ def left_within(exit_prob: Floats, start: int, end: int) -> float:
 
 
 def exit_weights(exit_prob: Floats) -> Floats:
-    """P(the block is left at position j | it is left): ∏_{k<j} (1 - leave_k) · leave_j, normed."""
+    """P(the block is left at position j | it is left): ∏_{k<j} (1 - x_k) · x_j, normed."""
     reach = np.exp(np.concatenate([[0.0], np.log1p(-exit_prob)[:-1].cumsum()]))
     weights = reach * exit_prob
     return np.asarray(weights / weights.sum(), dtype=np.float64)

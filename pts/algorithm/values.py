@@ -34,8 +34,8 @@ def path_values(
 ) -> PathValues:
     """Carry the verdict `end` backwards through the blocks of a completion.
 
-    Block k is left with probability `exit_prob[k]` and then passes with probability D_k, so
-    `p_k = (1 - leave_k) p_{k+1} + leave_k D_k`. `successes` and `trials` count its branches.
+    Block k is left with probability x_k = `exit_prob[k]` and then passes with probability D_k, so
+    `p_k = (1 - x_k) p_{k+1} + x_k D_k`. `successes` and `trials` count its branches.
 
     A sampled block has its raw proportion and Wilson's bounds of D_k. (Posterior means would pull
     every D_k towards 1/2; along a path of many blocks that bias adds up, where half-widths only add

@@ -30,7 +30,7 @@ class Grader:
         self._verdicts: dict[str, Verdict] = {}
 
     def room(self, prefix: Ids) -> int:
-        """Tokens that may follow the prefix `prefix`: 0 when it is finished or fills the limit."""
+        """Tokens that may follow `prefix`: 0 when it is finished or fills the limit."""
         if prefix[-1:] and prefix[-1] in self._engine.stop_ids:
             return 0
         return max(0, self._engine.sampling.max_new_tokens - len(prefix))

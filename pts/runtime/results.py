@@ -5,12 +5,14 @@ A run folder holds
     journal.jsonl   every finished request, append-only (`pts.runtime.journal`)
     results.jsonl   one question a line: its `QuestionResult` and what its rollouts cost; appended
                     as questions finish, sorted at the end
-    pairs.jsonl     one confirmed `TokenPair` a line token_texts.json     text of every token id
-    that the results mention: for reports without a model summary.json    totals of the run
+    pairs.jsonl     one confirmed `TokenPair` a line
+    token_texts.json
+                    text of every token id that the results mention: for reports without a model
+    summary.json    totals of the run
 
-One process writes them all, whatever the number of workers.
-results.jsonl survives SIGKILL at any byte (a torn last line is dropped and its question replayed
-from the journal); the files that are written whole are replaced atomically.
+One process writes them all, whatever the number of workers. results.jsonl survives SIGKILL at any
+byte (a torn last line is dropped and its question replayed from the journal); the files that are
+written whole are replaced atomically.
 """
 
 from __future__ import annotations
@@ -21,16 +23,13 @@ from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import dataclass
 from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter
 
 from pts.errors import DataError
 from pts.files import JsonLines, complete_lines, dumps, leading_text, replacing, write_all
 from pts.types import Purpose, QuestionResult, TokenPair
-
-if TYPE_CHECKING:
-    pass
 
 _T = TypeVar("_T")
 
@@ -65,7 +64,7 @@ class Record:
     result: QuestionResult
     spent: Mapping[Purpose, RolloutCost]
     asked: str = ""
-    """Digest of the problem as it was given (`pts.digests`)."""
+    """Digest of the problem as it was given (`pts.files.asked_digest`)."""
 
 
 _ASKED = re.compile(rb',"asked":"([0-9a-f]+)"}\n$')

@@ -16,7 +16,7 @@ What a generator can rely on:
   (`GeneratorExit` at its yield) and the question's result is what `on_skip` returns: a search
   need not know of UNSCORED at all.
 - A second `RolloutQuery` at the same place for the same purpose continues where the first one
-ended.
+  ended.
 - Rollout `index` at a place has one seed, whatever the order, the batches or the interruptions.
 
 Verifiers are called in this process; a slow one should bring its own workers and time limit.

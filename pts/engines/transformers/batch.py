@@ -65,7 +65,7 @@ class RequestState:
 
 
 def open_job(request: SampleRequest) -> RequestState:
-    """A job of a request. Raises EngineError for an empty prefix or a negative limit."""
+    """The state of a new request. Raises EngineError for an empty prefix or a negative limit."""
     ids = request.prompt + request.prefix
     if not ids or request.max_tokens < 0:
         raise EngineError(

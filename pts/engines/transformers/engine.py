@@ -19,7 +19,7 @@ path at a time, so its bits depend on the path alone.
 Models with sliding-window layers are exact while a sequence fits into the window; longer ones are
 refused. The CUDA and MPS paths (among them the halving of the batch when memory runs out) are
 written with care but have not been run on such hardware. Weights must not change while an engine
-lives: `policy` and the stored KV would be stale.
+lives: `policy_digest` and the stored KV would be stale.
 """
 
 from __future__ import annotations

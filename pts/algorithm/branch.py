@@ -133,10 +133,10 @@ class RoundState:
         H_i is the half-width of Δ_i's interval, U_i + sqrt(V_i): the range that unsampled blocks
         leave open, and sampling errors. With x_k the probability that block k is left, block j
         enters Δ_i of an earlier candidate i with the weight w = x_i · ∏ (1 - x_k) · x_j (over the
-        blocks k between them), and its own Δ_j with w = x_j. If it was sampled, m more rollouts shrink V_i by w² z² times what the
-        variance of D_j falls by: under a Beta posterior of n + 1 pseudo-counts to (n + 1) /
-        (n + 1 + m) of itself. If it was not, they take w / 2 from U_i and add w² z² / 6m to V_i
-        (1 / 6 is the mean of D (1 - D) under a uniform).
+        blocks k between them), and its own Δ_j with w = x_j. If it was sampled, m more rollouts
+        shrink V_i by w² z² times what the variance of D_j falls by: under a Beta posterior of n + 1
+        pseudo-counts to (n + 1) / (n + 1 + m) of itself. If it was not, they take w / 2 from U_i
+        and add w² z² / 6m to V_i (1 / 6 is the mean of D (1 - D) under a uniform).
         """
         m, z2 = self.config.round_rollouts, self.config.z**2
         gains, linear, square = [], 0.0, 0.0  # Σ w H and Σ w² up to this block

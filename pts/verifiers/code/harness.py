@@ -58,7 +58,7 @@ class Remote:
 class Harness:
     """The tests' end of the channel. `named` are the names that the tests use.
 
-    `raised` counts the exceptions of the code.
+    `raised` counts the exceptions of the code, `asked` what was asked of it beside its loading.
     """
 
     def __init__(self, channel: Callable[[Harness], Channel], named: frozenset[str]) -> None:
@@ -67,7 +67,7 @@ class Harness:
         self._remotes: dict[int, Remote] = {}
         self._errors: dict[str, type[BaseException]] = {}
         self._lent: list[Callable[..., Any]] = []
-        self.raised = 0
+        self.raised = self.asked = 0
         self._channel = channel(self)
         self.encode = self._channel.encode
 
@@ -99,6 +99,7 @@ class Harness:
             return self._channel.decode(reply["ok"])
 
     def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        self.asked += message["do"] != "load"
         self._channel.send(message)
         while "back" in (reply := self._channel.receive()):
             self._channel.send(self._lend(reply))

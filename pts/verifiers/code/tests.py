@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -20,34 +22,54 @@ _FILE = "<tests>"
 
 
 def run_tests(
-    tree: ast.Module, code: str, entry_point: str, make_harness: Callable[[frozenset[str]], Harness]
-) -> dict[str, str]:
+    tree: ast.Module,
+    code: str,
+    entry_point: str,
+    as_json: bool,
+    make_harness: Callable[[frozenset[str]], Harness],
+) -> dict[str, Any]:
     """Run the tests against the code.
 
     The code's names stand for themselves in the tests, but no builtin (except an entry point of
     that name) and no module of the standard library is replaced: what judges must not come from
-    the judged. Returns {"verdict", "kind", "detail"}. Raises ChannelClosed when the code's process
-    is gone.
+    the judged. An entry point is a function's name; where the code has none but a class `Solution`
+    with such a method, or where it reads "Solution().add", each call has an object of its own.
+    `as_json` compares values as `same_json` does. Returns {"verdict", "kind", "detail"}, and
+    "untouched" where the tests ended without having asked anything of the code. Raises
+    ChannelClosed when the code's process is gone.
     """
     used = names_of(tree)
     harness = make_harness(used)
     try:
         given = harness.load(code)
-        if entry_point and entry_point not in given:
-            return failure("missing", f"the code defines no {entry_point!r}")
         names = {n: v for n, v in given.items() if n == entry_point or not hasattr(builtins, n)}
+        if entry_point:
+            names[entry_point] = _function(given, entry_point)
+            if names[entry_point] is None:
+                return failure("missing", f"the code defines no {entry_point!r}")
         if not entry_point and not used & set(names):
             return failure("missing", "the code defines nothing that the tests use")
-        reached = _run(tree, names, entry_point)
+        reached = _run(tree, names, entry_point, as_json)
     except CannotCross as error:
         return {"verdict": "unscored", "kind": "tests", "detail": str(error)}
     except ChannelClosed:
         raise
     except BaseException as error:
-        return _ended_by(error, tree)
+        return {**_ended_by(error, tree), "untouched": not harness.asked}
     if not reached and not harness.raised:  # one of them was what the tests expected
         return failure("assertion", "no assertion of the tests was reached")
     return {"verdict": "pass", "kind": "", "detail": ""}
+
+
+def _function(given: dict[str, Any], entry_point: str) -> Any:
+    """What an entry point names; None where the code does not define it."""
+    name, of_class, method = entry_point.partition("().")
+    if name in given and not of_class:
+        return given[name]
+    owner = given.get(name if of_class else "Solution")
+    if owner is None or not hasattr(owner, method or name):
+        return None
+    return lambda *args, **keywords: getattr(owner(), method or name)(*args, **keywords)
 
 
 def names_of(tree: ast.AST) -> frozenset[str]:
@@ -61,16 +83,16 @@ def names_of(tree: ast.AST) -> frozenset[str]:
     return frozenset(found)
 
 
-def _run(tree: ast.Module, names: dict[str, Any], entry_point: str) -> int:
+def _run(tree: ast.Module, names: dict[str, Any], entry_point: str, as_json: bool) -> int:
     """How many assertions were reached. Raises what the tests raise."""
     reached: list[None] = []
     module = sys.modules[MODULE] = ModuleType(MODULE)  # for `from solution import name`
     module.__dict__.update(names)
     space = {**names, **_modules(tree), "__name__": "tests", "__builtins__": builtins}
-    space["__assertion__"] = lambda: reached.append(None)
+    space["__assertion__"], space["__same__"] = lambda: reached.append(None), same_json
     if entry_point:
         space["candidate"] = names[entry_point]
-    exec(compile(_counting(tree), _FILE, "exec", dont_inherit=True), space)
+    exec(compile(_counting(tree, as_json), _FILE, "exec", dont_inherit=True), space)
     for name, takes in runnable(tree):
         space[name](*[names.get(entry_point)][:takes])
     return len(reached)
@@ -78,11 +100,16 @@ def _run(tree: ast.Module, names: dict[str, Any], entry_point: str) -> int:
 
 def _modules(tree: ast.AST) -> dict[str, ModuleType]:
     """Modules that the tests use without importing them, as in `math.isclose(...)`."""
+    names = modules_used(tree)
+    return {name: importlib.import_module(name) for name in names}
+
+
+def modules_used(tree: ast.AST) -> frozenset[str]:
+    """Modules of the standard library that have attributes taken without being bound."""
     nodes = list(ast.walk(tree))
     bases = {n.value.id for n in nodes if isinstance(n, ast.Attribute) and _is_name(n.value)}
     bound = {n.id for n in nodes if _is_name(n) and isinstance(n.ctx, ast.Store)}
-    names = (bases - bound) & sys.stdlib_module_names
-    return {name: importlib.import_module(name) for name in names}
+    return frozenset(bases - bound) & sys.stdlib_module_names
 
 
 def _is_name(node: ast.AST) -> TypeGuard[ast.Name]:
@@ -102,16 +129,53 @@ def runnable(tree: ast.Module) -> list[tuple[str, int]]:
     return [(n, k) for n, k in takes if (n, k) == ("check", 1) or (n.startswith("test") and k == 0)]
 
 
-def _counting(tree: ast.Module) -> ast.Module:
+def _counting(tree: ast.Module, as_json: bool) -> ast.Module:
     """The tests with a mark before each assertion: tests that reach none prove nothing."""
 
     class Mark(ast.NodeTransformer):
         def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
             call = ast.Call(ast.Name("__assertion__", ast.Load()), [], [])
+            if as_json and isinstance(node.test, ast.Compare):
+                sides = [node.test.left, *node.test.comparators]
+                node.test = ast.Call(ast.Name("__same__", ast.Load()), sides, [])
             return [ast.copy_location(ast.Expr(call), node), node]
 
-    marked: ast.Module = Mark().visit(tree)
+    marked: ast.Module = Mark().visit(copy.deepcopy(tree))
     return ast.fix_missing_locations(marked)
+
+
+def same_json(value: Any, expected: Any) -> bool:
+    """Whether a value is what JSON tests expect, which know neither tuples nor keys but text.
+
+    Numbers may differ by a relative 1e-9, for what wrote the JSON may have rounded them. APPS has
+    some values in a list of their own, so a list of one item also stands for the item.
+    """
+    value = _as_json(value)
+    inner = expected[0] if isinstance(expected, list) and len(expected) == 1 else expected
+    return _close(value, expected) or _close(value, inner)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return list(map(_as_json, value))
+    if isinstance(value, dict):
+        return {_key(key): _as_json(item) for key, item in value.items()}
+    return value
+
+
+def _key(key: Any) -> Any:
+    spelled = {True: "true", False: "false"}.get(key) if isinstance(key, bool) else str(key)
+    return spelled if isinstance(key, (bool, int, float)) else "null" if key is None else key
+
+
+def _close(value: Any, expected: Any) -> bool:
+    if isinstance(expected, list) and isinstance(value, list):
+        return len(value) == len(expected) and all(map(_close, value, expected))
+    if isinstance(expected, dict) and isinstance(value, dict):
+        return value.keys() == expected.keys() and all(_close(value[k], expected[k]) for k in value)
+    if isinstance(expected, float) and isinstance(value, (int, float)):
+        return math.isclose(value, expected, rel_tol=1e-9)
+    return bool(value == expected)
 
 
 def failure(kind: str, detail: str) -> dict[str, str]:

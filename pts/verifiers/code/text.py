@@ -1,27 +1,31 @@
-"""What the code verifier reads: code in a completion, tests in a reference."""
+"""What the code verifier reads in a reference: tests."""
 
 from __future__ import annotations
 
 import ast
+import builtins
 import json
-import re
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 from pts.errors import DataError
 from pts.verifiers.code.candidate import MODULE
-from pts.verifiers.code.tests import runnable
-
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n`]*$", re.MULTILINE)
-_PYTHON = frozenset({"python", "py", "python3", "py3"})
+from pts.verifiers.code.tests import modules_used, runnable
 
 
 @dataclass(frozen=True, slots=True)
 class Asserts:
-    """Python that asserts something of what the code defines."""
+    """Python that asserts something of what the code defines.
+
+    `entry_point` is the function under test, where one is named; `wanted` are the names that the
+    code has to define. `as_json`: values are compared as JSON writes them.
+    """
 
     tests: str
+    entry_point: str
+    wanted: frozenset[str]
+    as_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +39,6 @@ class Case:
 Tests = Asserts | tuple[Case, ...]
 
 
-def extract_code(text: str) -> str:
-    """The last fenced Python block, else the last fenced block, else the whole text.
-
-    A block that is never closed reaches to the end of the text.
-    """
-    blocks: list[tuple[str, str]] = []
-    mark, language, start = "", "", 0
-    for fence in _FENCE.finditer(text):
-        if not mark:
-            mark, language, start = fence[1], fence[2].lower(), fence.end() + 1
-        elif fence[1].startswith(mark) and not fence[2]:
-            blocks.append((language, text[start : fence.start()]))
-            mark = ""
-    if mark:
-        blocks.append((language, text[start:]))
-    python = [code for language, code in blocks if language in _PYTHON]
-    return python[-1] if python else blocks[-1][1] if blocks else text
-
-
 def read_tests(reference: str, entry_point: str) -> Tests:
     """The tests of a reference, in one of the forms that `pts.verifiers.code.verifier` lists.
 
@@ -62,21 +47,78 @@ def read_tests(reference: str, entry_point: str) -> Tests:
     """
     if reference.lstrip()[:1] in ("[", "{"):
         try:
-            data = json.loads(reference)
+            data = _loads(reference)
+        except DataError:
+            raise
         except (ValueError, RecursionError):
             data = None  # a set or list at the start of Python; it says itself what is wrong
         if isinstance(data, list) and data and all(isinstance(line, str) for line in data):
             reference = "\n".join(data)
+        elif isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
+            return _live_code_bench(data, entry_point)
         elif isinstance(data, (list, dict)):
-            cases = _cases(data)
-            if not isinstance(cases, str):
-                return cases
-            reference = cases
-    _check(reference, entry_point)
-    return Asserts(reference)
+            return _cases(data)
+    return _asserts(reference, entry_point)
 
 
-def _cases(data: list[Any] | dict[str, Any]) -> tuple[Case, ...] | str:
+def _no_number(name: str) -> None:
+    raise DataError(f"{name} is no JSON, and nothing can be compared with it")
+
+
+def _asserts(tests: str, entry_point: str, as_json: bool = False) -> Asserts:
+    _check(tests, entry_point)
+    wanted = free_names(ast.parse(tests))
+    named = {entry_point.partition("(")[0]} if entry_point else set()
+    return Asserts(tests, entry_point, wanted | named, as_json)
+
+
+def free_names(tree: ast.AST) -> frozenset[str]:
+    """Names that tests use and do not bind: the code has to define them."""
+    used: set[str] = set()
+    bound = {"candidate", *dir(builtins)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.ImportFrom) and node.module == MODULE:
+            used |= {alias.name for alias in node.names} - {"*"}
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            bound.add(node.name)
+    return frozenset(used - bound - (sys.stdlib_module_names & modules_used(tree)))
+
+
+def _live_code_bench(rows: list[dict[str, Any]], entry_point: str) -> Tests:
+    """Tests as LiveCodeBench has them: what a program reads, or a call's arguments a line."""
+    if not all(isinstance(row.get(key), str) for row in rows for key in ("input", "output")):
+        raise DataError('each of the JSON tests is {"input": text, "output": text}')
+    if not any(row.get("testtype") == "functional" for row in rows):
+        return tuple(Case(row["input"], row["output"]) for row in rows)
+    if not entry_point:
+        raise DataError("functional tests need an entry point, the function's name")
+    try:
+        inputs = [list(map(_loads, row["input"].splitlines())) for row in rows]
+        outputs = [_loads(row["output"]) for row in rows]
+    except ValueError as error:
+        raise DataError(f"inputs and outputs of functional tests are JSON ({error})") from error
+    return _calls(entry_point, inputs, outputs)
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _calls(name: str, inputs: list[Any], outputs: list[Any]) -> Asserts:
+    pairs = zip(inputs, outputs, strict=True)
+    tests = "\n".join(f"assert {name}(*{a!r}) == {b!r}" for a, b in pairs)
+    return _asserts(tests, name, as_json=True)
+
+
+def _cases(data: list[Any] | dict[str, Any]) -> Tests:
     """Cases of a program, or the assertions that calls of a function come to."""
     inputs, outputs = (
         (data.get("inputs"), data.get("outputs")) if isinstance(data, dict) else (0, 0)
@@ -93,11 +135,17 @@ def _cases(data: list[Any] | dict[str, Any]) -> tuple[Case, ...] | str:
             raise DataError(f"fn_name must be the name of a function, got {name!r}")
         if not all(isinstance(arguments, list) for arguments in inputs):
             raise DataError("with fn_name, each of the inputs is the list of a call's arguments")
-        pairs = zip(inputs, outputs, strict=True)
-        return "\n".join(f"assert {name}(*{a!r}) == {b!r}" for a, b in pairs)
-    if not all(isinstance(text, str) for text in inputs + outputs):
+        return _calls(name, inputs, outputs)
+    return tuple(map(Case, map(_program_text, inputs), map(_program_text, outputs)))
+
+
+def _program_text(value: Any) -> str:
+    """What a program reads or prints; APPS gives some as lists of lines."""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    if not isinstance(value, str):
         raise DataError("inputs and outputs of programs must be text")
-    return tuple(map(Case, inputs, outputs))
+    return value
 
 
 def _check(tests: str, entry_point: str) -> None:

@@ -45,8 +45,9 @@ from typing import Any, Literal
 from pts.errors import ConfigError, DataError, VerifierError, did_you_mean
 from pts.types import Grade, Problem, Verdict
 from pts.verifiers.code import lockdown
+from pts.verifiers.code.extract import extract_code
 from pts.verifiers.code.sandbox import Isolation, JobLimits, Sandbox
-from pts.verifiers.code.text import Asserts, Tests, extract_code, read_tests
+from pts.verifiers.code.text import Asserts, Tests, read_tests
 
 ISOLATIONS: tuple[Isolation, ...] = ("bwrap", "landlock")
 LEAST_MEMORY = 128
@@ -95,6 +96,7 @@ class CodeVerifier:
         limits = JobLimits(math.ceil(timeout), 4 * timeout + 1, memory << 20)
         self.isolation, self._sandbox = _start(isolation, limits)
         self._read = lru_cache(maxsize=4096)(read_tests)
+        self._fault = lru_cache(maxsize=4096)(self._try_tests)
         self._judge = lru_cache(maxsize=65536)(self._run)
 
     def __call__(self, problem: Problem, text: str) -> Grade:
@@ -104,13 +106,21 @@ class CodeVerifier:
             tests = self._read(problem.reference, entry_point)
         except DataError as error:
             return Grade(Verdict.UNSCORED, reason=f"reference of {problem.id}: {error}")
-        code = extract_code(text)
+        wanted: frozenset[str] = frozenset()
+        if isinstance(tests, Asserts):
+            try:
+                wanted, fault = tests.wanted, self._fault(tests)
+            except VerifierError as error:
+                return Grade(Verdict.UNSCORED, reason=str(error))
+            if fault:
+                return Grade(Verdict.UNSCORED, reason=f"reference of {problem.id}: {fault}")
+        code = extract_code(text, wanted, prefix)
         if not code.strip():
             return Grade(Verdict.FAIL, reason="no code")
         if len(code) > MOST_TEXT:
             return Grade(Verdict.FAIL, reason=f"more than {MOST_TEXT} characters of code")
         try:
-            verdict, reason = self._judge(prefix + code, tests, entry_point)
+            verdict, reason = self._judge(prefix + code, tests)
         except VerifierError as error:
             return Grade(Verdict.UNSCORED, code, str(error))
         return Grade(verdict, code, reason)
@@ -124,10 +134,23 @@ class CodeVerifier:
         """End the sandbox now; it also ends with the verifier. The next call starts a new one."""
         self._sandbox.stop()
 
-    def _run(self, code: str, tests: Tests, entry_point: str) -> tuple[Verdict, str]:
+    def _try_tests(self, tests: Asserts) -> str:
+        """What is wrong with tests whatever the code, empty for nothing.
+
+        They run on stand-ins that leave when they are called. What fails before that, does so with
+        every code. (A TypeError may come of a stand-in where the tests expect a constant.)
+        """
+        code = "\n".join(f"def {name}(*a, **k): raise SystemExit" for name in sorted(tests.wanted))
+        reply = self._sandbox.ask(_job(code, tests)) or {}
+        kind, detail = reply.get("kind"), str(reply.get("detail"))
+        if kind in ("time limit", "memory"):
+            return f"the tests break their limits without any code ({kind}: {detail})"
+        own = kind == "exception" and reply.get("untouched") and not detail.startswith("TypeError")
+        return f"the tests fail without any code ({detail})" if own else ""
+
+    def _run(self, code: str, tests: Tests) -> tuple[Verdict, str]:
         if isinstance(tests, Asserts):
-            job = {"code": code, "tests": tests.tests, "entry_point": entry_point}
-            return self._ask(job)
+            return self._ask(_job(code, tests))
         for number, case in enumerate(tests, 1):
             verdict, reason = self._ask({"code": code, "stdin": case.stdin, "stdout": case.stdout})
             if verdict is not Verdict.PASS:
@@ -142,6 +165,11 @@ class CodeVerifier:
         if reply["verdict"] == "unscored":
             raise VerifierError(reason)
         return Verdict(reply["verdict"]), reason
+
+
+def _job(code: str, tests: Asserts) -> dict[str, Any]:
+    given = {"tests": tests.tests, "entry_point": tests.entry_point, "as_json": tests.as_json}
+    return {"code": code, **given}
 
 
 def _text(metadata: Mapping[str, Any], column: str) -> str:

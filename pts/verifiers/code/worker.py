@@ -227,7 +227,8 @@ def _tests(job: dict[str, Any], connection: socket.socket) -> dict[str, Any]:
     def make(named: frozenset[str]) -> Harness:
         return Harness(lambda own: Channel(connection, own.refer, own.resolve), named)
 
-    return run_tests(ast.parse(job["tests"]), job["code"], job["entry_point"], make)
+    tree = ast.parse(job["tests"])
+    return run_tests(tree, job["code"], job["entry_point"], job["as_json"], make)
 
 
 def _program(

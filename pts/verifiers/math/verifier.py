@@ -71,7 +71,7 @@ class MathVerifier:
         reply = self._ask(reference, None)
         if reply is None:
             return f"takes longer than {self.seconds:g} s to read"
-        return "" if reply["readable"] else "is no mathematical answer"
+        return str(reply["fault"])
 
     def _ask_comparison(self, reference: str, text: str) -> Grade:
         reply = self._ask(reference, text)

@@ -15,21 +15,78 @@ import signal
 import sys
 from typing import Any
 
+from pts.verifiers.math import answers
+
 MEMORY_BYTES = 4 << 30
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Parse the reference; with a text, parse its last answer and compare."""
-    from math_verify import parse, verify
-
-    reference = question["reference"]
-    written = any(mark in reference for mark in ("$", r"\boxed", r"\(", r"\["))
-    gold = parse(reference if written else f"${reference}$", parsing_timeout=None)
+    """Say what is wrong with the reference; with a text, compare its last answer."""
+    reference = answers.declared(question["reference"]) or question["reference"]
     if question["text"] is None:
-        return {"readable": bool(gold)}
-    found = parse(question["text"], parsing_timeout=None)
-    equal = bool(found) and verify(gold, found, timeout_seconds=None)
-    return {"equal": bool(equal), "answer": str(found[-1]) if found else None}
+        return {"fault": _fault(reference)}
+    text = question["text"]
+    given = answers.declared(text)
+    found: list[Any] = []
+    if given is None:
+        found = _parse(answers.without_counts(text))
+        given = str(found[-1]) if found else None
+    if given is None:
+        return {"equal": False, "answer": None}
+    return {"equal": _equal(reference, given, text, found), "answer": given}
+
+
+def _fault(reference: str) -> str:
+    """Why a reference cannot be read; empty for a good one."""
+    if answers.exact(reference) or answers.words(reference):
+        return ""
+    formula = answers.latex(reference)
+    if unknown := answers.unknown_words(formula):
+        return f"holds words that are no unit: {', '.join(unknown[:3])}"
+    return "" if _parse(f"${formula}$") else "is no mathematical answer"
+
+
+def _equal(reference: str, given: str, text: str, found: list[Any]) -> bool:
+    wanted, value = answers.exact(reference), answers.exact(given)
+    if wanted and value:
+        return wanted.equals(value)
+    spelled = answers.spelled(reference, given)
+    if spelled is not None:
+        return spelled
+    formulas = [answers.latex(reference)]
+    if "\\" not in reference and r"\log" in formulas[0]:  # in code the natural logarithm
+        formulas.append(formulas[0].replace(r"\log", r"\ln"))
+    found = found or _parse(f"${answers.latex(given)}$") or _parse(text)
+    return any(_same(_parse(f"${formula}$"), found) for formula in formulas)
+
+
+def _parse(text: str) -> list[Any]:
+    from math_verify import parse
+
+    return list(parse(text, parsing_timeout=None))
+
+
+def _same(gold: list[Any], found: list[Any]) -> bool:
+    """Whether the library takes them for equal, and the numbers among them are so exactly."""
+    from math_verify import verify
+
+    if not gold or not found or not verify(gold, found, timeout_seconds=None):
+        return False
+    return not (_is_number(gold[0]) and _is_number(found[0])) or _close(gold[0], found[0])
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str) and bool(getattr(value, "is_number", False))
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Equal where both are rational, else to a relative 1e-6: the library rounds to 1e-6."""
+    import sympy
+
+    a, b = (sympy.nsimplify(x.doit(), rational=True) for x in (a, b))
+    if a.is_rational and b.is_rational:
+        return bool(a == b)
+    return bool(abs(sympy.N(a - b, 30)) <= 1e-6 * abs(sympy.N(a, 30)))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import pytest
 from pts.errors import ConfigError
 from pts.types import Grade, Problem, Verdict
 from pts.verifiers.code import sandbox as code_sandbox
-from pts.verifiers.code.text import extract_code
+from pts.verifiers.code.extract import extract_code
 from pts.verifiers.code.verifier import CodeVerifier
 from pts.verifiers.registry import make_verifier
 from tests.pts.verifiers.code_isolation import available, make

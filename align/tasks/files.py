@@ -18,8 +18,7 @@ from pts.data.sources import open_table
 from pts.data.tables import Row, shown
 from pts.errors import DataError, PTSError
 from pts.types import Message, Problem
-from pts.verifiers.base import Verifier
-from pts.verifiers.registry import make_verifier, reference_fault
+from pts.verifiers.registry import ReferenceCheck, make_verifier
 
 T = TypeVar("T")
 ROLES = ("system", "user", "assistant")
@@ -39,21 +38,22 @@ class FileTask:
 
     def __init__(self, config: FilesTask) -> None:
         faults: list[str] = []
-        judge: Verifier | None = None
+        references: ReferenceCheck | None = None
         try:
             self.verifier = make_verifier(config.verifier)
-            # An empty completion is judged at once; `math` starts a process for it.
-            judge = None if config.verifier.partition(":")[0] == "math" else self.verifier
+            references = ReferenceCheck(self.verifier)
         except PTSError as error:
             faults.append(f"task.verifier: {error}")
         self._problems: dict[str, list[Problem]] = {}
         for split, path in config.problems.items():
-            check = partial(_problem_fault, judge)
+            check = partial(_problem_fault, references)
             try:
                 found = load_problems(_expanded(path), {"id": "id"}, chat=True, check=check)
                 self._problems[split] = list(found)
             except DataError as error:
                 faults += str(error).splitlines()
+        if references is not None:
+            references.warn()
         try:
             self._chats = _read_chats(_expanded(config.chats))
         except DataError as error:
@@ -116,13 +116,13 @@ def _expanded(path: Path) -> str:
     return os.path.expanduser(path)  # Path.expanduser raises where there is no such user
 
 
-def _problem_fault(judge: Verifier | None, problem: Problem) -> str | None:
-    """What no stage could use; with `judge`, also a reference that it cannot read."""
+def _problem_fault(references: ReferenceCheck | None, problem: Problem) -> str | None:
+    """What no stage could use; with `references`, also one that the verifier cannot read."""
     assert not isinstance(problem.prompt, str)  # they are read as chats
     if not any(message.content for message in problem.prompt):
         return "prompt is empty"
     fault = _roles_fault(problem.prompt)
-    return fault or (reference_fault(judge, problem) if judge else None)
+    return fault or (references(problem) if references else None)
 
 
 def _roles_fault(messages: tuple[Message, ...]) -> str | None:

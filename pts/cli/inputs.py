@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from pts.cli.engine import engine_faults
 from pts.cli.options import SearchOptions
@@ -11,7 +10,7 @@ from pts.cli.settings import Faults, load_settings
 from pts.config import SamplingConfig, SearchConfig
 from pts.data.problems import Problems, load_problems
 from pts.verifiers.base import Verifier
-from pts.verifiers.registry import make_verifier, reference_fault
+from pts.verifiers.registry import ReferenceCheck, make_verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +31,14 @@ def read_inputs(given: SearchOptions) -> Inputs:
     faults = Faults()
     both = faults.attempt(lambda: load_settings(given.config, given.settings or ()))
     judge = faults.attempt(lambda: make_verifier(given.verifier))
-    check = None if judge is None else partial(reference_fault, judge)
+    check = None if judge is None else ReferenceCheck(judge)
     asked = faults.attempt(
         lambda: load_problems(given.problems, columns, chat=given.chat, check=check)
     )
     faults.add(*engine_faults(given))
     faults.raise_all()
+    if check is not None:
+        check.warn()
     assert both is not None
     assert judge is not None
     assert asked is not None

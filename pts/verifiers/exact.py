@@ -3,9 +3,10 @@
     verifier = ExactVerifier(r"The answer is (-?\\d+)\\.")
 
 The last occurrence counts, so a completion may change its mind. A completion without a readable
-answer is FAIL. A reference that does not itself have the form of an answer is UNSCORED: the
-problem is broken, not the completion. Not covered: tolerance, units, fractions, equivalent
-spellings of an answer other than those that `normalise` removes.
+answer is FAIL, and so is one on which the pattern backtracks for longer than two seconds of CPU
+time. A reference that does not itself have the form of an answer is UNSCORED: the problem is
+broken, not the completion. Not covered: tolerance, units, fractions, equivalent spellings of an
+answer other than those that `normalise` removes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from collections.abc import Callable
 
 from pts.errors import ConfigError
 from pts.types import Grade, Problem, Verdict
+
+PATTERN_SECONDS = 2.0
+"""CPU time that the pattern may take on one completion."""
 
 
 def as_integer(text: str) -> str:
@@ -44,14 +48,37 @@ class ExactVerifier:
                 f"answer pattern {pattern!r} has {self._pattern.groups} groups; "
                 "put exactly one pair of capturing brackets around the answer"
             )
+        import regex  # here, for `pts --help` does without; unlike `re` it can be given a limit
+
+        self._search = regex.compile(pattern)
+        self._answer = _group(pattern)
         self._normalise = normalise
+
+    def can_match(self, reference: str) -> bool:
+        """Whether the pattern's group can spell a reference, as far as that can be told.
+
+        A reference "18." never equals what a group of digits finds.
+        """
+        if self._answer is None:
+            return True
+        try:
+            spellings = {reference.strip(), self._normalise(reference)}
+        except ValueError:
+            return True  # such a reference is UNSCORED
+        if re.fullmatch(r"-?\d+", canonical := self._normalise(reference)):
+            spellings |= {f"{int(canonical):,}", f"+{canonical}"}
+        return any(self._answer.fullmatch(spelling) for spelling in spellings)
 
     def __call__(self, problem: Problem, text: str) -> Grade:
         try:
             expected = self._normalise(problem.reference)
         except ValueError as error:
             return Grade(Verdict.UNSCORED, None, f"reference of {problem.id}: {error}")
-        found = self._pattern.findall(text)
+        try:
+            found = self._search.findall(text, timeout=PATTERN_SECONDS)
+        except TimeoutError:
+            reason = f"the pattern took longer than {PATTERN_SECONDS:g} s"
+            return Grade(Verdict.FAIL, None, reason)
         if not found:
             return Grade(Verdict.FAIL, None, "no final answer")
         try:
@@ -61,3 +88,18 @@ class ExactVerifier:
         if answer == expected:
             return Grade(Verdict.PASS, answer)
         return Grade(Verdict.FAIL, answer, f"expected {expected}")
+
+
+def _group(pattern: str) -> re.Pattern[str] | None:
+    """The pattern inside the one pair of capturing brackets; None where it does not stand alone."""
+    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", lambda match: "x" * len(match[0]), pattern)
+    opening = re.search(r"\((?!\?)|\(\?P<\w+>", bare)
+    assert opening is not None
+    depth, end = 1, opening.end()
+    while depth:
+        depth += {"(": 1, ")": -1}.get(bare[end], 0)
+        end += 1
+    try:
+        return re.compile(pattern[opening.end() : end - 1])
+    except re.error:
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from pts.types import Problem, Verdict
 from pts.verifiers.base import Verifier
 from pts.verifiers.choice import ChoiceVerifier
 from pts.verifiers.exact import ExactVerifier, as_integer
+
+_log = logging.getLogger(__name__)
 
 CODE_OPTIONS: dict[str, Callable[[str], Any]] = {
     "timeout": float,
@@ -74,10 +77,35 @@ VERIFIERS: dict[str, Callable[[str], Verifier | None]] = {
 text does not fit. One of your own joins by one line: `VERIFIERS["mine"] = make`."""
 
 
-def reference_fault(verifier: Verifier, problem: Problem) -> str | None:
-    """Why the verifier cannot read a reference, found by judging an empty completion."""
-    said = verifier(problem, "")
-    return said.reason if said.verdict is Verdict.UNSCORED else None
+class ReferenceCheck:
+    """Tells why a verifier cannot read a reference; counts those that no answer can match."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+        self._seen = 0
+        self._unmatched: list[str] = []
+
+    def __call__(self, problem: Problem) -> str | None:
+        """The fault of a problem's reference, found by judging an empty completion."""
+        self._seen += 1
+        said = self._verifier(problem, "")
+        if said.verdict is Verdict.UNSCORED:
+            return said.reason
+        exact = self._verifier
+        if isinstance(exact, ExactVerifier) and not exact.can_match(problem.reference):
+            self._unmatched.append(f"{problem.id}: {problem.reference[:40]!r}")
+        return None
+
+    def warn(self) -> None:
+        """Log how many references no answer can match, with the first of them."""
+        if self._unmatched:
+            _log.warning(
+                "the verifier's pattern cannot spell %s of %s references, so that no answer to "
+                "them is right: %s; change the pattern's group or the references",
+                f"{len(self._unmatched):,}",
+                f"{self._seen:,}",
+                ", ".join(self._unmatched[:3]),
+            )
 
 
 def _options(argument: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import pytest
 
 from pts.errors import ConfigError
 from pts.types import Problem, Verdict
+from pts.verifiers import exact
 from pts.verifiers.exact import ExactVerifier, as_integer
+from pts.verifiers.registry import ReferenceCheck, make_verifier
 
 VERIFY = ExactVerifier(r"The answer is (-?\d+)\.")
 
@@ -64,3 +66,39 @@ def test_a_pattern_without_one_group_is_refused(pattern: str) -> None:
 )
 def test_whole_numbers_have_one_spelling(text: str, canonical: str) -> None:
     assert as_integer(text) == canonical
+
+
+def test_a_pattern_that_backtracks_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "PATTERN_SECONDS", 0.05)
+    endless = ExactVerifier(r"^((?:[^X]|[^X])+)X", str.strip)
+    assert endless(problem("a"), "a" * 60).verdict is Verdict.FAIL
+    judged = ExactVerifier(r"^((?:a|a)+)[bc]$", str.strip)(problem("a"), "a" * 60 + "d")
+    assert (judged.verdict, judged.reason) == (
+        Verdict.FAIL,
+        "the pattern took longer than 0.05 s",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reference", "can"),
+    [
+        (r"answer is (-?\d+)\.", "18", True),
+        (r"answer is (-?\d+)\.", "18.", False),
+        (r"answer is (-?\d+)\.", "27.0", False),
+        (r"answer is (-?\d+)\.", "007", True),  # whole numbers in any spelling
+        (r"answer is ([\d,]+)", "1234567", True),
+        (r"answer is ([\d,]+)", "-3", False),
+        (r"\((?P<letter>[A-D])\)", "B", True),
+        (r"\((?P<letter>[A-D])\)", "E", False),
+        (r"(?i:answer) ([()]+)", "()", True),
+        (r"(?:(a)|b)+", "b", False),
+    ],
+)
+def test_references_that_no_answer_can_match_are_told(
+    pattern: str, reference: str, can: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    check = ReferenceCheck(make_verifier(f"exact:{pattern}"))
+    assert check(problem(reference)) is None
+    check.warn()
+    told = f"cannot spell 1 of 1 references, so that no answer to them is right: p: {reference!r}"
+    assert (told in caplog.text) is not can

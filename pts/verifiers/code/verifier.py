@@ -9,13 +9,19 @@
 * Python that defines `check(candidate)` (HumanEval). The problem's column `entry_point` names the
   function that is handed to it.
 * JSON, a list of such lines: `["assert add(1, 2) == 3", "assert add(0, 0) == 0"]`.
-* JSON, calls of one function: `{"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}`.
+* JSON, calls of one function: `{"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}`. Values are
+  compared as JSON has them (`pts.verifiers.code.tests.same_json`).
 * JSON, whole programs, by what they read and print:
   `{"inputs": ["1 2\\n"], "outputs": ["3\\n"]}`. Blanks at the ends of lines and blank lines at the
-  end do not count.
+  end do not count. APPS' lists of lines are joined.
+* JSON of LiveCodeBench, `[{"input": ..., "output": ..., "testtype": "stdin"}]`; "functional" tests
+  need the column `entry_point`.
 
-**What is judged.** The last fenced Python block of the completion, else its last fenced block, else
-the whole text. The problem's column `prefix`, where there is one, stands before it.
+A function may also be a method of `class Solution`. Tests are tried once without any code; those
+that fail on their own are UNSCORED.
+
+**What is judged.** See `pts.verifiers.code.extract`. The problem's column `prefix`, where there is
+one, stands before it.
 
 **What is run where.** The code runs in a process of its own that never holds the tests; the tests
 run in another one and use the code through stand-ins. Values are compared there, on copies, so

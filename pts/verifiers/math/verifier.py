@@ -2,16 +2,23 @@
 
     verifier = MathVerifier(seconds=5)
 
-The library parses LaTeX and plain expressions and compares them symbolically. Model-written
-expressions can make it run for hours (9^9^9…) and its own time limit works by signals, which only
-the main thread receives; so it runs in a worker process that ends when the limit has passed. The
-limit is one of CPU time, so that a busy or suspended machine changes no verdict. An answer that
-takes longer is FAIL, a reference that takes longer or cannot be read is UNSCORED. Equal questions
-are asked once, unless the worker dies or is held up (ten times the limit, and a minute, pass by the
-clock): that raises VerifierError, so the completion is UNSCORED, and is asked anew when it comes
-again.
+**What is compared.** The answer that a completion declares last: what \\boxed holds, else what
+follows "answer is", "answer:" or "####", else its last expression. Rational numbers are compared
+exactly, however they are spelled: fractions, mixed numbers, decimals, powers of ten, percentages
+(which also equal their hundredth), money and numbers with a unit, which is not compared. Words,
+times, numbers with a base and lists with dots are compared as they are spelled. Everything else is
+parsed by the library as LaTeX or as a plain formula ("pi/2", "x**2", "log(2)" with either base) and
+compared symbolically, its numbers to a relative 1e-6 where they are irrational.
 
-Not covered: proofs, units, answers in words.
+Model-written expressions can make it run for hours (9^9^9…) and its own time limit works by
+signals, which only the main thread receives; so it runs in a worker process that ends when the
+limit has passed. The limit is one of CPU time, so that a busy or suspended machine changes no
+verdict. An answer that takes longer is FAIL, a reference that takes longer or cannot be read is
+UNSCORED. Equal questions are asked once, unless the worker dies or is held up (ten times the limit,
+and a minute, pass by the clock): that raises VerifierError, so the completion is UNSCORED, and is
+asked anew when it comes again.
+
+Not covered: proofs, units that differ, numbers in words, decimal commas.
 """
 
 from __future__ import annotations
@@ -30,6 +37,7 @@ from typing import Any
 
 from pts.errors import MissingExtra, VerifierError
 from pts.types import Grade, Problem, Verdict
+from pts.verifiers.math import answers
 
 START_SECONDS = 60.0
 """Allowed for the worker's imports."""
@@ -68,6 +76,8 @@ class MathVerifier:
 
     def _read_reference(self, reference: str) -> str:
         """What is wrong with a reference; empty for a good one."""
+        if answers.exact(answers.declared(reference) or reference):
+            return ""  # without a process
         reply = self._ask(reference, None)
         if reply is None:
             return f"takes longer than {self.seconds:g} s to read"

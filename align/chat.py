@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from align.errors import ManifestError
 from align.run_folder import read_manifest
@@ -37,15 +36,16 @@ def chat_loop(folder: Path, temperature: float, max_new_tokens: int) -> None:
     """
     policy = policy_folder(folder)
     print(f"{policy}: loading", flush=True)
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+    from transformers import TextStreamer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(policy)
+    from pts import load_model_and_tokenizer
+
+    model, tokenizer = load_model_and_tokenizer(policy)
     if tokenizer.chat_template is None:
         raise ConfigError(
             f"{policy}: its tokenizer has no chat template, as is usual for a base model; "
             "give the folder of a run, or of a model that has learnt to chat"
         )
-    model: Any = AutoModelForCausalLM.from_pretrained(policy, use_safetensors=True)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
     messages: list[dict[str, str]] = []

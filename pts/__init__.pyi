@@ -17,6 +17,7 @@ from .engines.server.endpoints import RetryPolicy as RetryPolicy
 from .engines.server.engine import ServerEngine as ServerEngine
 from .engines.tabular import TabularEngine as TabularEngine
 from .engines.transformers.engine import TransformersEngine as TransformersEngine
+from .engines.transformers.loading import load_model_and_tokenizer as load_model_and_tokenizer
 from .engines.vllm import VLLMEngine as VLLMEngine
 from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError

@@ -143,20 +143,22 @@ def device_of(config: ModelConfig) -> str:
 def load_policy(
     path: str | Path, config: ModelConfig
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder, with the recipe's dtype, device and chat template."""
+    """Model and tokenizer of a folder, with the recipe's dtype, device and chat template.
+
+    Raises:
+        EngineError: as `pts.load_model_and_tokenizer`.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
+
+    from pts import load_model_and_tokenizer
 
     device = device_of(config)
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    tokenizer: Any = AutoTokenizer.from_pretrained(path)
+    model, tokenizer = load_model_and_tokenizer(path, dtype=getattr(torch, config.dtype))
     template = chat_template(config)
     if template is not None:
         tokenizer.chat_template = template
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, config.dtype), use_safetensors=True
-    )
     return model.to(device), tokenizer
 
 

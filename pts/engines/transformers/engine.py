@@ -17,14 +17,17 @@ requests in the same order, `max_rows` and thread count) results are bit-identic
 path at a time, so its bits depend on the path alone.
 
 Models with sliding-window layers are exact while a sequence fits into the window; longer ones are
-refused. The CUDA and MPS paths (among them the halving of the batch when memory runs out) are
-written with care but have not been run on such hardware. Weights must not change while an engine
-lives: `policy_digest` and the stored KV would be stale.
+refused. A mixed batch is compared with single rows when an engine is made: a model whose rows
+disturb each other (GPT-Neo's local attention) runs them one by one, others are refused. The CUDA
+and MPS paths (among them the halving of the batch when memory runs out) are written with care but
+have not been run on such hardware. Weights must not change while an engine lives: `policy_digest`
+and the stored KV would be stale.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path as FilePath
 from typing import Any
@@ -35,6 +38,7 @@ from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest, answer_requests
 from pts.engines.text import TokenizerEngine, stop_ids_of
 from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
+from pts.engines.transformers.exactness import batches_exactly
 from pts.engines.transformers.kv_cache import (
     MASK_CELLS,
     SlotCache,
@@ -48,6 +52,8 @@ from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate
 from pts.errors import EngineError
 from pts.types import Ids, TokenDistribution
+
+_log = logging.getLogger(__name__)
 
 CPU_ROWS = 512
 CUDA_ROWS = 2048
@@ -98,6 +104,13 @@ class TransformersEngine(TokenizerEngine):
             f"{key} = {self.max_model_len}; beyond it this engine's attention would not be the "
             "model's: lower max_new_tokens or shorten the prompt"
         )
+        if not batches_exactly(model, self._shape, self.max_model_len):
+            _log.warning(
+                "%s: rows of unlike lengths disturb each other; rollouts run one by one, which is "
+                "slow (a server engine is faster)",
+                type(model).__name__,
+            )
+            max_rows = 1
         self._limits = _limits(self._shape.device, max_rows, memory_bytes)
         self._paths = PrefixCache(self._limits.nbytes // STORE_SHARE)
 

@@ -93,7 +93,15 @@ def kv_shape(model: Any) -> KvShape:
     """Sizes of the model's cache. Raises EngineError for a cache that slots cannot hold."""
     device = next(model.parameters()).device
     cache: Any = DynamicCache(config=model.config)
-    model(torch.zeros((1, 1), dtype=torch.long, device=device), past_key_values=cache)
+    try:
+        model(torch.zeros((1, 1), dtype=torch.long, device=device), past_key_values=cache)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's own code raises
+        raise EngineError(
+            f"{type(model).__name__}: its forward fails with a cache of attention layers "
+            f"({error}); use a server engine for this model"
+        ) from error
     layers = cache.layers
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
     if plain and all(layer.is_initialized for layer in layers):

@@ -10,7 +10,7 @@ is not for the code to see, nor its rollout for the code to say.
 from __future__ import annotations
 
 import builtins
-from collections import deque
+import socket
 from collections.abc import Callable, Iterator
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -61,14 +61,14 @@ class Harness:
     `raised` counts the exceptions of the code.
     """
 
-    def __init__(self, channel: Callable[[Harness], Channel], named: frozenset[str]) -> None:
+    def __init__(self, connection: socket.socket, named: frozenset[str]) -> None:
         self._named = named
         self._classes: dict[tuple[str, tuple[str, ...]], type[Remote]] = {}
         self._remotes: dict[int, Remote] = {}
         self._errors: dict[str, type[BaseException]] = {}
         self._lent: list[Callable[..., Any]] = []
         self.raised = 0
-        self._channel = channel(self)
+        self._channel = Channel(connection, self.refer, self.resolve)
         self.encode = self._channel.encode
 
     def load(self, code: str) -> dict[str, Any]:
@@ -188,11 +188,8 @@ def _restore(old: Any, new: Any) -> None:
     """Give a container the contents that the code left in its copy."""
     if type(old) is not type(new):
         return
-    if isinstance(old, (list, bytearray)):
-        old[:] = new
-    elif isinstance(old, (dict, set)):
-        old.clear()
+    old.clear()
+    if isinstance(old, (dict, set)):
         old.update(new)
-    elif isinstance(old, deque):
-        old.clear()
+    else:
         old.extend(new)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pts.errors import VerifierError
+from pts.files import parse
 
 Isolation = Literal["bwrap", "landlock"]
 START_SECONDS = 60.0
@@ -38,6 +39,7 @@ REPLY_BYTES = 1 << 16
 """Longest reply that is read."""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _PACKAGE = Path(__file__).parent
+_PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 _FILES = ("candidate", "harness", "lockdown", "tests", "wire", "worker")
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); pts = type(sys)('pts'); "
@@ -78,7 +80,7 @@ class Sandbox:
                 self.stop()
             else:
                 raise VerifierError("the sandbox of the code verifier dies before it takes a job")
-            reply = self._server.reply(self._limits.wall + GRACE_SECONDS)
+            reply = parse(self._server.line(self._limits.wall + GRACE_SECONDS))
             if reply is None or reply.get("last", True):
                 self.stop()
             return reply
@@ -101,11 +103,10 @@ class _Server:
             command, root = [], str(_PACKAGE.parents[2])
             numbers += [path for path in (*_read_only(), *_DEVICES) if os.path.exists(path)]
         self._folder = tempfile.mkdtemp(prefix="pts-code-")
-        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
         code = f"{_START}; main(*sys.argv[1:])"
         try:
             self._process = subprocess.Popen(
-                [*command, python, "-S", "-s", "-P", "-B", "-c", code, root, *numbers],
+                [*command, _PYTHON, "-S", "-s", "-P", "-B", "-c", code, root, *numbers],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -116,9 +117,9 @@ class _Server:
             )
         except OSError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
-            raise VerifierError(f"{(command or [python])[0]}: {error.strerror}") from error
+            raise VerifierError(f"{(command or [_PYTHON])[0]}: {error.strerror}") from error
         self.stop = weakref.finalize(self, _stop, self._process, self._folder)
-        if self._line(START_SECONDS) != b"ready\n":
+        if self.line(START_SECONDS) != b"ready\n":
             assert self._process.stdin is not None
             assert self._process.stderr is not None
             self._process.stdin.close()
@@ -139,18 +140,8 @@ class _Server:
             return False
         return self._process.poll() is None
 
-    def reply(self, seconds: float) -> dict[str, Any] | None:
-        line = self._line(seconds)
-        if line is None or not line.endswith(b"\n"):
-            return None
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            return None
-        return reply if isinstance(reply, dict) else None
-
-    def _line(self, seconds: float) -> bytes | None:
-        """One line (shorter at the end of the stream), or None when time is up."""
+    def line(self, seconds: float) -> bytes:
+        """One line; shorter at the end of the stream, empty when time is up."""
         assert self._process.stdout is not None
         data, deadline = b"", time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
@@ -158,7 +149,7 @@ class _Server:
             while not data.endswith(b"\n") and len(data) <= REPLY_BYTES:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    return None
+                    return b""
                 chunk = os.read(self._process.stdout.fileno(), REPLY_BYTES)
                 if not chunk:
                     break
@@ -199,10 +190,9 @@ def _bubblewrap() -> list[str]:
 
 def _read_only() -> list[str]:
     """The interpreter, its standard library and the system's shared libraries."""
-    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     paths = ["/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"]
-    paths += [os.path.join(sys.base_prefix, "lib"), os.path.dirname(os.__file__), python]
-    paths += [sysconfig.get_config_var("DESTSHARED") or python]
+    paths += [os.path.join(sys.base_prefix, "lib"), os.path.dirname(os.__file__), _PYTHON]
+    paths += [sysconfig.get_config_var("DESTSHARED") or _PYTHON]
     return list(dict.fromkeys(paths))
 
 
@@ -221,13 +211,10 @@ def _packages() -> Iterator[str]:
 def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
     """End the server by closing its input; its processes die with it."""
     assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
+    with process:  # it closes the pipes and waits for the end
+        process.stdin.close()
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
     shutil.rmtree(folder, ignore_errors=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import socket
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeGuard
 
@@ -20,9 +20,9 @@ _FILE = "<tests>"
 
 
 def run_tests(
-    tree: ast.Module, code: str, entry_point: str, make_harness: Callable[[frozenset[str]], Harness]
+    tree: ast.Module, code: str, entry_point: str, connection: socket.socket
 ) -> dict[str, str]:
-    """Run the tests against the code.
+    """Run the tests against the code, whose process is at the other end of the connection.
 
     The code's names stand for themselves in the tests, but no builtin (except an entry point of
     that name) and no module of the standard library is replaced: what judges must not come from
@@ -30,7 +30,7 @@ def run_tests(
     is gone.
     """
     used = names_of(tree)
-    harness = make_harness(used)
+    harness = Harness(connection, used)
     try:
         given = harness.load(code)
         if entry_point and entry_point not in given:

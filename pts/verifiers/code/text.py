@@ -78,16 +78,14 @@ def read_tests(reference: str, entry_point: str) -> Tests:
 
 def _cases(data: list[Any] | dict[str, Any]) -> tuple[Case, ...] | str:
     """Cases of a program, or the assertions that calls of a function come to."""
-    inputs, outputs = (
-        (data.get("inputs"), data.get("outputs")) if isinstance(data, dict) else (0, 0)
-    )
+    about = data if isinstance(data, dict) else {}
+    inputs, outputs, name = (about.get(key) for key in ("inputs", "outputs", "fn_name"))
     if not isinstance(inputs, list) or not isinstance(outputs, list):
         raise DataError('JSON tests are ["assert ...", ...] or {"inputs": [...], "outputs": [...]}')
     if len(inputs) != len(outputs):
         raise DataError(f"{len(inputs)} inputs, but {len(outputs)} outputs")
     if not inputs:
         raise DataError("the tests hold no cases")
-    name = data.get("fn_name") if isinstance(data, dict) else None
     if name is not None:
         if not (isinstance(name, str) and name.isidentifier()):
             raise DataError(f"fn_name must be the name of a function, got {name!r}")

@@ -99,7 +99,14 @@ def hub_rows(source: str) -> ArrowRows:
     """
     from datasets import load_dataset
 
-    name, config, split = _hub_parts(source)
+    # One word behind the name is the split: the group of the config takes none if it can.
+    parts = re.fullmatch("hf:([^:]+)(?::([^:]+))??(?::([^:]+))?", source)
+    if parts is None:
+        raise DataError(
+            f"{source}: give hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, e.g. "
+            "hf:openai/gsm8k:main:train"
+        )
+    name, config, split = parts.groups()
     try:
         loaded = load_dataset(name, config, split=split)
     except (OSError, ValueError) as error:
@@ -107,17 +114,6 @@ def hub_rows(source: str) -> ArrowRows:
         raise DataError(f"{source}: cannot be read: {reason}; {_remedy(error, name)}") from None
     start = f"hf:{name}:{f'{config}:' if config else ''}"
     return _one_split(source, loaded, lambda split: start + split)
-
-
-def _hub_parts(source: str) -> tuple[str, str | None, str | None]:
-    name, *rest = source.removeprefix("hf:").split(":")
-    if not name or len(rest) > 2 or not all(rest):
-        raise DataError(
-            f"{source}: give hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, e.g. "
-            "hf:openai/gsm8k:main:train"
-        )
-    config = rest[0] if len(rest) == 2 else None
-    return name, config, rest[-1] if rest else None
 
 
 def _remedy(error: Exception, name: str) -> str:

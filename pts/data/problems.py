@@ -66,12 +66,11 @@ def load_problems(
     Raises ConfigError for an unknown field in `columns`, DataError for everything that is wrong
     with the source, one line a fault.
     """
-    columns = dict(columns or {})
-    unknown = [name for name in columns if name not in FIELDS]
+    unknown = [name for name in columns or () if name not in FIELDS]
     if unknown:
         raise ConfigError(*(f"no field {n!r}{did_you_mean(n, FIELDS)}" for n in unknown))
     table = open_table(str(source))
-    reader = RowReader(columns, chat)
+    reader = RowReader(columns or {}, chat)
     return Problems(table, reader, _check(table, reader, check))
 
 

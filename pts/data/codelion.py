@@ -18,9 +18,8 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pts.data.rows import Faults
 from pts.data.sources import open_table
@@ -31,8 +30,7 @@ from pts.types import Estimate, Ids, TokenPair
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     """A next token: its text, its id if the record names one, its reported p(success)."""
 
     text: str
@@ -40,8 +38,7 @@ class _Token:
     p: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pivot:
+class _Pivot(NamedTuple):
     """A record, whatever its kind."""
 
     context: str
@@ -154,12 +151,11 @@ def _rebuild(pivot: _Pivot, row: Mapping[str, Any], tokenizer: Any) -> TokenPair
     if chosen == rejected:
         return "chosen and rejected are the same token"
     # The gap is p(chosen) - p(rejected) where both are told, else the pivotal token's change of p.
-    gap, method = (
-        pivot.delta or 0.0,
-        "unknown" if pivot.delta is None else "reported against the prefix",
-    )
+    gap, method = 0.0, "unknown"
     if pivot.chosen.p is not None and pivot.rejected.p is not None:
         gap, method = pivot.chosen.p - pivot.rejected.p, "reported"
+    elif pivot.delta is not None:
+        gap, method = pivot.delta, "reported against the prefix"
     return TokenPair(
         problem_id=_question(row),
         prompt_ids=prompt,
@@ -193,10 +189,9 @@ def _encode(tokenizer: Any, text: str) -> Ids:
 
 
 def _decode(tokenizer: Any, ids: Ids) -> str:
-    text: str = tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    return str(
+        tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     )
-    return text
 
 
 def _reported(p: float | None) -> Estimate:
@@ -236,8 +231,6 @@ def _id(row: Mapping[str, Any], name: str) -> int | None:
 def is_codelion(source: Path | str) -> bool:
     """Whether a table's first row is a record of codelion/pts."""
     first = next(iter(open_table(str(source))), (0, ""))[1]
-    return (
-        isinstance(first, dict)
-        and "prompt_ids" not in first
-        and any(kind in first for kind in KINDS)
-    )
+    if not isinstance(first, dict) or "prompt_ids" in first:
+        return False
+    return any(kind in first for kind in KINDS)

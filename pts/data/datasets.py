@@ -28,18 +28,14 @@ class ArrowRows:
         return enumerate((row for batch in self.batches() for row in _rows(batch)), 1)
 
 
-def _rows(batch: Any) -> Iterator[Row]:
+def _rows(batch: Any) -> list[Row]:
     """Rows of a record batch or table; row by row where text is broken, to name the right one."""
     try:
-        yield from batch.to_pylist()
-        return
-    except UnicodeDecodeError:
-        pass
-    for index in range(batch.num_rows):
-        try:
-            yield batch.slice(index, 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            yield not_utf8(error)
+        return list(batch.to_pylist())
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [not_utf8(error)]
+    return [row for at in range(batch.num_rows) for row in _rows(batch.slice(at, 1))]
 
 
 def parquet_rows(path: Path) -> ArrowRows:

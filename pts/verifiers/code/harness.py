@@ -142,15 +142,12 @@ class Harness:
         if base:
             return self._errors.setdefault(name, type(name, (_exception(base),), {}))
         if number not in self._remotes:  # the same object again is the same stand-in: `is` holds
-            kind = self._class(name, tuple(map(str, specials)))
-            self._remotes[number] = kind(self, number)
+            key = name, tuple(map(str, specials))
+            if key not in self._classes:
+                body = {s: _special(s) for s in key[1] if s in FREE | BINARY}
+                self._classes[key] = type(name, (Remote,), {"__slots__": (), **body})
+            self._remotes[number] = self._classes[key](self, number)
         return self._remotes[number]
-
-    def _class(self, name: str, specials: tuple[str, ...]) -> type[Remote]:
-        if (name, specials) not in self._classes:
-            body = {s: _special(s) for s in specials if s in FREE | BINARY}
-            self._classes[name, specials] = type(name, (Remote,), {"__slots__": (), **body})
-        return self._classes[name, specials]
 
     def _error(self, raised: dict[str, Any]) -> BaseException:
         """The exception of the code, rebuilt with its arguments where they are plain."""

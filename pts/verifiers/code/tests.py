@@ -39,8 +39,6 @@ def run_tests(
         if not entry_point and not used & set(names):
             return failure("missing", "the code defines nothing that the tests use")
         reached = _run(tree, names, entry_point)
-    except CannotCross as error:
-        return {"verdict": "unscored", "kind": "tests", "detail": str(error)}
     except ChannelClosed:
         raise
     except BaseException as error:
@@ -52,13 +50,11 @@ def run_tests(
 
 def names_of(tree: ast.AST) -> frozenset[str]:
     """All names and attributes that the tests use."""
-    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
-    return frozenset(found)
+    nodes = list(ast.walk(tree))
+    found = {node.id for node in nodes if isinstance(node, ast.Name)}
+    found |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return frozenset(found | {alias.name for node in imports for alias in node.names})
 
 
 def _run(tree: ast.Module, names: dict[str, Any], entry_point: str) -> int:
@@ -123,7 +119,7 @@ def _ended_by(error: BaseException, tree: ast.Module) -> dict[str, str]:
         return failure(*kind_of(error.__cause__.kind, error.__cause__.message))
     if isinstance(error, AssertionError):
         return failure("assertion", _line(error, tree))
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, (CannotCross, ModuleNotFoundError)):
         return {"verdict": "unscored", "kind": "tests", "detail": str(error)}
     return failure("exception", f"{type(error).__name__}: {error} (in the tests)")
 

@@ -6,8 +6,7 @@ import ast
 import json
 import re
 import sys
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pts.errors import DataError
 from pts.verifiers.code.candidate import MODULE
@@ -17,22 +16,15 @@ _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n`]*$", re.MULTILIN
 _PYTHON = frozenset({"python", "py", "python3", "py3"})
 
 
-@dataclass(frozen=True, slots=True)
-class Asserts:
-    """Python that asserts something of what the code defines."""
-
-    tests: str
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """What a program reads and what it must print."""
 
     stdin: str
     stdout: str
 
 
-Tests = Asserts | tuple[Case, ...]
+Tests = str | tuple[Case, ...]
+"""Python that asserts something of what the code defines, or the cases of a program."""
 
 
 def extract_code(text: str) -> str:
@@ -73,7 +65,7 @@ def read_tests(reference: str, entry_point: str) -> Tests:
                 return cases
             reference = cases
     _check(reference, entry_point)
-    return Asserts(reference)
+    return reference
 
 
 def _cases(data: list[Any] | dict[str, Any]) -> tuple[Case, ...] | str:
@@ -107,14 +99,11 @@ def _check(tests: str, entry_point: str) -> None:
     nodes = list(ast.walk(tree))
     if not any(isinstance(node, ast.Assert) for node in nodes):
         raise DataError("the tests hold no assertion")
-    missing = {m.split(".")[0] for m in _imports(nodes)} - sys.stdlib_module_names - {MODULE}
+    imported = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    imported += [n.module or "." for n in nodes if isinstance(n, ast.ImportFrom)]
+    missing = {m.split(".")[0] for m in imported} - sys.stdlib_module_names - {MODULE}
     if missing:
         names = ", ".join(sorted(missing))
         raise DataError(f"the tests import {names}; only the standard library is there")
     if not entry_point and ("check", 1) in runnable(tree):
         raise DataError("the tests define check(candidate), and no entry point is given")
-
-
-def _imports(nodes: list[ast.AST]) -> list[str]:
-    found = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    return found + [n.module or "." for n in nodes if isinstance(n, ast.ImportFrom)]

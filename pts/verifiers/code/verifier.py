@@ -46,7 +46,7 @@ from pts.errors import ConfigError, DataError, VerifierError, did_you_mean
 from pts.types import Grade, Problem, Verdict
 from pts.verifiers.code import lockdown
 from pts.verifiers.code.sandbox import Isolation, JobLimits, Sandbox
-from pts.verifiers.code.text import Asserts, Tests, extract_code, read_tests
+from pts.verifiers.code.text import Tests, extract_code, read_tests
 
 ISOLATIONS: tuple[Isolation, ...] = ("bwrap", "landlock")
 LEAST_MEMORY = 128
@@ -125,9 +125,8 @@ class CodeVerifier:
         self._sandbox.stop()
 
     def _run(self, code: str, tests: Tests, entry_point: str) -> tuple[Verdict, str]:
-        if isinstance(tests, Asserts):
-            job = {"code": code, "tests": tests.tests, "entry_point": entry_point}
-            return self._ask(job)
+        if isinstance(tests, str):
+            return self._ask({"code": code, "tests": tests, "entry_point": entry_point})
         for number, case in enumerate(tests, 1):
             verdict, reason = self._ask({"code": code, "stdin": case.stdin, "stdout": case.stdout})
             if verdict is not Verdict.PASS:

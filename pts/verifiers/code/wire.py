@@ -167,17 +167,6 @@ class Channel:
             return data
         tag, *parts = data
         kind: Any = _BY_NAME.get(tag)
-        if kind is not None:
-            return self._decode_plain(kind, parts)
-        if tag == "same" and self._crossing:
-            return self._crossing.containers[parts[0]]
-        if tag == "builtin":
-            return _CONSTANTS[parts[0]]
-        if tag == "named":
-            return namedtuple(parts[0], parts[1])(*map(self.decode, parts[2:]))
-        return self._resolve(tag, parts)
-
-    def _decode_plain(self, kind: Any, parts: list[Any]) -> Any:
         value: Any
         if kind in _SEQUENCES:
             value = kind(map(self.decode, parts))
@@ -185,8 +174,16 @@ class Channel:
             keys, values = [k for k, _ in parts], [v for _, v in parts]
             pairs = zip(map(self.decode, keys), map(self.decode, values), strict=True)
             value = kind(dict(pairs))  # without a frame of its own: deeper nesting is possible
-        else:
+        elif kind is not None:
             value = _SCALARS[kind][1](*parts)
+        elif tag == "same" and self._crossing:
+            return self._crossing.containers[parts[0]]
+        elif tag == "builtin":
+            return _CONSTANTS[parts[0]]
+        elif tag == "named":
+            return namedtuple(parts[0], parts[1])(*map(self.decode, parts[2:]))
+        else:
+            return self._resolve(tag, parts)
         self._crossed(value)
         return value
 

@@ -9,6 +9,7 @@ filter of system calls, the limits and the clean environment of `pts.verifiers.c
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import selectors
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pts.errors import VerifierError
-from pts.files import parse
+from pts.files import parse, write_all
 
 Isolation = Literal["bwrap", "landlock"]
 START_SECONDS = 60.0
@@ -67,37 +68,27 @@ class Sandbox:
     def __init__(self, isolation: Isolation, limits: JobLimits) -> None:
         self._isolation, self._limits = isolation, limits
         self._lock = threading.Lock()
-        self._server: _Server | None = _Server(isolation, limits)
+        self._start()
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
         """The reply to a job; None when it never came and the sandbox was killed."""
         with self._lock:
             for _ in range(2):  # an idle server may have been killed since; a job is never rerun
-                if self._server is None:
-                    self._server = _Server(self._isolation, self._limits)
-                if self._server.take(job):
+                if not self.stop.alive:
+                    self._start()
+                if self._take(job):
                     break
                 self.stop()
             else:
                 raise VerifierError("the sandbox of the code verifier dies before it takes a job")
-            reply = parse(self._server.line(self._limits.wall + GRACE_SECONDS))
+            reply = parse(self._line(self._limits.wall + GRACE_SECONDS))
             if reply is None or reply.get("last", True):
                 self.stop()
             return reply
 
-    def stop(self) -> None:
-        """End every process of the sandbox."""
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
-
-
-class _Server:
-    """One process tree, from its start to its end."""
-
-    def __init__(self, isolation: Isolation, limits: JobLimits) -> None:
-        numbers = [str(limits.cpu), str(limits.wall), str(limits.memory)]
-        if isolation == "bwrap":
+    def _start(self) -> None:
+        numbers = [str(self._limits.cpu), str(self._limits.wall), str(self._limits.memory)]
+        if self._isolation == "bwrap":
             command, root = _bubblewrap(), "/judge"
         else:
             command, root = [], str(_PACKAGE.parents[2])
@@ -111,7 +102,7 @@ class _Server:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=self._folder,
-                env=environment("/tmp" if isolation == "bwrap" else self._folder),
+                env=environment("/tmp" if self._isolation == "bwrap" else self._folder),
                 start_new_session=True,
                 bufsize=0,
             )
@@ -119,7 +110,8 @@ class _Server:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise VerifierError(f"{(command or [_PYTHON])[0]}: {error.strerror}") from error
         self.stop = weakref.finalize(self, _stop, self._process, self._folder)
-        if self.line(START_SECONDS) != b"ready\n":
+        """Ends every process of the sandbox; a second call does nothing."""
+        if self._line(START_SECONDS) != b"ready\n":
             assert self._process.stdin is not None
             assert self._process.stderr is not None
             self._process.stdin.close()
@@ -128,19 +120,17 @@ class _Server:
             self.stop()
             raise VerifierError(said.splitlines()[-1] if said else "it ended without a word")
 
-    def take(self, job: dict[str, Any]) -> bool:
+    def _take(self, job: dict[str, Any]) -> bool:
         """Hand over a job; False when the server is no more."""
-        assert self._process.stdin is not None
+        assert isinstance(self._process.stdin, io.FileIO)
         frame = json.dumps(job).encode()
-        data = memoryview(b"J" + b"%08x" % len(frame) + frame)
         try:
-            while data:
-                data = data[self._process.stdin.write(data) or 0 :]
+            write_all(self._process.stdin, b"J%08x" % len(frame) + frame)
         except OSError:
             return False
         return self._process.poll() is None
 
-    def line(self, seconds: float) -> bytes:
+    def _line(self, seconds: float) -> bytes:
         """One line; shorter at the end of the stream, empty when time is up."""
         assert self._process.stdout is not None
         data, deadline = b"", time.monotonic() + seconds

@@ -66,7 +66,8 @@ def _run(tree: ast.Module, names: dict[str, Any], entry_point: str) -> int:
     space["__assertion__"] = lambda: reached.append(None)
     if entry_point:
         space["candidate"] = names[entry_point]
-    exec(compile(_counting(tree), _FILE, "exec", dont_inherit=True), space)
+    marked = ast.fix_missing_locations(_Marking().visit(tree))
+    exec(compile(marked, _FILE, "exec", dont_inherit=True), space)
     for name, takes in runnable(tree):
         space[name](*[names.get(entry_point)][:takes])
     return len(reached)
@@ -98,16 +99,12 @@ def runnable(tree: ast.Module) -> list[tuple[str, int]]:
     return [(n, k) for n, k in takes if (n, k) == ("check", 1) or (n.startswith("test") and k == 0)]
 
 
-def _counting(tree: ast.Module) -> ast.Module:
-    """The tests with a mark before each assertion: tests that reach none prove nothing."""
+class _Marking(ast.NodeTransformer):
+    """Puts a mark before each assertion: tests that reach none prove nothing."""
 
-    class Mark(ast.NodeTransformer):
-        def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
-            call = ast.Call(ast.Name("__assertion__", ast.Load()), [], [])
-            return [ast.copy_location(ast.Expr(call), node), node]
-
-    marked: ast.Module = Mark().visit(tree)
-    return ast.fix_missing_locations(marked)
+    def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
+        call = ast.Call(ast.Name("__assertion__", ast.Load()), [], [])
+        return [ast.copy_location(ast.Expr(call), node), node]
 
 
 def failure(kind: str, detail: str) -> dict[str, str]:

@@ -90,8 +90,7 @@ def _check(table: Table, reader: RowReader, check: Callable[[Problem], str | Non
             digests.append(_digest(reader.id_of(number, row)))
     if not rows:
         faults.add(None, "holds no problems")
-    for number, what in _repeated(table, reader, digests):
-        faults.add(number, what)
+    _add_repeated(table, reader, digests, faults)
     faults.raise_all(rows)
     return rows
 
@@ -100,7 +99,7 @@ def _digest(problem_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(problem_id.encode(), digest_size=8).digest(), "big")
 
 
-def _repeated(table: Table, reader: RowReader, digests: array[int]) -> Iterator[tuple[int, str]]:
+def _add_repeated(table: Table, reader: RowReader, digests: array[int], faults: Faults) -> None:
     """Rows whose id an earlier row has; the source is read again only if digests are equal."""
     import numpy as np
 
@@ -113,5 +112,5 @@ def _repeated(table: Table, reader: RowReader, digests: array[int]) -> Iterator[
         if name is None or _digest(name) not in repeated:
             continue
         if name in first:
-            yield number, f"id {name!r} was used on {table.unit} {first[name]}"
+            faults.add(number, f"id {name!r} was used on {table.unit} {first[name]}")
         first.setdefault(name, number)

@@ -101,7 +101,8 @@ class RowReader:
         before, read = faults.total, {}
         for name, column in self._columns.items():
             value = row.get(column)
-            if not _is_null(value):
+            null = value is None or (isinstance(value, float) and math.isnan(value))
+            if not null:
                 try:
                     read[name] = self._parsers[name](value)
                 except _Unfit as need:
@@ -191,7 +192,3 @@ def _completions(value: Any) -> tuple[Ids | str, ...]:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_null(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -63,22 +63,21 @@ def script_json(value: object) -> str:
 
 
 def report_data(folder: RunFolder) -> dict[str, Any]:
-    """What the page shows, as plain values: totals of the run, and its first questions."""
+    """What the page shows, as plain values: totals of the run, and its first questions.
+
+    Those are at most QUESTIONS of them and BYTES of data, and at least one.
+    """
     first = {record.result.problem_id for record in islice(folder.records, QUESTIONS)}
     selected = selected_pairs(folder, first)
-    return {"run": _run(folder), "questions": list(_first_questions(folder, selected))}
-
-
-def _first_questions(folder: RunFolder, selected: set[PairKey]) -> Iterator[dict[str, Any]]:
-    """The first questions, at most QUESTIONS of them and BYTES of data, and at least one."""
-    left = BYTES
+    questions, left = [], BYTES
     for record in islice(folder.records, QUESTIONS):
         question = _question(folder, record.result, selected)
         size = len(script_json(question))
         if size > left < BYTES:
-            return
-        yield question
+            break
+        questions.append(question)
         left -= size
+    return {"run": _run(folder), "questions": questions}
 
 
 def _run(folder: RunFolder) -> dict[str, Any]:

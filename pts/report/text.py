@@ -97,7 +97,14 @@ def _path(
             text = repr(folder.token_text(other))
             yield f"    sibling {text:<16} π {prob:.2f}  passed {passed}/{n}"
     for pair in path.pairs:
-        yield "\n" + _pair(folder, pair, pair_key(result, path, pair) in selected)
+        chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
+        confirmed = "confirmed" if pair_key(result, path, pair) in selected else "not confirmed"
+        yield (
+            f"\n  pair at {pair.position} ({pair.criterion}, {confirmed}): "
+            f"{folder.token_text(pair.chosen)!r} {chosen.successes}/{chosen.n} over "
+            f"{folder.token_text(pair.rejected)!r} {rejected.successes}/{rejected.n}, gap "
+            f"{pair.gap:+.2f}, expected_gain {pair.expected_gain:+.2f}, p-value {pair.pvalue:.2g}"
+        )
 
 
 def _change(pivot: PivotalToken | PivotalStep) -> str:
@@ -106,17 +113,6 @@ def _change(pivot: PivotalToken | PivotalStep) -> str:
         f"q {pivot.prob:.2f}, p {_interval(pivot.before)} -> {_interval(pivot.after)}, "
         f"Δ {pivot.delta.mean:+.2f} [{pivot.delta.low:+.2f}, {pivot.delta.high:+.2f}] "
         f"by {pivot.delta.method}{undecided}"
-    )
-
-
-def _pair(folder: RunFolder, pair: CandidatePair, selected: bool) -> str:
-    chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
-    return (
-        f"  pair at {pair.position} ({pair.criterion}, "
-        f"{'confirmed' if selected else 'not confirmed'}): "
-        f"{folder.token_text(pair.chosen)!r} {chosen.successes}/{chosen.n} over "
-        f"{folder.token_text(pair.rejected)!r} {rejected.successes}/{rejected.n}, "
-        f"gap {pair.gap:+.2f}, expected_gain {pair.expected_gain:+.2f}, p-value {pair.pvalue:.2g}"
     )
 
 

@@ -36,8 +36,7 @@ def make_verifier(spec: str) -> Verifier:
     argument, MissingExtra for `math` without its library.
     """
     name, _, argument = spec.partition(":")
-    make = VERIFIERS.get(name)
-    verifier = make(argument) if make is not None else None
+    verifier = VERIFIERS[name](argument) if name in VERIFIERS else None
     if verifier is None:
         forms = "exact:REGEX (one group, the answer), math, choice, choice:LETTERS or code:OPTIONS"
         raise ConfigError(f"no verifier {spec!r}{did_you_mean(name, VERIFIERS)}; give {forms}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from scipy.special import entr
 
 from pts.testing.statistics import SURE, likeliest_but
 from pts.types import Ids, TokenDistribution
@@ -47,22 +47,16 @@ def choose_places(paths: Sequence[ProbePath], stops: frozenset[int]) -> list[Pro
         early = _most_uncertain(path, range(1, half))
         late = _most_uncertain(path, range(max(1, half), len(path.ids)))
         found += [_on_path(path, i) for i in (early, late) if i is not None]
-        if (
-            late is not None
-            and (sibling := likeliest_but(path.rows[late], {path.ids[late], *stops})) is not None
-        ):
-            found.append(_forced(path, late, sibling))
+        if late is not None:
+            sibling = likeliest_but(path.rows[late], {path.ids[late], *stops})
+            if sibling is not None:
+                found.append(_forced(path, late, sibling))
     return found
 
 
 def _most_uncertain(path: ProbePath, positions: range) -> int | None:
     doubtful = [i for i in positions if path.rows[i].probs.max() <= SURE]
-    return max(doubtful, key=lambda i: _entropy(path.rows[i]), default=None)
-
-
-def _entropy(row: TokenDistribution) -> float:
-    probs = row.probs[row.probs > 0]
-    return float(-(probs * np.log(probs)).sum())
+    return max(doubtful, key=lambda i: float(entr(path.rows[i].probs).sum()), default=None)
 
 
 def _on_path(path: ProbePath, i: int) -> ProbePrefix:

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import TypeAlias
 
 from pts.engines.base import SampleRequest
 from pts.testing.probes import ProbePath
 from pts.testing.report import clipped
-from pts.testing.rollouts import Answers, EngineHarness, Seeds
+from pts.testing.rollouts import EngineHarness, asked
 from pts.types import Ids
 
 EACH = 4
 """Rollouts of each request."""
 
-Drawn = dict[tuple[int, int], Ids]
-"""A rollout by its request's key and its place in the request."""
+Calls: TypeAlias = list[list[list[SampleRequest]]]
+"""Calls of an engine, each of one or more waves of requests."""
 
 
-def check_seeds(
-    harness: EngineHarness, paths: Sequence[ProbePath], seeds: Seeds, limit: int
-) -> None:
+def check_seeds(harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
     """Ask for the same rollouts again, in other orders and in other company.
 
     A difference is a finding when it shows with fresh seeds too: rounding in a matrix product may
     move a draw across an edge once in about a million tokens.
     """
-    for way, (ask, cause) in _WAYS.items():
-        first = _difference(harness, _requests(paths, seeds, limit), ask)
-        if first is None:
-            continue
-        second = _difference(harness, _requests(paths, seeds, limit), ask)
+    for way, (again, cause) in _WAYS.items():
+        first = _difference(harness, paths, again)
+        second = _difference(harness, paths, again) if first is not None else None
         if second is not None:
             request, expected, observed = second
-            harness.notes.add(
+            harness.add(
                 "seeds",
-                f"{harness.where(request)}; {way}",
+                f"{asked(request)}; {way}",
                 f"the same rollout for the same seed: {clipped(expected, 60)}",
                 clipped(observed, 60),
                 cause,
@@ -43,80 +41,66 @@ def check_seeds(
             return
 
 
-def _requests(paths: Sequence[ProbePath], seeds: Seeds, limit: int) -> list[SampleRequest]:
-    """Two prefixes of each path."""
-    prefixes = [(path, path.ids[:n]) for path in paths for n in (0, len(path.ids) // 2)]
-    return [
-        SampleRequest(key, path.prompt, at, limit - len(at), seeds(EACH))
-        for key, (path, at) in enumerate(prefixes)
-    ]
-
-
 def _difference(
     harness: EngineHarness,
-    requests: list[SampleRequest],
-    ask: Callable[[EngineHarness, list[SampleRequest]], Drawn],
+    paths: Sequence[ProbePath],
+    again: Callable[[list[SampleRequest]], Calls],
 ) -> tuple[SampleRequest, Ids, Ids] | None:
-    """The first rollout that comes out differently when asked for in another way."""
-    usual, other = _named(harness.collect(requests)), ask(harness, requests)
+    """The first rollout, of two prefixes a path, that comes out differently in another way."""
+    prefixes = [(path, path.ids[:n]) for path in paths for n in (0, len(path.ids) // 2)]
+    requests = [
+        SampleRequest(key, path.prompt, at, harness.limit - len(at), harness.seeds(EACH))
+        for key, (path, at) in enumerate(prefixes)
+    ]
+    usual, other = _by_seed(harness, [[requests]]), _by_seed(harness, again(requests))
     for request in requests:
-        for k in range(EACH):
-            a, b = usual.get((request.key, k)), other.get((request.key, k))
-            if a is not None and b is not None and a != b:
-                return request, a, b
+        for seed in request.seeds:
+            if seed in usual and seed in other and usual[seed] != other[seed]:
+                return request, usual[seed], other[seed]
     return None
 
 
-def _named(answers: Answers) -> Drawn:
-    return {
-        (key, k): ids
-        for key, completions in answers.items()
-        if len(completions) == EACH
-        for k, ids in enumerate(completions)
-    }
-
-
-def _alone(harness: EngineHarness, requests: list[SampleRequest]) -> Drawn:
-    found: Drawn = {}
-    for request in requests:
-        found.update(_named(harness.collect([request])))
+def _by_seed(harness: EngineHarness, calls: Calls) -> dict[int, Ids]:
+    """Rollouts by their seed, which no two of them share."""
+    found: dict[int, Ids] = {}
+    for waves in calls:
+        answers = harness.collect(*waves)
+        for request in chain(*waves):
+            completions = answers.get(request.key, [])
+            if len(completions) == len(request.seeds):
+                found |= zip(request.seeds, completions, strict=True)
     return found
 
 
-def _split(harness: EngineHarness, requests: list[SampleRequest]) -> Drawn:
-    """Every rollout as a request of its own, in waves."""
-    singles = list(_singles(requests))
+def _singly(requests: list[SampleRequest]) -> Calls:
+    """Every rollout as a request of its own, in two waves."""
+    singles = [
+        dataclasses.replace(request, key=request.key * EACH + k, seeds=(seed,))
+        for request in requests
+        for k, seed in enumerate(request.seeds)
+    ]
     half = len(singles) // 2
-    answers = harness.collect(singles[:half], singles[half:])
-    return {
-        divmod(key, EACH): completions[0] for key, completions in answers.items() if completions
-    }
+    return [[singles[:half], singles[half:]]]
 
 
-def _singles(requests: Sequence[SampleRequest]) -> Iterator[SampleRequest]:
-    for request in requests:
-        for k, seed in enumerate(request.seeds):
-            yield dataclasses.replace(request, key=request.key * EACH + k, seeds=(seed,))
-
-
-_WAYS: dict[str, tuple[Callable[[EngineHarness, list[SampleRequest]], Drawn], str]] = {
+_WAYS: dict[str, tuple[Callable[[list[SampleRequest]], Calls], str]] = {
     "the same call again": (
-        lambda harness, requests: _named(harness.collect(requests)),
+        lambda requests: [[requests]],
         "rollouts come from a generator that runs on from call to call, or the seeds of a request "
         "are not used; declare reproducible = False if that cannot be mended",
     ),
     "the requests in reverse order": (
-        lambda harness, requests: _named(harness.collect(requests[::-1])),
+        lambda requests: [[requests[::-1]]],
         "a rollout's random numbers depend on the order of the requests (one generator for the "
         "whole call, or a row's index in the seed)",
     ),
     "each request in a call of its own": (
-        _alone,
+        lambda requests: [[[request]] for request in requests],
         "a rollout depends on the others in its batch: shared random numbers, padding that is "
         "attended to, or rows mixed up",
     ),
     "each rollout as a request of its own": (
-        _split,
+        _singly,
         "a rollout depends on its place in a request: the seed of the first rollout, or its index, "
         "decides",
     ),

@@ -99,11 +99,11 @@ def _search_kept(
     found = {rollout.ids: rollout.verdict for rollout in rollouts[: config.paths]}
     found |= {ids: rollout.verdict for ids, (rollout,) in zip(given, judged, strict=True)}
     rows = yield from request_logprobs([LogprobQuery(ids) for ids in found])
-    ends: Sequence[tuple[int, ...]] = [()] * len(found)
+    ends: Sequence[Sequence[int]] = [()] * len(found)
     if config.unit == "step":
         ends = yield from request_steps(list(found))
     paths = [
-        ScoredCompletion(ids, verdict, tuple(row), end)
+        ScoredCompletion(ids, verdict, tuple(row), tuple(end))
         for (ids, verdict), row, end in zip(found.items(), rows, ends, strict=True)
     ]
     return (yield from search_paths(name, paths, rollouts, config))

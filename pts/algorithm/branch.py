@@ -23,12 +23,13 @@ confirms it by fresh rollouts (`pts.algorithm.pairs.confirm`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pts.algorithm.paths import Branches, BranchPoint, ScoredCompletion, pivot
+from pts.algorithm.paths import Branches, ScoredCompletion, pivot
 from pts.algorithm.requests import SearchRoutine, request
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
 from pts.algorithm.values import PathValues, path_values, unit_change
@@ -74,10 +75,7 @@ def search_branch(
 
 
 def _sample(pool: Branches, requests: Iterable[tuple[int, int]]) -> SearchRoutine[None]:
-    drawn: dict[BranchPoint, int] = {}
-    for k, n in requests:
-        for exit_ in pool.draw(k, n):
-            drawn[exit_] = drawn.get(exit_, 0) + 1
+    drawn = Counter(exit_ for k, n in requests for exit_ in pool.draw(k, n))
     queries = [
         RolloutQuery((*pool.path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()
     ]
@@ -140,21 +138,19 @@ class RoundState:
         """
         m, z2 = self.config.round_rollouts, self.config.z**2
         gains, linear, square = [], 0.0, 0.0  # Σ w H and Σ w² up to this block
-        lengths = self._lengths()
         for k, block in enumerate(self.pool.blocks):
             stay, exit_prob, n = 1.0 - block.exit_prob, block.exit_prob, self.pool.tallies[k].n
-            own = (exit_prob, exit_prob * self._half_width(k)) if k in self.open else (0.0, 0.0)
+            own = (0.0, 0.0)
+            if k in self.open:
+                own = (exit_prob, exit_prob * (self.deltas[k].high - self.deltas[k].low) / 2)
             w2, wh = exit_prob * exit_prob * square + own[0] ** 2, exit_prob * linear + own[1]
             if n:
                 gain = w2 * z2 * self._variance(k) * m / (m + n + 1)
             else:
                 gain = wh - w2 * (0.25 + z2 / (6 * m))
-            gains.append(gain / lengths[k])
+            gains.append(gain / self._length(k))
             square, linear = stay * stay * square + own[0] ** 2, stay * linear + own[1]
         return gains
-
-    def _half_width(self, k: int) -> float:
-        return (self.deltas[k].high - self.deltas[k].low) / 2
 
     def _variance(self, k: int) -> float:
         """Posterior variance of D_k by its own branches, about a mean that heeds the hints too."""
@@ -162,15 +158,12 @@ class RoundState:
         mean = smoothed_mean(seen.successes, seen.n)
         return mean * (1 - mean) / (self.pool.tallies[k].n + 2)
 
-    def _lengths(self) -> list[float]:
-        """Expected tokens of a branch by block: at first what the path has left, later the mean."""
-        total = len(self.pool.path.ids)
-        found = []
-        for k, block in enumerate(self.pool.blocks):
-            seen = self.pool.seen(k)
-            rest = total - (block.start + block.end) / 2
-            found.append(max(1.0, (seen.tokens + rest) / (seen.n + 1)))
-        return found
+    def _length(self, k: int) -> float:
+        """Expected tokens of a branch of block k: at first what the path has left, later the
+        mean."""
+        block, seen = self.pool.blocks[k], self.pool.seen(k)
+        rest = len(self.pool.path.ids) - (block.start + block.end) / 2
+        return max(1.0, (seen.tokens + rest) / (seen.n + 1))
 
     def stopped(self) -> Stopped:
         if not self.deltas:

@@ -87,8 +87,7 @@ def confirm(
         sides = [side for trial in trials if not trial.dropped for side in trial.sides]
         answers = yield from request([RolloutQuery(at, n, "confirm") for at, _ in sides])
         for (_, tally), rollouts in zip(sides, answers, strict=True):
-            for rollout in rollouts:
-                tally.add(rollout)
+            tally.add(rollouts)
         for trial in trials:
             trial.review()
     return [trial.result() for trial in trials]

@@ -148,10 +148,12 @@ class SuccessCount:
     n: int = 0
     tokens: int = 0
 
-    def add(self, rollout: Rollout, tokens: int | None = None) -> None:
-        self.successes += rollout.success
-        self.n += 1
-        self.tokens += rollout.length if tokens is None else tokens
+    def add(self, rollouts: Iterable[Rollout], before: int = 0) -> None:
+        """Count rollouts; the first `before` tokens of each do not belong to the branch."""
+        for rollout in rollouts:
+            self.successes += rollout.success
+            self.n += 1
+            self.tokens += rollout.length - before
 
     @property
     def counts(self) -> Counts:
@@ -162,9 +164,7 @@ class SiblingCounts(dict[tuple[int, int], SuccessCount]):
     """Rollouts by (position, next token), whoever drew them."""
 
     def add(self, position: int, token: int, rollouts: Iterable[Rollout]) -> None:
-        tally = self.setdefault((position, token), SuccessCount())
-        for rollout in rollouts:
-            tally.add(rollout)
+        self.setdefault((position, token), SuccessCount()).add(rollouts)
 
     def table(self, path: ScoredCompletion) -> dict[int, tuple[tuple[int, float, int, int], ...]]:
         """Siblings by position, likeliest first, for `CompletionResult.siblings`."""
@@ -209,21 +209,17 @@ class Branches:
         exits = []
         for c in range(self._drawn[k], self._drawn[k] + n):
             place, u = pick(weights, float((self._offsets[k] + c * GOLDEN) % 1.0))
-            exits.append(BranchPoint(block.start + place, self._sibling(block.start + place, u)))
+            position = block.start + place
+            row = self.path.rows[position]
+            cell, _ = pick(np.where(row.ids == self.path.ids[position], 0.0, row.probs), u)
+            exits.append(BranchPoint(position, int(row.ids[cell])))
         self._drawn[k] += n
         return exits
 
-    def _sibling(self, position: int, u: float) -> int:
-        row = self.path.rows[position]
-        cell, _ = pick(np.where(row.ids == self.path.ids[position], 0.0, row.probs), u)
-        return int(row.ids[cell])
-
-    def record(self, exit_: BranchPoint, rollouts: Iterable[Rollout]) -> None:
+    def record(self, exit_: BranchPoint, rollouts: Sequence[Rollout]) -> None:
         """Enter rollouts of a branch that `draw` has drawn."""
-        tally = self.tallies[self._block_of[exit_.position]]
-        for rollout in rollouts:
-            tally.add(rollout)
-            self.groups.add(exit_.position, exit_.token, [rollout])
+        self.tallies[self._block_of[exit_.position]].add(rollouts)
+        self.groups.add(exit_.position, exit_.token, rollouts)
 
     def seen(self, k: int) -> SuccessCount:
         """Draws and hints of block k together: for guidance, never for an estimate."""
@@ -239,10 +235,9 @@ class Branches:
         """
         for rollout in rollouts:
             at = departure(self.path.ids, rollout.ids)
-            if at is None:
-                continue
-            self.hints[self._block_of[at]].add(rollout, tokens=rollout.length - at - 1)
-            self.groups.add(at, rollout.ids[at], [rollout])
+            if at is not None:
+                self.hints[self._block_of[at]].add([rollout], before=at + 1)
+                self.groups.add(at, rollout.ids[at], [rollout])
 
 
 def departure(path: Ids, other: Ids) -> int | None:

@@ -91,18 +91,17 @@ class _Track:
             for start, end in self.pending:
                 self.measured |= {start, end}
                 cuts = self.path.cuts(start, end)
-                change = self.mean(end) - self.mean(start)
-                if cuts and reaches(change, self.config.p_gap):
+                if cuts and reaches(self.delta(start, end).mean, self.config.p_gap):
                     middle = split_point(list(self.path.probs), start, end, cuts)
                     children += [(start, middle), (middle, end)]
             self.pending = children
 
-    def mean(self, at: int) -> float:
-        """Estimated p(success) after `at` tokens: the raw proportion, or the verdict."""
-        return self.estimate(at, wilson).mean
+    def delta(self, start: int, end: int) -> Estimate:
+        """Estimated change of p(success) between two measured places, with Newcombe's interval."""
+        return square_and_add(self.estimate(end, wilson), self.estimate(start, wilson))
 
     def estimate(self, at: int, interval: Callable[[int, int, float], Estimate]) -> Estimate:
-        """p(success) after `at` tokens with an interval of the rollouts there, or the verdict."""
+        """p(success) after `at` tokens: the raw proportion with an interval, or the verdict."""
         if at == len(self.path.ids):
             return exact(self.path.end)
         tally = SuccessCount()
@@ -113,7 +112,7 @@ class _Track:
         path, config, marks = self.path, self.config, sorted(self.measured)
         points = {at: self.estimate(at, jeffreys) for at in marks}
         deltas = {
-            (start, end): square_and_add(self.estimate(end, wilson), self.estimate(start, wilson))
+            (start, end): self.delta(start, end)
             for start, end in pairwise(marks)
             if not path.cuts(start, end)
         }
@@ -156,7 +155,7 @@ class _Track:
 
     def _beliefs(self, points: Mapping[int, Estimate]) -> tuple[list[BetaPrior], list[BetaPrior]]:
         """p after each token: measured, or interpolated and then hardly believed."""
-        means = [self.mean(at) for at in points]
+        means = [point.mean for point in points.values()]
         line = np.interp(np.arange(len(self.path.ids) + 1), list(points), means)
         beliefs = [BetaPrior(float(p)) for p in line]
         after = beliefs[1:]

@@ -18,22 +18,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from pts.algorithm.paths import ScoredCompletion, SiblingCounts, SuccessCount, pivot
+from pts.algorithm.paths import ScoredCompletion, SiblingCounts, SuccessCount
 from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.results import completion_result, pivots_along
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
 from pts.config import SearchConfig
 from pts.stats import decide, exact, jeffreys, reaches, square_and_add, wilson
-from pts.types import (
-    CompletionResult,
-    Estimate,
-    Ids,
-    PivotalStep,
-    PivotalToken,
-    Rollout,
-    RolloutQuery,
-)
-
-Segment = tuple[int, int]
+from pts.types import Estimate, Ids, Rollout, RolloutQuery
 
 
 def split_point(
@@ -77,7 +68,7 @@ class _Track:
     ) -> None:
         self.path, self.memo, self.config = path, memo, config
         self.measured: set[int] = {len(path.ids)}
-        self.pending: list[Segment] = [(0, len(path.ids))]
+        self.pending: list[tuple[int, int]] = [(0, len(path.ids))]
 
     def wanted(self) -> list[Ids]:
         """Prefixes to be sampled before the pending segments can be judged."""
@@ -87,7 +78,7 @@ class _Track:
     def advance(self) -> None:
         """Judge all pending segments whose ends are known, down to unsampled midpoints."""
         while self.pending and not self.wanted():
-            children: list[Segment] = []
+            children: list[tuple[int, int]] = []
             for start, end in self.pending:
                 self.measured |= {start, end}
                 cuts = self.path.cuts(start, end)
@@ -116,30 +107,11 @@ class _Track:
             for start, end in pairwise(marks)
             if not path.cuts(start, end)
         }
-        pivots = [
-            pivot(
-                path,
-                config.unit,
-                (start, end),
-                (points[start], points[end]),
-                delta,
-                decided=decide(delta, config.p_gap, config.indifference_margin) == "yes",
-            )
-            for (start, end), delta in deltas.items()
-            if reaches(delta.mean, config.p_gap)
-        ]
+        margin = config.indifference_margin
+        decided = [at for at, d in deltas.items() if decide(d, config.p_gap, margin) == "yes"]
+        pivots = pivots_along(path, config, points, deltas, decided)
         groups = self._groups()
-        result = CompletionResult(
-            ids=path.ids,
-            verdict=path.verdict,
-            probs=tuple(float(q) for q in path.probs),
-            curve_at=tuple(marks),
-            curve=tuple(points.values()),
-            tokens=tuple(p for p in pivots if isinstance(p, PivotalToken)),
-            siblings=groups.table(path),
-            stopped="decided",
-            steps=tuple(p for p in pivots if isinstance(p, PivotalStep)),
-        )
+        result = completion_result(path, points, pivots, groups, "decided")
         after, left = self._beliefs(points)
         changes = {start: delta for (start, _), delta in deltas.items()}
         budget = screening_budget(config)

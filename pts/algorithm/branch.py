@@ -25,29 +25,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pts.algorithm.paths import Branches, ScoredCompletion, pivot
+from pts.algorithm.paths import Branches, ScoredCompletion
 from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.results import Stopped, completion_result, pivots_along
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
 from pts.algorithm.values import PathValues, path_values, unit_change
 from pts.config import SearchConfig
 from pts.stats import (
     Decision,
     decide,
-    reaches,
     smoothed_mean,
 )
-from pts.types import CompletionResult, Estimate, PivotalStep, PivotalToken, Rollout, RolloutQuery
+from pts.types import Estimate, Rollout, RolloutQuery
 
 MIN_BRANCHES = 24
 """Branches of its own that a reported token has at least. The first looks are taken at every
 candidate, so the luckiest of many report: on 60 paths without a pivotal token, 3 of 5 false reports
 at z = 1.96 and both at z = 2.576 rested on 8 branches (2026-11-25)."""
-
-Stopped: TypeAlias = Literal["decided", "indifferent", "budget", "no candidates"]
 
 
 def search_branch(
@@ -176,34 +173,17 @@ class RoundState:
 def _finding(
     pool: Branches, view: RoundState, config: SearchConfig, screening: int
 ) -> PathAnalysis:
-    path = pool.path
-    pivots = [
-        pivot(
-            path,
-            config.unit,
-            (pool.blocks[k].start, pool.blocks[k].end),
-            (view.values.points[k], view.values.points[k + 1]),
-            delta,
-            decided=view.decisions[k] == "yes",
-        )
-        for k, delta in view.deltas.items()
-        if reaches(delta.mean, config.p_gap)
-    ]
-    result = CompletionResult(
-        ids=path.ids,
-        verdict=path.verdict,
-        probs=tuple(float(q) for q in path.probs),
-        curve_at=(0, *(block.end for block in pool.blocks)),
-        curve=view.values.points,
-        tokens=tuple(p for p in pivots if isinstance(p, PivotalToken) and p.decided),
-        siblings=pool.groups.table(path),
-        stopped=view.stopped(),
-        steps=tuple(p for p in pivots if isinstance(p, PivotalStep) and p.decided),
-        undecided=tuple(p for p in pivots if not p.decided),
-    )
+    units = [(block.start, block.end) for block in pool.blocks]
+    curve = dict(zip((0, *(end for _, end in units)), view.values.points, strict=True))
+    deltas = {units[k]: delta for k, delta in view.deltas.items()}
+    decided = [units[k] for k, decision in view.decisions.items() if decision == "yes"]
+    pivots = pivots_along(pool.path, config, curve, deltas, decided)
+    reported = [p for p in pivots if p.decided]
+    undecided = [p for p in pivots if not p.decided]
+    result = completion_result(pool.path, curve, reported, pool.groups, view.stopped(), undecided)
     after, left = _beliefs(pool, view.values, config.z)
-    deltas = {pool.blocks[k].start: delta for k, delta in view.deltas.items()}
-    return PathAnalysis(path, result, pool.groups, after, left, screening, deltas)
+    changes = {start: delta for (start, _), delta in deltas.items()}
+    return PathAnalysis(pool.path, result, pool.groups, after, left, screening, changes)
 
 
 def _beliefs(

@@ -16,21 +16,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pts.types import (
-    Counts,
-    Estimate,
-    Ids,
-    PivotalStep,
-    PivotalToken,
-    Rollout,
-    TokenDistribution,
-    Verdict,
-)
+from pts.types import Counts, Ids, Rollout, TokenDistribution, Verdict
 
 GOLDEN = (5**0.5 - 1) / 2
 """Step of the additive sequence that spreads the draws of a block evenly."""
@@ -246,25 +236,6 @@ def departure(path: Ids, other: Ids) -> int | None:
         if a != b:
             return position
     return None
-
-
-Pivot: TypeAlias = PivotalToken | PivotalStep
-
-
-def pivot(
-    path: ScoredCompletion,
-    kind: Literal["token", "step"],
-    unit: tuple[int, int],
-    around: tuple[Estimate, Estimate],
-    delta: Estimate,
-    decided: bool,
-) -> Pivot:
-    """The record of the unit `start <= i < end`; `around` is p(success) before and after it."""
-    start, end = unit
-    prob = float(np.prod(path.probs[start:end]))
-    if kind == "token":
-        return PivotalToken(start, path.ids[start], prob, *around, delta, decided)
-    return PivotalStep(start, end, path.ids[start:end], prob, *around, delta, decided)
 
 
 def completion_faults(

@@ -15,21 +15,20 @@ test), weights that are not what `policy` says, and rare faults below its sample
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 from pts.config import SamplingConfig
 from pts.engines.base import Engine, SampleRequest
 from pts.errors import ConfigError
 from pts.testing.contract import check_queue, check_text
-from pts.testing.factory import EngineFactory, MakeEngine
+from pts.testing.driver import seed_of
+from pts.testing.factory import MakeEngine, plain_engine, tested_engines
 from pts.testing.probes import ProbePath
 from pts.testing.report import ConformanceReport, FindingCollector, clipped
 from pts.testing.rollouts import EngineHarness
 from pts.testing.rows import check_places, check_settings, scored
-from pts.testing.sampling import DistributionTest, significant
+from pts.testing.sampling import DistributionTest, check_distributions
 from pts.testing.seeds import check_seeds
 from pts.types import Ids, Problem
 
@@ -75,19 +74,20 @@ def check_engine(
             f"got {len(questions)} problems, {rollouts}, {whole} and {max_new_tokens}"
         )
     notes = FindingCollector()
-    factory = EngineFactory(notes, max_new_tokens)
-    all_tested = factory.all_tested(engine, samplings)
-    check = _Check(notes, questions, rollouts, whole, tolerance)
+    all_tested = tested_engines(engine, samplings, max_new_tokens, notes)
+    plain = plain_engine(engine, all_tested, max_new_tokens, notes)
     numbers = count()
 
     def seeds(n: int) -> tuple[int, ...]:
-        return tuple(_seed(seed, next(numbers)) for _ in range(n))
+        return tuple(seed_of(f"conformance|{seed}|{next(numbers)}") for _ in range(n))
 
     for label, tested in all_tested:
         limit = min(max_new_tokens, tested.sampling.max_new_tokens)
-        harness = EngineHarness(tested, factory.plain, notes, label, limit, seeds, patience)
-        check.one(harness, thorough=tested is all_tested[0][1])
-    check.what_was_missed()
+        harness = EngineHarness(tested, plain, notes, label, limit, seeds, patience)
+        paths = _check_sampling(harness, questions, rollouts, whole, tolerance)
+        if paths and tested is all_tested[0][1]:
+            _check_once(harness, paths)
+    _what_was_missed(notes, questions)
     return notes.report(type(all_tested[0][1]).__name__ if all_tested else "engine")
 
 
@@ -102,79 +102,52 @@ def assert_engine_conforms(
         raise AssertionError(str(report))
 
 
-@dataclass
-class _Check:
-    """One call of `check_engine`."""
-
-    notes: FindingCollector
-    problems: Sequence[Problem]
-    rollouts: int
-    whole: int
-    tolerance: float
-
-    def one(self, harness: EngineHarness, thorough: bool) -> None:
-        """All checks; `thorough` adds those that do not depend on the sampling settings."""
-        paths: list[ProbePath] = []
-        with self.notes.part("rows", harness.settings):
-            paths = self._paths(harness)
+def _check_sampling(
+    harness: EngineHarness, problems: Sequence[Problem], rollouts: int, whole: int, tolerance: float
+) -> list[ProbePath]:
+    """What depends on the sampling settings; the completions along which it was checked."""
+    notes, settings, plain = harness.notes, harness.settings, harness.plain
+    paths: list[ProbePath] = []
+    with notes.part("rows", settings):
+        paths = _paths(harness, problems)
+        for path in paths:
+            check_places(harness, path)
+    if paths and plain is not None and plain is not harness.engine:
+        with notes.part("settings", settings):
             for path in paths:
-                check_places(harness, path)
-        if not paths:
-            return
-        plain = harness.plain
-        if plain is not None and plain is not harness.engine:
-            with self.notes.part("settings", harness.settings):
-                for path in paths:
-                    check_settings(harness, path, plain.score(path.prompt, path.ids))
-        with self.notes.part("frequencies", harness.settings):
-            self._trial(harness, paths)
-        if thorough:
-            with self.notes.part("queue", harness.settings):
-                check_queue(harness, paths[0])
-            with self.notes.part("text", harness.settings):
-                check_text(harness, paths)
-            if harness.engine.reproducible:
-                with self.notes.part("seeds", harness.settings):
-                    check_seeds(harness, paths)
+                check_settings(harness, path, plain.score(path.prompt, path.ids))
+    if paths:
+        with notes.part("frequencies", settings):
+            check_distributions(DistributionTest(harness, paths, rollouts, whole, tolerance))
+    return paths
 
-    def _paths(self, harness: EngineHarness) -> list[ProbePath]:
-        """One completion a problem, the longest of a few; its rows are checked on the way."""
-        prompts = {p.id: _prompt(harness, p) for p in self.problems}
-        requests = [
-            SampleRequest(k, prompt, (), harness.limit, harness.seeds(EXPLORED))
-            for k, prompt in enumerate(prompts.values())
-        ]
-        answers = harness.collect(requests)
-        found = []
-        for request, name in zip(requests, prompts, strict=True):
-            longest = max(answers.get(request.key, []), key=len, default=())
-            rows = scored(harness, request.prompt, longest, name) if longest else None
-            if rows is not None:
-                found.append(ProbePath(name, request.prompt, longest, rows))
-        return found
 
-    def _trial(self, harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
-        trial = DistributionTest(harness, paths, self.rollouts, self.whole, self.tolerance)
-        first = trial.run()
-        self.notes.tests += len(first)
-        self.notes.checked.update(dict.fromkeys(check for check, _ in first))
-        suspicious = significant(first)
-        second = trial.run() if suspicious else {}
-        for name in sorted(suspicious & significant(second)):
-            result = second[name]
-            observed = f"{result.observed} (p = {first[name].pvalue:.1g}, then {result.pvalue:.1g})"
-            harness.add(name[0], result.place, result.expected, observed, result.cause)
+def _check_once(harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
+    """What does not depend on the sampling settings."""
+    with harness.notes.part("queue", harness.settings):
+        check_queue(harness, paths[0])
+    with harness.notes.part("text", harness.settings):
+        check_text(harness, paths)
+    if harness.engine.reproducible:
+        with harness.notes.part("seeds", harness.settings):
+            check_seeds(harness, paths)
 
-    def what_was_missed(self) -> None:
-        """Say which rules were never put to the test."""
-        if self.notes.checked and "stopped" not in self.notes.seen:
-            self.notes.skip(
-                "stop ids: no rollout stopped; raise max_new_tokens or take an easier problem"
-            )
-        if self.notes.checked and "truncated" not in self.notes.seen:
-            self.notes.skip("the length limit: no rollout reached it; lower max_new_tokens")
-        if len(self.problems) < 2:
-            self.notes.skip("mixing of questions: give two problems")
+
+def _paths(harness: EngineHarness, problems: Sequence[Problem]) -> list[ProbePath]:
+    """One completion a problem, the longest of a few; its rows are checked on the way."""
+    prompts = {p.id: _prompt(harness, p) for p in problems}
+    requests = [
+        SampleRequest(k, prompt, (), harness.limit, harness.seeds(EXPLORED))
+        for k, prompt in enumerate(prompts.values())
+    ]
+    answers = harness.collect(requests)
+    found = []
+    for request, name in zip(requests, prompts, strict=True):
+        longest = max(answers.get(request.key, []), key=len, default=())
+        rows = scored(harness, request.prompt, longest, name) if longest else None
+        if rows is not None:
+            found.append(ProbePath(name, request.prompt, longest, rows))
+    return found
 
 
 def _prompt(harness: EngineHarness, problem: Problem) -> Ids:
@@ -191,7 +164,11 @@ def _prompt(harness: EngineHarness, problem: Problem) -> Ids:
     return tuple(int(token) for token in prompt)
 
 
-def _seed(run: int, n: int) -> int:
-    """The n-th 64-bit seed; the upper half of the range occurs, as in a search."""
-    digest = hashlib.blake2b(f"conformance|{run}|{n}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+def _what_was_missed(notes: FindingCollector, problems: Sequence[Problem]) -> None:
+    """Say which rules were never put to the test."""
+    if notes.checked and "stopped" not in notes.seen:
+        notes.skip("stop ids: no rollout stopped; raise max_new_tokens or take an easier problem")
+    if notes.checked and "truncated" not in notes.seen:
+        notes.skip("the length limit: no rollout reached it; lower max_new_tokens")
+    if len(problems) < 2:
+        notes.skip("mixing of questions: give two problems")

@@ -30,65 +30,65 @@ SETTINGS: Mapping[str, Mapping[str, float]] = {
 """What `check_engine` tries unless told otherwise, apart from `max_new_tokens`."""
 
 
-class EngineFactory:
-    """Makes the engines to check, and a plain one to compare their rows with."""
-
-    def __init__(self, notes: FindingCollector, max_new_tokens: int) -> None:
-        self.notes, self.max_new_tokens = notes, max_new_tokens
-        self.plain: Engine | None = None
-
-    def all_tested(
-        self, engine: Engine | MakeEngine, samplings: Mapping[str, SamplingConfig] | None
-    ) -> list[LabelledEngine]:
-        """Engines that have all the protocol's parts."""
-        if not callable(engine):
-            self.notes.skip(
-                "other settings than the engine's own, and what truncation should do to the "
-                "plain distribution: give a function from SamplingConfig to an engine"
-            )
-            whole = self._whole(engine)
-            return [(_label("own settings", engine.sampling), engine)] if whole else []
-        wanted = samplings or {
-            name: SamplingConfig.model_validate({**changes, "max_new_tokens": self.max_new_tokens})
-            for name, changes in SETTINGS.items()
-        }
-        made = [self._made(engine, name, sampling) for name, sampling in wanted.items()]
-        tested = [labelled for labelled in made if labelled is not None]
-        self.plain = self._plain(engine, tested)
-        return tested
-
-    def _made(self, make: MakeEngine, name: str, sampling: SamplingConfig) -> LabelledEngine | None:
+def tested_engines(
+    engine: Engine | MakeEngine,
+    samplings: Mapping[str, SamplingConfig] | None,
+    max_new_tokens: int,
+    notes: FindingCollector,
+) -> list[LabelledEngine]:
+    """The engines to check: those that have all the protocol's parts."""
+    if not callable(engine):
+        notes.skip(
+            "other settings than the engine's own, and what truncation should do to the "
+            "plain distribution: give a function from SamplingConfig to an engine"
+        )
+        whole = _whole(engine, notes)
+        return [(_label("own settings", engine.sampling), engine)] if whole else []
+    wanted = samplings or {
+        name: SamplingConfig.model_validate({**changes, "max_new_tokens": max_new_tokens})
+        for name, changes in SETTINGS.items()
+    }
+    tested = []
+    for name, sampling in wanted.items():
         label = _label(name, sampling)
         try:
-            engine = make(sampling)
+            made = engine(sampling)
         except PTSError as error:
-            self.notes.skip(f"{label}: the engine refuses it ({error})")
-            return None
-        if not self._whole(engine):
-            return None
-        if engine.sampling != sampling:
-            self.notes.add(
-                "protocol", label, f"sampling = {sampling}", f"sampling = {engine.sampling}",
-                "the engine keeps another configuration than the one it was made with",
-            )  # fmt: skip
-        return label, engine
+            notes.skip(f"{label}: the engine refuses it ({error})")
+            continue
+        if _whole(made, notes):
+            tested.append((label, made))
+            if made.sampling != sampling:
+                cause = "the engine keeps another configuration than the one it was made with"
+                expected, observed = f"sampling = {sampling}", f"sampling = {made.sampling}"
+                notes.add("protocol", label, expected, observed, cause)
+    return tested
 
-    def _plain(self, make: MakeEngine, made: Sequence[LabelledEngine]) -> Engine | None:
-        """An engine at temperature 1 without truncation, for what truncation should do."""
-        known = next((engine for _, engine in made if not _told(engine.sampling)), None)
-        if known is not None or not made:
+
+def plain_engine(
+    engine: Engine | MakeEngine,
+    tested: Sequence[LabelledEngine],
+    max_new_tokens: int,
+    notes: FindingCollector,
+) -> Engine | None:
+    """An engine at temperature 1 without truncation, for what truncation should do."""
+    if not callable(engine) or not tested:
+        return None
+    for _, known in tested:
+        if not _told(known.sampling):
             return known
-        try:
-            return make(SamplingConfig(max_new_tokens=self.max_new_tokens))
-        except PTSError as error:
-            self.notes.skip(f"rows against the plain distribution: it is refused ({error})")
-            return None
+    try:
+        return engine(SamplingConfig(max_new_tokens=max_new_tokens))
+    except PTSError as error:
+        notes.skip(f"rows against the plain distribution: it is refused ({error})")
+        return None
 
-    def _whole(self, engine: Engine) -> bool:
-        faults = list(_protocol_faults(engine))
-        for fault in faults:
-            self.notes.add("protocol", type(engine).__name__, *fault)
-        return not faults
+
+def _whole(engine: Engine, notes: FindingCollector) -> bool:
+    faults = list(_protocol_faults(engine))
+    for fault in faults:
+        notes.add("protocol", type(engine).__name__, *fault)
+    return not faults
 
 
 def _protocol_faults(engine: Engine) -> Iterator[tuple[str, str, str]]:

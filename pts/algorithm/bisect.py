@@ -110,20 +110,15 @@ class _Track:
         margin = config.indifference_margin
         decided = [at for at, d in deltas.items() if decide(d, config.p_gap, margin) == "yes"]
         pivots = pivots_along(path, config, points, deltas, decided)
-        groups = self._groups()
+        groups = SiblingCounts()  # of the first tokens of the rollouts from each measured prefix
+        for at in marks[:-1]:
+            for rollout in self.memo[path.ids[:at]]:
+                groups.add(at, rollout.ids[0], [rollout])
         result = completion_result(path, points, pivots, groups, "decided")
         after, left = self._beliefs(points)
         changes = {start: delta for (start, _), delta in deltas.items()}
         budget = screening_budget(config)
         return PathAnalysis(path, result, groups, after, left, budget, changes)
-
-    def _groups(self) -> SiblingCounts:
-        """First tokens of the rollouts from each measured prefix, with what became of them."""
-        groups = SiblingCounts()
-        for at in sorted(self.measured - {len(self.path.ids)}):
-            for rollout in self.memo[self.path.ids[:at]]:
-                groups.add(at, rollout.ids[0], [rollout])
-        return groups
 
     def _beliefs(self, points: Mapping[int, Estimate]) -> tuple[list[BetaPrior], list[BetaPrior]]:
         """p after each token: measured, or interpolated and then hardly believed."""

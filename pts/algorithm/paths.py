@@ -232,10 +232,8 @@ class Branches:
 
 def departure(path: Ids, other: Ids) -> int | None:
     """The first position at which `other` differs from `path`, None if one continues the other."""
-    for position, (a, b) in enumerate(zip(path, other, strict=False)):
-        if a != b:
-            return position
-    return None
+    both = zip(path, other, strict=False)
+    return next((position for position, (a, b) in enumerate(both) if a != b), None)
 
 
 def completion_faults(

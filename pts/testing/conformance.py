@@ -21,15 +21,14 @@ from itertools import count
 from pts.config import SamplingConfig
 from pts.engines.base import Engine, SampleRequest
 from pts.errors import ConfigError
-from pts.testing.contract import check_queue, check_text
+from pts.testing.contract import check_contract
 from pts.testing.driver import seed_of
-from pts.testing.factory import MakeEngine, plain_engine, tested_engines
+from pts.testing.factory import MakeEngine, engines_to_check
 from pts.testing.probes import ProbePath
 from pts.testing.report import ConformanceReport, FindingCollector, clipped
 from pts.testing.rollouts import EngineHarness
 from pts.testing.rows import check_places, check_settings, scored
 from pts.testing.sampling import DistributionTest, check_distributions
-from pts.testing.seeds import check_seeds
 from pts.types import Ids, Problem
 
 EXPLORED = 8
@@ -74,19 +73,18 @@ def check_engine(
             f"got {len(questions)} problems, {rollouts}, {whole} and {max_new_tokens}"
         )
     notes = FindingCollector()
-    all_tested = tested_engines(engine, samplings, max_new_tokens, notes)
-    plain = plain_engine(engine, all_tested, max_new_tokens, notes)
+    all_tested, plain = engines_to_check(engine, samplings, max_new_tokens, notes)
     numbers = count()
 
     def seeds(n: int) -> tuple[int, ...]:
         return tuple(seed_of(f"conformance|{seed}|{next(numbers)}") for _ in range(n))
 
-    for label, tested in all_tested:
+    for k, (label, tested) in enumerate(all_tested):
         limit = min(max_new_tokens, tested.sampling.max_new_tokens)
         harness = EngineHarness(tested, plain, notes, label, limit, seeds, patience)
         paths = _check_sampling(harness, questions, rollouts, whole, tolerance)
-        if paths and tested is all_tested[0][1]:
-            _check_once(harness, paths)
+        if paths and k == 0:
+            check_contract(harness, paths)
     _what_was_missed(notes, questions)
     return notes.report(type(all_tested[0][1]).__name__ if all_tested else "engine")
 
@@ -120,17 +118,6 @@ def _check_sampling(
         with notes.part("frequencies", settings):
             check_distributions(DistributionTest(harness, paths, rollouts, whole, tolerance))
     return paths
-
-
-def _check_once(harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
-    """What does not depend on the sampling settings."""
-    with harness.notes.part("queue", harness.settings):
-        check_queue(harness, paths[0])
-    with harness.notes.part("text", harness.settings):
-        check_text(harness, paths)
-    if harness.engine.reproducible:
-        with harness.notes.part("seeds", harness.settings):
-            check_seeds(harness, paths)
 
 
 def _paths(harness: EngineHarness, problems: Sequence[Problem]) -> list[ProbePath]:

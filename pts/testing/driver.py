@@ -78,15 +78,13 @@ class _Answers:
         left = self.engine.sampling.max_new_tokens - len(query.prefix)
         if left <= 0 or (query.prefix and query.prefix[-1] in self.engine.stop_ids):
             return [self._judge(query, ())] * query.n
-        sought = SampleRequest(0, self.prompt, query.prefix, left, self._seeds(query))
-        ((_, rollouts),) = self.engine.sample(iter([sought]))
-        return [self._judge(query, ids) for ids in rollouts]
-
-    def _seeds(self, query: RolloutQuery) -> tuple[int, ...]:
         name = f"{self.seed}/{self.problem.id}/{query.prefix}/{query.purpose}"
         first = self.drawn[name]
         self.drawn[name] += query.n
-        return tuple(seed_of(f"{name}/{first + i}") for i in range(query.n))
+        seeds = tuple(seed_of(f"{name}/{first + i}") for i in range(query.n))
+        sought = SampleRequest(0, self.prompt, query.prefix, left, seeds)
+        ((_, rollouts),) = self.engine.sample(iter([sought]))
+        return [self._judge(query, ids) for ids in rollouts]
 
     def _judge(self, query: RolloutQuery, ids: Ids) -> Rollout:
         whole = query.prefix + ids

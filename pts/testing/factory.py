@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from pts.config import SamplingConfig
@@ -30,25 +30,29 @@ SETTINGS: Mapping[str, Mapping[str, float]] = {
 """What `check_engine` tries unless told otherwise, apart from `max_new_tokens`."""
 
 
-def tested_engines(
+def engines_to_check(
     engine: Engine | MakeEngine,
     samplings: Mapping[str, SamplingConfig] | None,
     max_new_tokens: int,
     notes: FindingCollector,
-) -> list[LabelledEngine]:
-    """The engines to check: those that have all the protocol's parts."""
+) -> tuple[list[LabelledEngine], Engine | None]:
+    """Engines that have all the protocol's parts, and a plain one to compare their rows with.
+
+    The plain one is at temperature 1 without truncation: it shows what truncation should do.
+    """
     if not callable(engine):
         notes.skip(
             "other settings than the engine's own, and what truncation should do to the "
             "plain distribution: give a function from SamplingConfig to an engine"
         )
-        whole = _whole(engine, notes)
-        return [(_label("own settings", engine.sampling), engine)] if whole else []
+        if not _whole(engine, notes):
+            return [], None
+        return [(_label("own settings", engine.sampling), engine)], None
     wanted = samplings or {
         name: SamplingConfig.model_validate({**changes, "max_new_tokens": max_new_tokens})
         for name, changes in SETTINGS.items()
     }
-    tested = []
+    tested: list[LabelledEngine] = []
     for name, sampling in wanted.items():
         label = _label(name, sampling)
         try:
@@ -62,26 +66,13 @@ def tested_engines(
                 cause = "the engine keeps another configuration than the one it was made with"
                 expected, observed = f"sampling = {sampling}", f"sampling = {made.sampling}"
                 notes.add("protocol", label, expected, observed, cause)
-    return tested
-
-
-def plain_engine(
-    engine: Engine | MakeEngine,
-    tested: Sequence[LabelledEngine],
-    max_new_tokens: int,
-    notes: FindingCollector,
-) -> Engine | None:
-    """An engine at temperature 1 without truncation, for what truncation should do."""
-    if not callable(engine) or not tested:
-        return None
-    for _, known in tested:
-        if not _told(known.sampling):
-            return known
-    try:
-        return engine(SamplingConfig(max_new_tokens=max_new_tokens))
-    except PTSError as error:
-        notes.skip(f"rows against the plain distribution: it is refused ({error})")
-        return None
+    plain = next((made for _, made in tested if not _told(made.sampling)), None)
+    if plain is None and tested:
+        try:
+            plain = engine(SamplingConfig(max_new_tokens=max_new_tokens))
+        except PTSError as error:
+            notes.skip(f"rows against the plain distribution: it is refused ({error})")
+    return tested, plain
 
 
 def _whole(engine: Engine, notes: FindingCollector) -> bool:

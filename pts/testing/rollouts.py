@@ -41,16 +41,15 @@ class LiveQueue:
 
     def __iter__(self) -> Iterator[SampleRequest | None]:
         for wave in self.waves:
+            yield from self._wait()
             for request in wave:
                 self.owed.add(request.key)
                 self.pulled += 1
                 yield request
-            if wave is not self.waves[-1]:
-                yield from self._wait()
         self.ended = True
 
     def _wait(self) -> Iterator[None]:
-        """None until something is delivered of what is owed."""
+        """None until something is delivered of what is owed, if anything is."""
         owed, polls, start = len(self.owed), 0, time.monotonic()
         while self.owed and len(self.owed) == owed:
             polls += 1

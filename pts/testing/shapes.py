@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine
+from pts.stats import Floats
 from pts.types import Ids
 
 FILLER, MAIN, SIBLING = 3, 4, 5
 LEVELS = 100
 """Success probabilities of siblings are multiples of 1 / LEVELS."""
 
-Floats = npt.NDArray[np.float64]
 Offer: TypeAlias = tuple[float, float, float]
 """(probability of the path's token, success of its siblings together, spread between them)."""
 OfferPlan: TypeAlias = Callable[[int, float], Offer]

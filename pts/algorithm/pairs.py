@@ -110,8 +110,7 @@ class PairTest:
         come."""
         gap = self.chosen.successes / self.chosen.n - self.rejected.successes / self.rejected.n
         unfinished = self.chosen.n < self.config.confirm_rollouts
-        if unfinished and gap < self.config.p_gap - self.config.indifference_margin:
-            self.dropped = True
+        self.dropped = unfinished and gap < self.config.p_gap - self.config.indifference_margin
 
     def result(self) -> CandidatePair:
         c, r = self.chosen.counts, self.rejected.counts

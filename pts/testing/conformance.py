@@ -141,13 +141,10 @@ def _prompt(harness: EngineHarness, problem: Problem) -> Ids:
     prompt, again = harness.engine.encode(problem), harness.engine.encode(problem)
     whole = isinstance(prompt, tuple) and all(type(token) is int for token in prompt)
     if not prompt or not whole or prompt != again:
-        harness.add(
-            "protocol",
-            f"problem {problem.id}",
-            "a tuple of Python ints, not empty, the same at each call",
-            f"{clipped(prompt, 60)}, then {clipped(again, 60)}",
-            "ids are handed over as the tokenizer made them (a list, an array, a tensor)",
-        )
+        expected = "a tuple of Python ints, not empty, the same at each call"
+        observed = f"{clipped(prompt, 60)}, then {clipped(again, 60)}"
+        cause = "ids are handed over as the tokenizer made them (a list, an array, a tensor)"
+        harness.add("protocol", f"problem {problem.id}", expected, observed, cause)
     return tuple(int(token) for token in prompt)
 
 

@@ -81,14 +81,9 @@ def check_seeds(harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
         first = _difference(harness, paths, again)
         second = _difference(harness, paths, again) if first is not None else None
         if second is not None:
-            request, expected, observed = second
-            harness.add(
-                "seeds",
-                f"{asked(request)}; {way}",
-                f"the same rollout for the same seed: {clipped(expected, 60)}",
-                clipped(observed, 60),
-                cause,
-            )
+            request, usual, other = second
+            expected = f"the same rollout for the same seed: {clipped(usual, 60)}"
+            harness.add("seeds", f"{asked(request)}; {way}", expected, clipped(other, 60), cause)
             return
 
 

@@ -68,13 +68,10 @@ class _Answers:
         self.drawn: Counter[str] = Counter()
 
     def of(self, query: RolloutQuery | LogprobQuery | StepQuery) -> Measurement:
-        if isinstance(query, RolloutQuery):
-            return self._rollouts(query)
         if isinstance(query, StepQuery):
             return completion_steps(self.engine, query.completion)
-        return self.engine.score(self.prompt, query.completion)
-
-    def _rollouts(self, query: RolloutQuery) -> list[Rollout]:
+        if isinstance(query, LogprobQuery):
+            return self.engine.score(self.prompt, query.completion)
         left = self.engine.sampling.max_new_tokens - len(query.prefix)
         if left <= 0 or (query.prefix and query.prefix[-1] in self.engine.stop_ids):
             return [self._judge(query, ())] * query.n

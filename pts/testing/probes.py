@@ -29,8 +29,7 @@ class ProbePath:
 class ProbePrefix:
     """A prefix where first tokens are counted. `forced` ends in a sibling, off the path."""
 
-    name: str
-    prompt: Ids
+    path: ProbePath
     prefix: Ids
     forced: bool
     others: Mapping[str, TokenDistribution]
@@ -42,7 +41,7 @@ def choose_places(paths: Sequence[ProbePath], stops: frozenset[int]) -> list[Pro
     found = []
     for path in paths:
         others = {f"the prompt of problem {p.name}": p.rows[0] for p in paths if p is not path}
-        found.append(ProbePrefix(path.name, path.prompt, (), False, others))
+        found.append(ProbePrefix(path, (), False, others))
         half = len(path.ids) // 2
         early = _most_uncertain(path, range(1, half))
         late = _most_uncertain(path, range(max(1, half), len(path.ids)))
@@ -64,7 +63,7 @@ def _on_path(path: ProbePath, i: int) -> ProbePrefix:
     if i + 1 < len(path.rows):
         others["the prefix with one token more (off by one)"] = path.rows[i + 1]
     others["no prefix, the prompt alone"] = path.rows[0]
-    return ProbePrefix(path.name, path.prompt, path.ids[:i], False, others)
+    return ProbePrefix(path, path.ids[:i], False, others)
 
 
 def _forced(path: ProbePath, i: int, sibling: int) -> ProbePrefix:
@@ -72,4 +71,4 @@ def _forced(path: ProbePath, i: int, sibling: int) -> ProbePrefix:
     others = {"the prefix without its last token (off by one)": path.rows[i]}
     if i + 1 < len(path.rows):
         others["the path's own token instead of the forced one"] = path.rows[i + 1]
-    return ProbePrefix(path.name, path.prompt, (*path.ids[:i], sibling), True, others)
+    return ProbePrefix(path, (*path.ids[:i], sibling), True, others)

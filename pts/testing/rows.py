@@ -14,6 +14,7 @@ from pts.testing.statistics import distance, likeliest_but
 from pts.types import Ids, TokenDistribution
 
 SUM_ERROR = 1e-6
+SHIFTED = "rows are shifted by one: row i must be the distribution before token i, not after it"
 
 
 def scored(
@@ -56,14 +57,13 @@ def check_row(harness: EngineHarness, row: TokenDistribution, place: str) -> boo
         harness.add("rows", place, "probabilities, none negative", observed, cause)
         return False
     if abs(probs.sum() - 1) > SUM_ERROR:
-        harness.add(
-            "rows",
-            place,
-            f"probabilities sum to 1 (within {SUM_ERROR:g})",
-            f"the sum is {probs.sum():.6g} over {len(ids)} tokens",
+        observed = f"the sum is {probs.sum():.6g} over {len(ids)} tokens"
+        cause = (
             "the kept tokens are not renormalised after truncation, or only the top of the "
-            "distribution is listed",
+            "distribution is listed"
         )
+        expected = f"probabilities sum to 1 (within {SUM_ERROR:g})"
+        harness.add("rows", place, expected, observed, cause)
         return False
     values, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
@@ -93,11 +93,7 @@ def check_places(harness: EngineHarness, path: ProbePath) -> None:
         if other is not None:
             changed = harness.engine.score(path.prompt, (*path.ids[:last], other))
             expected = f"the row does not change when token {last} is another one"
-            cause = (
-                "rows are shifted by one: row i must be the distribution before token i, not after "
-                "it"
-            )
-            _differ(harness, path, changed[: last + 1], expected, "it changes", cause)
+            _differ(harness, path, changed[: last + 1], expected, "it changes", SHIFTED)
 
 
 def _differ(

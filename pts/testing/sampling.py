@@ -65,7 +65,7 @@ class DistributionTest:
         limit, seeds = self.harness.limit, self.harness.seeds
         places = [
             SampleRequest(
-                k, p.prompt, p.prefix, min(2, limit - len(p.prefix)), seeds(self.rollouts)
+                k, p.path.prompt, p.prefix, min(2, limit - len(p.prefix)), seeds(self.rollouts)
             )
             for k, p in enumerate(self.places)
         ]
@@ -89,10 +89,10 @@ class DistributionTest:
     ) -> Iterator[tuple[tuple[str, str], Result]]:
         tokens = [ids[0] for ids in drawn]
         where = (
-            f"problem {place.name}, first token after a prefix of {len(place.prefix)}"
+            f"problem {place.path.name}, first token after a prefix of {len(place.prefix)}"
             f"{' whose last token is a forced sibling' if place.forced else ''}"
         )
-        row = self.harness.engine.score(place.prompt, (*place.prefix, tokens[0]))[-1]
+        row = self.harness.engine.score(place.path.prompt, (*place.prefix, tokens[0]))[-1]
         if not check_row(self.harness, row, where):
             return
         self._equal(where, drawn, row)
@@ -109,7 +109,7 @@ class DistributionTest:
                 cause,
             )
             return
-        name = f"{place.name} {place.prefix}"
+        name = f"{place.path.name} {place.prefix}"
         if counts.sum():
             p = chi_square(counts, row.probs)
             yield (check, name), Result(p, where, shown(row), shown(_counted(tokens)), cause)
@@ -139,7 +139,7 @@ class DistributionTest:
     def _cause(self, place: ProbePrefix, row: TokenDistribution, tokens: Sequence[int]) -> str:
         known = {"score's row": row}
         if self.harness.plain is not None:
-            plain = self.harness.plain.score(place.prompt, (*place.prefix, tokens[0]))[-1]
+            plain = self.harness.plain.score(place.path.prompt, (*place.prefix, tokens[0]))[-1]
             known = dict(diagnoses(plain, self.harness.engine.sampling))
         for name, other in place.others.items():
             if equal_to(other, known) is None:
@@ -170,17 +170,15 @@ class DistributionTest:
             u = np.concatenate([np.empty(0), *parts[half::2]])
             if u.size:
                 yield ("rollouts", name), self._uniform(u, name)
-        yield (
-            ("rollouts", "serial"),
-            Result(
-                serial(parts),
-                "neighbouring steps of whole rollouts",
-                "independent draws at each step",
-                "the random numbers behind them are correlated",
-                "the generator is seeded anew at each step, so that every step of a rollout uses "
-                "the same random number",
-            ),
+        neighbours = Result(
+            serial(parts),
+            "neighbouring steps of whole rollouts",
+            "independent draws at each step",
+            "the random numbers behind them are correlated",
+            "the generator is seeded anew at each step, so that every step of a rollout uses the "
+            "same random number",
         )
+        yield ("rollouts", "serial"), neighbours
 
     def _uniform(self, u: Floats, name: str) -> Result:
         excess, edge = u.mean() - 0.5, 3 * np.sqrt(1 / (12 * len(u)))

@@ -21,7 +21,7 @@ from pts.algorithm.requests import SearchRoutine, request
 from pts.algorithm.siblings import PairProposal, PathAnalysis, PathSiblings
 from pts.config import SearchConfig
 from pts.stats import score_test
-from pts.types import CandidatePair, Ids, RolloutQuery
+from pts.types import CandidatePair, Counts, Ids, RolloutQuery
 
 
 class PairProposer:
@@ -113,7 +113,8 @@ class PairTest:
         self.dropped = unfinished and gap < self.config.p_gap - self.config.indifference_margin
 
     def result(self) -> CandidatePair:
-        c, r = self.chosen.counts, self.rejected.counts
+        c = Counts(self.chosen.successes, self.chosen.n)
+        r = Counts(self.rejected.successes, self.rejected.n)
         margin = self.config.p_gap - self.config.indifference_margin
         pvalue = 1.0 if self.dropped else score_test(c.successes, c.n, r.successes, r.n, margin)
         return CandidatePair(

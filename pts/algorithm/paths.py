@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from pts.types import Counts, Ids, Rollout, TokenDistribution, Verdict
+from pts.types import Ids, Rollout, TokenDistribution, Verdict
 
 GOLDEN = (5**0.5 - 1) / 2
 """Step of the additive sequence that spreads the draws of a block evenly."""
@@ -144,10 +144,6 @@ class SuccessCount:
             self.successes += rollout.success
             self.n += 1
             self.tokens += rollout.length - before
-
-    @property
-    def counts(self) -> Counts:
-        return Counts(self.successes, self.n)
 
 
 class SiblingCounts(dict[tuple[int, int], SuccessCount]):

@@ -99,14 +99,14 @@ class EngineHarness:
         missing = [request for key, request in requests.items() if key in queue.owed]
         if missing or not queue.ended:
             which = clipped([key for key in requests if key not in found])
-            self.add(
-                "answers",
-                asked((missing or list(requests.values()))[0]),
-                f"every one of {len(requests)} requests is answered before sample ends",
-                f"sample ended without answers to {which}, having pulled {queue.pulled}",
+            expected = f"every one of {len(requests)} requests is answered before sample ends"
+            observed = f"sample ended without answers to {which}, having pulled {queue.pulled}"
+            cause = (
                 "requests still in the batch are dropped when the queue is exhausted, or sample "
-                "stops at the first None",
+                "stops at the first None"
             )
+            first = (missing or list(requests.values()))[0]
+            self.add("answers", asked(first), expected, observed, cause)
         return found
 
     def _receive(

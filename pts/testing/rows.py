@@ -23,14 +23,13 @@ def scored(
     """The rows of a completion, checked; None when they cannot be used."""
     rows = harness.engine.score(prompt, completion)
     if len(rows) != len(completion):
-        harness.add(
-            "rows",
-            f"problem {name}, completion of {len(completion)} tokens",
-            f"one row a token of the completion: {len(completion)}",
-            f"{len(rows)} rows",
+        place = f"problem {name}, completion of {len(completion)} tokens"
+        expected = f"one row a token of the completion: {len(completion)}"
+        cause = (
             "rows start before the prompt's end or stop short of the last token: row i is the "
-            "distribution that token i was drawn from",
+            "distribution that token i was drawn from"
         )
+        harness.add("rows", place, expected, f"{len(rows)} rows", cause)
         return None
     usable = [
         check_row(harness, row, f"problem {name}, position {position}")

@@ -79,12 +79,11 @@ class FindingCollector:
     def add(self, check: str, where: str, expected: str, observed: str, cause: str) -> None:
         """Note a finding; one of the same check, settings and cause is only counted."""
         key = (check, where.partition(";")[0], cause)
-        known = self.findings.get(key)
-        self.findings[key] = (
-            dataclasses.replace(known, more=known.more + 1)
-            if known
-            else Finding(check, where, expected, observed, cause)
-        )
+        if key in self.findings:
+            known = self.findings[key]
+            self.findings[key] = dataclasses.replace(known, more=known.more + 1)
+        else:
+            self.findings[key] = Finding(check, where, expected, observed, cause)
 
     def skip(self, reason: str) -> None:
         """Note something that could not be checked."""

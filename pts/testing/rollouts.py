@@ -41,23 +41,20 @@ class LiveQueue:
 
     def __iter__(self) -> Iterator[SampleRequest | None]:
         for wave in self.waves:
-            yield from self._wait()
+            # None until something is delivered of what is owed, if anything is.
+            owed, polls, start = len(self.owed), 0, time.monotonic()
+            while self.owed and len(self.owed) == owed:
+                polls += 1
+                if polls > FREE_POLLS:
+                    time.sleep(POLL_SECONDS)
+                    if time.monotonic() - start > self.patience:
+                        raise DeadlockError
+                yield None
             for request in wave:
                 self.owed.add(request.key)
                 self.pulled += 1
                 yield request
         self.ended = True
-
-    def _wait(self) -> Iterator[None]:
-        """None until something is delivered of what is owed, if anything is."""
-        owed, polls, start = len(self.owed), 0, time.monotonic()
-        while self.owed and len(self.owed) == owed:
-            polls += 1
-            if polls > FREE_POLLS:
-                time.sleep(POLL_SECONDS)
-                if time.monotonic() - start > self.patience:
-                    raise DeadlockError
-            yield None
 
 
 @dataclass

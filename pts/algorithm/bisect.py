@@ -108,7 +108,7 @@ class _Track:
             if not path.cuts(start, end)
         }
         margin = config.indifference_margin
-        decided = [at for at, d in deltas.items() if decide(d, config.p_gap, margin) == "yes"]
+        decided = [u for u, d in deltas.items() if decide(d, config.p_gap, margin) == "yes"]
         pivots = pivots_along(path, config, points, deltas, decided)
         groups = SiblingCounts()  # of the first tokens of the rollouts from each measured prefix
         for at in marks[:-1]:

@@ -16,7 +16,7 @@ from pts.testing.statistics import FALSE_ALARM
 class Finding:
     """One way in which an engine breaks the protocol.
 
-    `check` names the rule (see `CHECKS` in `pts.testing.conformance`), `where` the sampling
+    `check` names the rule (see `pts.testing.conformance`), `where` the sampling
     settings, the problem and the position, `cause` what most likely went wrong. Equal findings at
     other places are counted in `more`.
     """

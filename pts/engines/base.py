@@ -89,7 +89,7 @@ class RequestBatch(Protocol):
         ...
 
     def add(self, request: SampleRequest) -> None:
-        """Begin with a request."""
+        """Begin with a request for at least one rollout."""
         ...
 
     def advance(self) -> Iterable[tuple[SampleRequest, list[Ids]]]:
@@ -107,7 +107,7 @@ def answer_requests(
     After None from the queue the batch goes on with what it has. Once everything asked for was
     delivered, the queue must hold a request or be exhausted: another None then is a deadlock
     (nothing would ever change) and raises EngineError. `check` raises for a request that the
-    engine refuses.
+    engine refuses. A request for no rollouts is answered at once.
     """
     exhausted = False
     while True:
@@ -125,7 +125,10 @@ def answer_requests(
                     )
                 break
             check(request)
-            batch.add(request)
+            if request.seeds:
+                batch.add(request)
+            else:
+                yield request, []
         yield from batch.advance()
         if exhausted and batch.idle:
             return

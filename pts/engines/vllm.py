@@ -29,7 +29,7 @@ from pts.engines.base import SampleRequest, answer_requests
 from pts.engines.server.endpoints import Unreadable
 from pts.engines.server.logprobs import TopLogprobs, processed_row, widths
 from pts.engines.server.probe import check_policy
-from pts.engines.server.protocols import ALL, Reply, check_completion
+from pts.engines.server.protocols import ALL, check_completion, vllm_listed, vllm_reply
 from pts.engines.text import TokenizerEngine, load_tokenizer
 from pts.errors import EngineError, MissingExtra
 from pts.types import Ids, TokenDistribution
@@ -180,42 +180,26 @@ class VLLMEngine(TokenizerEngine):
             yield name, self._done.pop(name)
 
     def _ids(self, output: Any, request: SampleRequest) -> Ids:
-        ids, reason = tuple(output.token_ids), output.finish_reason
         try:
-            if reason not in ("stop", "length"):
-                raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
-            reply = Reply(ids, reason == "stop")
-            check_completion(reply, request.max_tokens, self.vocabulary, self.stop_ids)
+            reply = vllm_reply(tuple(output.token_ids), output.finish_reason)
+            return check_completion(reply, request.max_tokens, self.vocabulary, self.stop_ids)
         except Unreadable as why:
             raise EngineError(f"request {request.key}: {why}") from None
-        return ids
 
     def _listings(self, prefixes: list[Ids], width: int) -> list[TopLogprobs]:
         asked = {self._ask(ids, max_tokens=1, logprobs=width): n for n, ids in enumerate(prefixes)}
         found: dict[int, TopLogprobs] = {}
         while asked:
             for name, outputs in self._finished(asked):
-                found[asked.pop(name)] = self._listing(outputs[0].logprobs[0], width)
+                listed = {token: one.logprob for token, one in outputs[0].logprobs[0].items()}
+                found[asked.pop(name)] = vllm_listed(listed, outputs[0].token_ids, width)
         return [found[n] for n in range(len(prefixes))]
-
-    def _listing(self, listed: Any, width: int) -> TopLogprobs:
-        likely = {
-            token: one.logprob for token, one in listed.items() if one.logprob > float("-inf")
-        }
-        whole = width == ALL or len(likely) < len(listed)
-        if 0 < width < len(likely):  # the drawn token was added behind the likeliest ones
-            likely = dict(sorted(likely.items(), key=lambda item: -item[1])[:width])
-        return TopLogprobs.ranked(list(likely), list(likely.values()), whole=whole)
 
     # Checks
 
     def _check_options(self, config: Any) -> None:
-        found = {
-            "enable_prefix_caching": config.cache_config.enable_prefix_caching,
-            "max_logprobs": config.model_config.max_logprobs,
-            "logprobs_mode": str(config.model_config.logprobs_mode),
-            "generation_config": config.model_config.generation_config,
-        }
+        holders = {"enable_prefix_caching": config.cache_config}
+        found = {name: getattr(holders.get(name, config.model_config), name) for name in REQUIRED}
         wrong = [
             f"{name} is {found[name]!r}, not {wanted!r}"
             for name, wanted in REQUIRED.items()
@@ -232,8 +216,6 @@ class InFlight:
         self.engine = engine
         self.rollouts = 0
         self._asked: dict[str, SampleRequest] = {}
-        self._answers: list[tuple[SampleRequest, list[Ids]]] = []
-        """Requests for no rollouts, answered at once."""
 
     @property
     def hungry(self) -> bool:
@@ -243,13 +225,10 @@ class InFlight:
     @property
     def idle(self) -> bool:
         """Everything was delivered."""
-        return not self._asked and not self._answers
+        return not self._asked
 
     def add(self, request: SampleRequest) -> None:
         """Ask for the rollouts of a request."""
-        if not request.seeds:
-            self._answers.append((request, []))
-            return
         # Greedy rollouts are all alike, and vLLM refuses to draw more than one.
         n = len(request.seeds) if self.engine.sampling.temperature else 1
         prefix = request.prompt + request.prefix
@@ -258,8 +237,6 @@ class InFlight:
 
     def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
         """A step of vLLM, unless something is finished already; then what is."""
-        while self._answers:
-            yield self._answers.pop()
         for name, outputs in self.engine._finished(self._asked):
             request = self._asked.pop(name)
             self.rollouts -= len(request.seeds)

@@ -80,7 +80,8 @@ class ServerEngine(TokenizerEngine):
         """Parts as `connect` makes and checks them; `served` as `probe.find` gives it."""
         self.sampling, self.stop_ids, self.served = sampling, stop_ids, served
         self.tokenizer, self.chat_template = tokenizer, chat_template
-        self.policy_digest = _policy(served, revision)
+        said = [served.kind, served.model, served.root, served.build, revision]
+        self.policy_digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
         self.vocabulary, self.max_model_len = vocabulary, served.max_model_len
         self._too_long = (
             f"the server's context of {self.max_model_len}; lower max_new_tokens, shorten "
@@ -166,11 +167,7 @@ class ServerEngine(TokenizerEngine):
             return []
         ids = self._path(prompt, completion)
         places = range(len(prompt), len(ids))
-
-        async def rows() -> list[TokenDistribution]:
-            return await _all([self._row(ids[:at], ids[at]) for at in places])
-
-        return self._client.wait(rows())
+        return self._client.wait(_all(self._row(ids[:at], ids[at]) for at in places))
 
     def sample(
         self, requests: Iterator[SampleRequest | None]
@@ -193,8 +190,7 @@ class ServerEngine(TokenizerEngine):
 
         def read(reply: Any) -> Ids:
             found = self._protocol.read(reply, prefix)
-            check_completion(found, limit, self.vocabulary, self.stop_ids)
-            return found.ids
+            return check_completion(found, limit, self.vocabulary, self.stop_ids)
 
         return await self._client.post(self._protocol.path, body, read)
 
@@ -218,8 +214,7 @@ class ServerEngine(TokenizerEngine):
         body = self._protocol.listing(prefix, width, self.sampling)
 
         def read(reply: Any) -> TopLogprobs:
-            found = self._protocol.read(reply, prefix, width).listed
-            assert found is not None
+            found = self._protocol.listed(reply, prefix, width)
             wanted = min(width, self.vocabulary)
             if len(found.ids) < wanted and not found.whole and found.mass < 1 - OVER_ONE:
                 raise Unreadable(
@@ -245,7 +240,7 @@ class ServerEngine(TokenizerEngine):
         prefix = probe[:8] or tuple(sorted(self.stop_ids))[:1]
         self.processed = await lists_processed(self._client, self._protocol, prefix)
         row = await self._row(prefix)
-        drawn = await _all([self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS)])
+        drawn = await _all(self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS))
         check_draws(row, [ids[0] for ids in drawn])
 
 
@@ -254,63 +249,47 @@ class InFlight:
 
     def __init__(self, engine: ServerEngine) -> None:
         self.engine = engine
-        self.rollouts = 0
-        self.answers: list[tuple[SampleRequest, list[Ids]]] = []
-        """Requests for no rollouts, answered at once."""
-        self._done: queue.SimpleQueue[tuple[int, int, Future[Ids]]] = queue.SimpleQueue()
-        self._futures: set[Future[Ids]] = set()
-        self._found: dict[int, tuple[SampleRequest, dict[int, Ids]]] = {}
-        self._started = 0
+        self._asked: dict[Future[Ids], tuple[SampleRequest, dict[int, Ids], int]] = {}
+        """Of each rollout: its request, the request's finished rollouts, its own index there."""
+        self._done: queue.SimpleQueue[Future[Ids]] = queue.SimpleQueue()
 
     @property
     def hungry(self) -> bool:
         """Fewer rollouts than the client allows are in flight."""
-        return self.rollouts < self.engine._client.in_flight
+        return len(self._asked) < self.engine._client.in_flight
 
     @property
     def idle(self) -> bool:
         """Everything was delivered."""
-        return not self.rollouts and not self.answers
+        return not self._asked
 
     def add(self, request: SampleRequest) -> None:
         """Ask for the rollouts of a request."""
-        if not request.seeds:
-            self.answers.append((request, []))
-            return
-        number, prefix = self._started, request.prompt + request.prefix
-        self._started += 1
-        self._found[number] = (request, {})
+        prefix, found = request.prompt + request.prefix, dict[int, Ids]()
         for index, seed in enumerate(request.seeds):
             future = self.engine._client.submit(
                 self.engine.rollout(prefix, request.max_tokens, seed)
             )
-            self._futures.add(future)
-            self.rollouts += 1
-            future.add_done_callback(lambda f, i=index: self._done.put((number, i, f)))  # type: ignore[misc]
+            self._asked[future] = (request, found, index)
+            future.add_done_callback(self._done.put)
 
     def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
         """Wait until a request is complete. Raises what a rollout raised."""
-        if self.answers:
-            yield self.answers.pop()
-            return
-        while self.rollouts:
-            number, index, future = self._done.get()
-            self._futures.discard(future)
-            request, found = self._found[number]
+        while self._asked:
+            future = self._done.get()
+            request, found, index = self._asked.pop(future)
             found[index] = future.result()
-            self.rollouts -= 1
             if len(found) == len(request.seeds):
-                del self._found[number]
                 yield request, [found[i] for i in range(len(found))]
                 return
 
     def cancel(self) -> None:
         """Drop what is in flight."""
-        for future in self._futures:
+        for future in self._asked:
             future.cancel()
 
 
-async def _all(tasks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def _all(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Results in order; the first failure cancels the others."""
     running = [asyncio.ensure_future(task) for task in tasks]
     try:
@@ -318,8 +297,3 @@ async def _all(tasks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for one in running:
             one.cancel()
-
-
-def _policy(served: ServedModel, revision: str) -> str:
-    said = [served.kind, served.model, served.root, served.build, revision]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

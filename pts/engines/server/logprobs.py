@@ -16,7 +16,7 @@ lowest id; their probabilities are equal, so no other number of the row depends 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,11 +49,10 @@ class TopLogprobs:
     whole: bool
 
     @classmethod
-    def ranked(cls, ids: Sequence[int], logprobs: Sequence[float], *, whole: bool) -> TopLogprobs:
+    def ranked(cls, ids: npt.ArrayLike, logprobs: npt.ArrayLike, *, whole: bool) -> TopLogprobs:
         """Raises Unreadable when tokens repeat, the numbers are no log-probabilities, or a list
         that should be whole lacks mass."""
-        tokens = np.array(ids, dtype=np.int64)
-        values = np.array(logprobs, dtype=np.float64)
+        tokens, values = np.array(ids, np.int64), np.array(logprobs, np.float64)
         if not len(tokens) or len(np.unique(tokens)) < len(tokens):
             raise Unreadable("the likely tokens are none, or one is listed twice")
         mass = float(np.exp(np.minimum(values, 1.0)).sum())

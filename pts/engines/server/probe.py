@@ -60,17 +60,13 @@ async def find(client: Client, model: str | None) -> ServedModel:
         *(_find_at(client, endpoint, model) for endpoint in client.endpoints),
         return_exceptions=True,
     )
-    served: list[ServedModel] = []
-    faults: list[str] = []
     for one in found:
-        if isinstance(one, EngineError):
-            faults.append(str(one))
-        elif isinstance(one, BaseException):
+        if isinstance(one, BaseException) and not isinstance(one, EngineError):
             raise one
-        else:
-            served.append(one)
+    faults = [str(one) for one in found if isinstance(one, EngineError)]
     if faults:
         raise EngineError("\n".join(faults))
+    served = [one for one in found if isinstance(one, ServedModel)]
     for one, endpoint in zip(served, client.endpoints, strict=True):
         if one != served[0]:
             raise EngineError(
@@ -189,18 +185,13 @@ async def lists_processed(client: Client, protocol: ServerProtocol, prefix: Ids)
     if isinstance(protocol, LlamaCpp):
         return True  # asked for by post_sampling_probs; the rows are tested by draws all the same
     plain, two, warm = [
-        (
-            await client.post(protocol.path, body, lambda reply: protocol.read(reply, prefix, 4))
-        ).listed
-        for body in (
-            protocol.listing(prefix, 4, SamplingConfig()),
-            protocol.listing(prefix, 4, SamplingConfig(top_k=2)),
-            protocol.listing(prefix, 4, SamplingConfig(temperature=2.0)),
+        await client.post(
+            protocol.path,
+            protocol.listing(prefix, 4, sampling),
+            lambda reply: protocol.listed(reply, prefix, 4),
         )
+        for sampling in (SamplingConfig(), SamplingConfig(top_k=2), SamplingConfig(temperature=2.0))
     ]
-    assert plain is not None
-    assert two is not None
-    assert warm is not None
     if len(two.ids) == 2 < len(plain.ids):
         if abs(two.mass - 1) < 1e-3:
             return True

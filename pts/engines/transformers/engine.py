@@ -98,7 +98,11 @@ class TransformersEngine(TokenizerEngine):
             f"{key} = {self.max_model_len}; beyond it this engine's attention would not be the "
             "model's: lower max_new_tokens or shorten the prompt"
         )
-        self._limits = _limits(self._shape.device, max_rows, memory_bytes)
+        rows, nbytes = CPU_ROWS, CPU_BYTES
+        if self._shape.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._shape.device)
+            rows, nbytes = CUDA_ROWS, free * 6 // 10
+        self._limits = BatchLimits(max_rows or rows, memory_bytes or nbytes)
         self._paths = PrefixCache(self._limits.nbytes // STORE_SHARE)
 
     @classmethod
@@ -168,6 +172,16 @@ class TransformersEngine(TokenizerEngine):
         )
         return answer_requests(requests, batch, self._check_request)
 
+    def _check_request(self, request: SampleRequest) -> None:
+        """Raise EngineError also for an empty prefix or a negative limit."""
+        super()._check_request(request)
+        tokens = len(request.prompt + request.prefix)
+        if not tokens or request.max_tokens < 0:
+            raise EngineError(
+                f"request {request.key}: {tokens} prefix tokens and limit {request.max_tokens}; "
+                "a rollout continues at least one token and its limit is not negative"
+            )
+
 
 def weights_digest(model: Any) -> str:
     """sha256 over names, dtypes, shapes and bytes of the state dict, in order of names."""
@@ -177,11 +191,3 @@ def weights_digest(model: Any) -> str:
         digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _limits(device: torch.device, max_rows: int | None, nbytes: int | None) -> BatchLimits:
-    """Rows and bytes for the slots of one `sample`."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return BatchLimits(max_rows or CUDA_ROWS, nbytes or free * 6 // 10)
-    return BatchLimits(max_rows or CPU_ROWS, nbytes or CPU_BYTES)

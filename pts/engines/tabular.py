@@ -16,7 +16,9 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import numpy as np
@@ -198,10 +200,16 @@ class TabularEngine:
     def _support(self, machine: int, state: int) -> _Support:
         key = (machine, state)
         if key not in self._supports:
-            arcs = [Arc(STOP, 1.0, CLOSING)]
-            if state != CLOSING:
-                arcs = list(self.machines[machine].states[state])
-            self._supports[key] = _truncated(arcs, self.sampling)
+            closing = [Arc(STOP, 1.0, CLOSING)]
+            arcs = closing if state == CLOSING else self.machines[machine].states[state]
+            ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
+            steps = (temper, first_k, top_p, min_p)
+            probs = truncate(np.array([arc.prob for arc in ranked]), self.sampling, steps)
+            ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
+            edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform is below 1, however rounded
+            to = [arc.to for arc in ranked[: len(probs)]]
+            row = TokenDistribution(ids, probs)
+            self._supports[key] = _Support(row, edges, ids.tolist(), probs.tolist(), to)
         return self._supports[key]
 
     def _rollout(self, request: SampleRequest, state: int, seed: int) -> Ids:
@@ -254,20 +262,15 @@ class TabularEngine:
 def _longest(states: Sequence[Sequence[Arc]]) -> list[float]:
     """Tokens of the longest completion from each state, infinite where a loop can be reached."""
     longest = [math.inf] * len(states)
-    waiting = [len({arc.to for arc in arcs} - {CLOSING}) for arcs in states]
-    sources: list[set[int]] = [set() for _ in states]
-    for i, arcs in enumerate(states):
-        for to in {arc.to for arc in arcs} - {CLOSING}:
-            sources[to].add(i)
-    ready = [i for i, n in enumerate(waiting) if n == 0]
-    while ready:
-        i = ready.pop()
-        tails = [1 if arc.to == CLOSING else longest[arc.to] for arc in states[i]]
-        longest[i] = 1 + max(tails)
-        for source in sources[i]:
-            waiting[source] -= 1
-            if waiting[source] == 0:
-                ready.append(source)
+    order = TopologicalSorter({i: {arc.to for arc in arcs} for i, arcs in enumerate(states)})
+    with suppress(CycleError):  # the sorter still gives what no loop precedes
+        order.prepare()
+    while order.is_active():
+        ready = order.get_ready()
+        for i in set(ready) - {CLOSING}:
+            tails = [1 if arc.to == CLOSING else longest[arc.to] for arc in states[i]]
+            longest[i] = 1 + max(tails)
+        order.done(*ready)
     return longest
 
 
@@ -278,13 +281,3 @@ class TabularVerifier:
         answer = next((word for word in text.split() if word in ("right", "wrong")), None)
         verdict = Verdict.PASS if answer == problem.reference else Verdict.FAIL
         return Grade(verdict, answer)
-
-
-def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
-    ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
-    steps = (temper, first_k, top_p, min_p)
-    probs = truncate(np.array([arc.prob for arc in ranked]), sampling, steps)
-    ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
-    edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform lies below 1 whatever is rounded
-    to = [arc.to for arc in ranked[: len(probs)]]
-    return _Support(TokenDistribution(ids, probs), edges, ids.tolist(), probs.tolist(), to)

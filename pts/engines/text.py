@@ -26,7 +26,10 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
     Raises EngineError when messages meet no template, or when nothing is left to encode.
     """
     if isinstance(problem.prompt, str):
-        ids = _with_bos(tokenizer, tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
+        ids = tokenizer(problem.prompt, add_special_tokens=False)["input_ids"]
+        bos = tokenizer.bos_token_id
+        if bos is not None and tokenizer("", add_special_tokens=True)["input_ids"][:1] == [bos]:
+            ids = [bos, *ids]
     else:
         if not (chat_template or tokenizer.chat_template):
             raise EngineError(
@@ -44,12 +47,6 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
     if not ids:
         raise EngineError(f"problem {problem.id!r} encodes to no tokens; give it a prompt")
     return tuple(int(i) for i in ids)
-
-
-def _with_bos(tokenizer: Any, ids: list[int]) -> list[int]:
-    bos = tokenizer.bos_token_id
-    wanted = bos is not None and tokenizer("", add_special_tokens=True)["input_ids"][:1] == [bos]
-    return [bos, *ids] if wanted else ids
 
 
 def stop_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -75,6 +72,8 @@ def texts_of_tokens(tokenizer: Any, ids: Ids) -> list[str]:
 
 
 def _piece(tokenizer: Any, token: int, name: str | None) -> str:
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     if name is not None and "\u2581" in name:
         return name.replace("\u2581", " ")
     text: str = tokenizer.decode(
@@ -82,20 +81,13 @@ def _piece(tokenizer: Any, token: int, name: str | None) -> str:
     )
     if "\ufffd" not in text or name is None:
         return text
-    table = _byte_of_char()
+    # The printable stand-ins of byte-level BPE, inverted (Radford et al. 2019, GPT-2).
+    stand_ins = bytes_to_unicode()  # type: ignore[no-untyped-call]
+    table = {char: byte for byte, char in stand_ins.items()}
     if any(c not in table for c in name):
         return name
     raw = bytes(table[c] for c in name)
     return raw.decode("utf-8", errors="backslashreplace")
-
-
-def _byte_of_char() -> dict[str, int]:
-    """The printable stand-ins of byte-level BPE, inverted (Radford et al. 2019, GPT-2)."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [b for b in range(256) if b not in shown]
-    table = {chr(b): b for b in shown}
-    table.update({chr(256 + i): b for i, b in enumerate(hidden)})
-    return table
 
 
 def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, frozenset[int], int]:

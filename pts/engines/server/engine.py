@@ -68,21 +68,21 @@ class ServerEngine(TokenizerEngine):
         self,
         client: Client,
         served: ServedModel,
-        tokenizer: Any,
+        loaded: tuple[Any, frozenset[int], int],
         sampling: SamplingConfig,
-        *,
-        stop_ids: frozenset[int],
-        vocabulary: int,
-        chat_template: str | None = None,
-        revision: str = "",
-        seeds: bool = True,
+        chat_template: str | None,
+        revision: str,
+        seeds: bool,
     ) -> None:
-        """Parts as `connect` makes and checks them; `served` as `probe.find` gives it."""
-        self.sampling, self.stop_ids, self.served = sampling, stop_ids, served
-        self.tokenizer, self.chat_template = tokenizer, chat_template
+        """Parts as `connect` makes and checks them: `served` as `probe.find` gives it, `loaded` as
+        `load_tokenizer` does.
+        """
+        self.tokenizer, self.stop_ids, size = loaded
+        self.served, self.sampling, self.chat_template = served, sampling, chat_template
         said = [served.kind, served.model, served.root, served.build, revision]
         self.policy_digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-        self.vocabulary, self.max_model_len = vocabulary, served.max_model_len
+        self.vocabulary = max(size, served.vocabulary or 0)
+        self.max_model_len = served.max_model_len
         self._too_long = (
             f"the server's context of {self.max_model_len}; lower max_new_tokens, shorten "
             "the prompt or start the server with a longer context (vLLM: --max-model-len, "
@@ -90,7 +90,7 @@ class ServerEngine(TokenizerEngine):
         )
         self.processed = True
         """Listed probabilities are those of the sampling policy, not the model's own."""
-        self._client, self._protocol = client, protocol_of(served, stop_ids, seeds)
+        self._client, self._protocol = client, protocol_of(served, self.stop_ids, seeds)
 
     @classmethod
     def connect(
@@ -122,22 +122,12 @@ class ServerEngine(TokenizerEngine):
             [urls] if isinstance(urls, str) else list(urls), in_flight=in_flight, retry=retry
         )
         try:
-            loaded, stops, vocabulary = load_tokenizer(Path(tokenizer), stop_ids)
+            loaded = load_tokenizer(Path(tokenizer), stop_ids)
             served = client.wait(find(client, model))
             check_policy(served.kind, sampling)
             if served.slots is not None:
                 client.limit(served.slots)
-            engine = cls(
-                client,
-                served,
-                loaded,
-                sampling,
-                stop_ids=stops,
-                vocabulary=max(vocabulary, served.vocabulary or 0),
-                chat_template=chat_template,
-                revision=revision,
-                seeds=seeds,
-            )
+            engine = cls(client, served, loaded, sampling, chat_template, revision, seeds)
             client.wait(engine._check())
         except BaseException:
             client.close()

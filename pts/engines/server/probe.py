@@ -131,9 +131,7 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def protocol_of(
-    served: ServedModel, stop_ids: frozenset[int], seeds: bool = True
-) -> ServerProtocol:
+def protocol_of(served: ServedModel, stop_ids: frozenset[int], seeds: bool) -> ServerProtocol:
     """How this kind of server is spoken to; `seeds`: each rollout is asked for with its own."""
     if served.kind == "llama.cpp":
         assert served.vocabulary is not None

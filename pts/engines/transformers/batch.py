@@ -206,18 +206,13 @@ class ContinuousBatch:
 
     def _reserve(self, reach: int, pending: int) -> int:
         """Make rows long enough for `reach` positions; return how many are free (0: wait)."""
-        capacity = self.cache.capacity if self.cache else 0
-        if reach <= capacity:
-            return self.cache.rows - self.live - pending if self.cache else 0
+        if self.cache is not None and reach <= self.cache.capacity:
+            return self.cache.rows - self.live - pending
         capacity = -(-reach // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
         fitting = self.limits.nbytes // (self.shape.bytes_per_token * capacity)
         rows = max(1, min(self.limits.rows, fitting))
         if self.live + pending > rows:
             return 0
-        self._resize(rows, capacity)
-        return rows - self.live - pending
-
-    def _resize(self, rows: int, capacity: int) -> None:
         self.rows = self.rows.resized(rows, capacity)  # first: `_halve` reads its size
         if self.live:
             length = int(self.rows.position[: self.live].max())
@@ -225,6 +220,7 @@ class ContinuousBatch:
         else:
             self.cache = None  # before the new one: there is no memory for both
             self.cache = SlotCache(self.shape, rows, capacity)
+        return rows - self.live - pending
 
     def _cache(self) -> SlotCache:
         assert self.cache is not None

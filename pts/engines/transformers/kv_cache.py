@@ -121,19 +121,15 @@ def exact_length(config: Any) -> tuple[int, str] | None:
         if size and not off and (kinds is None or kind in kinds):
             bounds.append((int(size), key))
     table = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None)
+    rope: Any = getattr(config, "rope_parameters", None)
     if table and not rope:
         bounds.append((int(table), "max_position_embeddings"))
-    if rope and table and {"dynamic", "longrope"} & _rope_types(rope):
+    # Some configs hold one set of RoPE parameters for each kind of layer.
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))] if rope else []
+    if table and any(part.get("rope_type") in ("dynamic", "longrope") for part in parts):
         key = "original_max_position_embeddings"
         bounds.append((int(rope.get(key) or getattr(config, key, None) or table), key))
     return min(bounds) if bounds else None
-
-
-def _rope_types(rope: Any) -> set[str]:
-    """The RoPE variants in use; some configs hold one set of parameters for each kind of layer."""
-    nested = [value for value in rope.values() if isinstance(value, dict)]
-    return {str(part.get("rope_type")) for part in [rope, *nested]}
 
 
 @dataclass(slots=True)

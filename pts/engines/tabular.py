@@ -237,26 +237,22 @@ class TabularEngine:
                 stack.pop()
                 continue
             _, at, room = key
+            if room <= 0:
+                values[key] = 0.0
+                continue
             support = self._support(machine, at)
-            ahead = [
-                self._key(machine, to, room - 1) for to in support.to if room > 0 and to != CLOSING
-            ]
+            arcs = list(zip(support.tokens, support.probs, support.to, strict=True))
+            ahead = [self._key(machine, to, room - 1) for _, _, to in arcs if to != CLOSING]
             missing = [k for k in ahead if k not in values]
             stack += missing
             if not missing:
-                values[key] = self._expected(support, machine, room)
+                values[key] = sum(
+                    prob * (token == RIGHT and room > 1)
+                    if to == CLOSING
+                    else prob * values[self._key(machine, to, room - 1)]
+                    for token, prob, to in arcs
+                )
         return values[self._key(machine, state, left)]
-
-    def _expected(self, support: _Support, machine: int, left: int) -> float:
-        if left <= 0:
-            return 0.0
-        arcs = zip(support.tokens, support.probs, support.to, strict=True)
-        return sum(
-            prob * (token == RIGHT and left > 1)
-            if to == CLOSING
-            else prob * self._values[self._key(machine, to, left - 1)]
-            for token, prob, to in arcs
-        )
 
 
 def _longest(states: Sequence[Sequence[Arc]]) -> list[float]:

@@ -27,7 +27,7 @@ from typing import Any
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest, answer_requests
 from pts.engines.server.endpoints import Unreadable
-from pts.engines.server.logprobs import TopLogprobs, processed_row, widths
+from pts.engines.server.logprobs import processed_row, widths
 from pts.engines.server.probe import check_policy
 from pts.engines.server.protocols import ALL, check_completion, vllm_listed, vllm_reply
 from pts.engines.text import TokenizerEngine, load_tokenizer
@@ -67,7 +67,15 @@ class VLLMEngine(TokenizerEngine):
         """
         check_policy("vLLM", sampling)
         config = llm.llm_engine.vllm_config
-        self._check_options(config)
+        holders = {"enable_prefix_caching": config.cache_config}
+        found = {name: getattr(holders.get(name, config.model_config), name) for name in REQUIRED}
+        wrong = [
+            f"{name} is {found[name]!r}, not {wanted!r}"
+            for name, wanted in REQUIRED.items()
+            if found[name] != wanted
+        ]
+        if wrong:
+            raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
         self.tokenizer, self.stop_ids, size = load_tokenizer(Path(folder), stop_ids)
         self.llm, self.sampling, self.chat_template = llm, sampling, chat_template
         self.policy_digest = policy_digest or files_digest(Path(folder))
@@ -120,11 +128,14 @@ class VLLMEngine(TokenizerEngine):
         rows: dict[int, TokenDistribution] = {}
         for width in widths(self.sampling, ALL):
             left = [at for at in range(len(prompt), len(ids)) if at not in rows]
-            found = self._listings([ids[:at] for at in left], width)
-            for at, listing in zip(left, found, strict=True):
-                row = processed_row(listing, self.sampling)
-                if row is not None:
-                    rows[at] = row
+            asked = {self._ask(ids[:at], max_tokens=1, logprobs=width): at for at in left}
+            while asked:
+                for name, (output,) in self._finished(asked):
+                    listed = {token: one.logprob for token, one in output.logprobs[0].items()}
+                    listing = vllm_listed(listed, output.token_ids, width)
+                    at, row = asked.pop(name), processed_row(listing, self.sampling)
+                    if row is not None:
+                        rows[at] = row
             if len(rows) == len(completion):
                 return [rows[at] for at in sorted(rows)]
         raise EngineError(
@@ -185,28 +196,6 @@ class VLLMEngine(TokenizerEngine):
             return check_completion(reply, request.max_tokens, self.vocabulary, self.stop_ids)
         except Unreadable as why:
             raise EngineError(f"request {request.key}: {why}") from None
-
-    def _listings(self, prefixes: list[Ids], width: int) -> list[TopLogprobs]:
-        asked = {self._ask(ids, max_tokens=1, logprobs=width): n for n, ids in enumerate(prefixes)}
-        found: dict[int, TopLogprobs] = {}
-        while asked:
-            for name, outputs in self._finished(asked):
-                listed = {token: one.logprob for token, one in outputs[0].logprobs[0].items()}
-                found[asked.pop(name)] = vllm_listed(listed, outputs[0].token_ids, width)
-        return [found[n] for n in range(len(prefixes))]
-
-    # Checks
-
-    def _check_options(self, config: Any) -> None:
-        holders = {"enable_prefix_caching": config.cache_config}
-        found = {name: getattr(holders.get(name, config.model_config), name) for name in REQUIRED}
-        wrong = [
-            f"{name} is {found[name]!r}, not {wanted!r}"
-            for name, wanted in REQUIRED.items()
-            if found[name] != wanted
-        ]
-        if wrong:
-            raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
 
 
 class InFlight:

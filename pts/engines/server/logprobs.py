@@ -122,7 +122,9 @@ def raw_row(
     rest = _hidden_weight(logprobs, hidden, sampling.temperature)
     fewest, most = len(ids), len(ids) if hidden == 0 else len(ids) + 1
     if sampling.top_p < 1:
-        kept = [_nucleus(weights, weights.sum() + extra, sampling.top_p) for extra in rest]
+        # Tokens before which less than top_p is held; one more than listed if unclear.
+        before = np.concatenate([[0.0], weights.cumsum()])
+        kept = [int((before < sampling.top_p * (weights.sum() + more)).sum()) for more in rest]
         fewest, most = min(fewest, *kept), min(most, max(kept))
     if sampling.min_p > 0:
         likely = int((weights >= sampling.min_p).sum())
@@ -167,12 +169,6 @@ def _extremes(mass: float, count: int, last: float, power: float) -> tuple[float
     if mass == 0:
         return 0.0, 0.0
     return count * (mass / count) ** power, mass * min(last, mass) ** (power - 1)
-
-
-def _nucleus(weights: Floats, total: float, top_p: float) -> int:
-    """Tokens before which less than `top_p` of `total` is held; one more than listed if unclear."""
-    before = np.concatenate([[0.0], weights.cumsum()])
-    return int((before < top_p * total).sum())
 
 
 def _edge(

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest
+from pts.engines.base import Answer, RequestQueue, SampleRequest
 from pts.engines.truncation import first_k, min_p, temper, top_p, truncate
 from pts.errors import ConfigError, EngineError
 from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
@@ -119,9 +119,8 @@ class TabularEngine:
 
     def __init__(self, machines: Sequence[Machine], sampling: SamplingConfig) -> None:
         self.machines, self.sampling = list(machines), sampling
-        self.policy_digest = hashlib.blake2b(
-            repr(self.machines).encode(), digest_size=8
-        ).hexdigest()
+        content = repr(self.machines).encode()
+        self.policy_digest = hashlib.blake2b(content, digest_size=8).hexdigest()
         self._supports: dict[tuple[int, int], _Support] = {}
         self._values: dict[tuple[int, int, int], float] = {}
         self._longest = [_longest(machine.states) for machine in self.machines]
@@ -155,9 +154,7 @@ class TabularEngine:
         states = self._states(prompt, completion)
         return [self._support(prompt[0], state).row for state in states[:-1]]
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         for request in requests:
             if request is not None:
                 state = self._states(request.prompt, request.prefix)[-1]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
 from pts.engines.server.endpoints import Unreadable
 from pts.engines.server.logprobs import processed_row, widths
 from pts.engines.server.probe import check_policy
@@ -142,9 +142,7 @@ class VLLMEngine(TokenizerEngine):
             "vLLM listed every token, yet not all of the mass; use float32 or bfloat16"
         )
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
         Raises EngineError as `answer_requests` does, for a request that could outgrow
@@ -224,7 +222,7 @@ class InFlight:
         self._asked[self.engine._ask(prefix, n=n, max_tokens=request.max_tokens)] = request
         self.rollouts += len(request.seeds)
 
-    def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def advance(self) -> Iterator[Answer]:
         """A step of vLLM, unless something is finished already; then what is."""
         for name, outputs in self.engine._finished(self._asked):
             request = self._asked.pop(name)
@@ -252,7 +250,6 @@ def files_digest(folder: Path) -> str:
     for file in [folder / "config.json", *weights]:
         if file.is_file():
             with file.open("rb") as stream:
-                digest.update(
-                    f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
-                )
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{file.name} {content}\n".encode())
     return digest.hexdigest()

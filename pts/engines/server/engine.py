@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
 from pts.engines.server.endpoints import RetryPolicy, Unreadable
 from pts.engines.server.http import Client, Refused
 from pts.engines.server.logprobs import OVER_ONE, TopLogprobs, processed_row, raw_row, widths
@@ -159,9 +159,7 @@ class ServerEngine(TokenizerEngine):
         places = range(len(prompt), len(ids))
         return self._client.wait(_all(self._row(ids[:at], ids[at]) for at in places))
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
         Raises EngineError as `answer_requests` does, when a rollout cannot be had (see
@@ -263,7 +261,7 @@ class InFlight:
             self._asked[future] = (request, found, index)
             future.add_done_callback(self._done.put)
 
-    def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def advance(self) -> Iterator[Answer]:
         """Wait until a request is complete. Raises what a rollout raised."""
         while self._asked:
             future = self._done.get()

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -163,10 +164,8 @@ async def check_tokenizer(client: Client, served: ServedModel, ids: Ids) -> None
             continue
         theirs = tuple(reply["tokens"])
         if theirs != ids:
-            at = next(
-                (n for n, pair in enumerate(zip(ids, theirs, strict=False)) if len({*pair}) > 1),
-                min(len(ids), len(theirs)),
-            )
+            pairs = zip_longest(ids, theirs, fillvalue=())
+            at = next(n for n, (here, there) in enumerate(pairs) if here != there)
             raise EngineError(
                 f"{endpoint.url} encodes a test sentence otherwise than the tokenizer folder "
                 f"(from token {at} on: {theirs[at : at + 4]} there, {ids[at : at + 4]} here); "

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest
+from pts.engines.base import Answer, SampleRequest
 from pts.engines.transformers.kv_cache import MASK_CELLS, Kv, KvShape, SlotCache, forward
 from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate, uniforms
@@ -105,12 +105,16 @@ class ContinuousBatch:
         self.model, self.shape, self.sampling, self.paths = model, shape, sampling, paths
         self.limits = limits
         self.stops = np.array(sorted(stop_ids), np.int64)
-        self.live = 0
         self.waiting: deque[RequestState] = deque()
         self.queued = 0
         self.finished: list[RequestState] = []
         self.cache: SlotCache | None = None
         self.rows = _Rows(0, 0)
+
+    @property
+    def live(self) -> int:
+        """Rows in use."""
+        return len(self.rows.owner)
 
     @property
     def idle(self) -> bool:
@@ -131,7 +135,7 @@ class ContinuousBatch:
         self.queued += job.left
 
     @torch.inference_mode()
-    def advance(self) -> list[tuple[SampleRequest, list[Ids]]]:
+    def advance(self) -> list[Answer]:
         """Admit, sample one token in every row, and return the requests finished since."""
         full = False
         try:
@@ -180,7 +184,6 @@ class ContinuousBatch:
             if not job.left:
                 self.finished.append(job)
         self.rows.move(source, target, kept)
-        self.live = kept
 
     def _admit(self) -> None:
         """Let waiting rollouts into free rows, prefilling unknown prefixes first.
@@ -270,7 +273,6 @@ class ContinuousBatch:
         seeds = [job.request.seeds[i] & 0xFFFFFFFFFFFFFFFF for i in taken]
         rows.seed[start:stop] = np.array(seeds, np.uint64)
         rows.owner += [(job, i) for i in taken]
-        self.live = stop
         self.queued -= count
         if not job.waiting:
             self.waiting.popleft()
@@ -294,7 +296,6 @@ class ContinuousBatch:
             if job not in self.waiting:
                 self.waiting.appendleft(job)
         self.rows.owner.clear()
-        self.live = 0
         self.limits = BatchLimits(rows, self.limits.nbytes)
         self.cache = None
         torch.cuda.empty_cache()

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
 from pts.engines.text import TokenizerEngine, stop_ids_of
 from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.kv_cache import (
@@ -159,9 +159,7 @@ class TransformersEngine(TokenizerEngine):
         self._paths.put(prompt, CachedPrefix(fed, cache.take(0, len(fed))))
         return rows
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones whenever rows are free.
 
         Raises EngineError as `answer_requests` does, for a request without a prefix and for one

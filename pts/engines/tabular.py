@@ -79,6 +79,10 @@ class Machine:
         if faults:
             raise ConfigError(*faults)
 
+    def arcs(self, state: int) -> Sequence[Arc]:
+        """What may come next in a state; after an answer the stop token alone."""
+        return [Arc(STOP, 1.0, CLOSING)] if state == CLOSING else self.states[state]
+
 
 def _faults(index: int, arcs: Sequence[Arc], states: Sequence[Sequence[Arc]]) -> Iterator[str]:
     total = sum(arc.prob for arc in arcs)
@@ -182,10 +186,7 @@ class TabularEngine:
         states, machine = [0], self.machines[prompt[0]]
         for position, token in enumerate(at):
             state = states[-1]
-            if state == CLOSING:
-                to = CLOSING if token == STOP else None
-            else:
-                to = next((arc.to for arc in machine.states[state] if arc.token == token), None)
+            to = next((arc.to for arc in machine.arcs(state) if arc.token == token), None)
             if to is None:
                 raise EngineError(
                     f"machine {prompt[0]} has no token {token} in state {state} (position "
@@ -197,8 +198,7 @@ class TabularEngine:
     def _support(self, machine: int, state: int) -> _Support:
         key = (machine, state)
         if key not in self._supports:
-            closing = [Arc(STOP, 1.0, CLOSING)]
-            arcs = closing if state == CLOSING else self.machines[machine].states[state]
+            arcs = self.machines[machine].arcs(state)
             ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
             steps = (temper, first_k, top_p, min_p)
             probs = truncate(np.array([arc.prob for arc in ranked]), self.sampling, steps)
@@ -252,17 +252,16 @@ class TabularEngine:
         return values[self._key(machine, state, left)]
 
 
-def _longest(states: Sequence[Sequence[Arc]]) -> list[float]:
+def _longest(states: Sequence[Sequence[Arc]]) -> dict[int, float]:
     """Tokens of the longest completion from each state, infinite where a loop can be reached."""
-    longest = [math.inf] * len(states)
+    longest = dict.fromkeys(range(len(states)), math.inf) | {CLOSING: 1.0}
     order = TopologicalSorter({i: {arc.to for arc in arcs} for i, arcs in enumerate(states)})
     with suppress(CycleError):  # the sorter still gives what no loop precedes
         order.prepare()
     while order.is_active():
         ready = order.get_ready()
         for i in set(ready) - {CLOSING}:
-            tails = [1 if arc.to == CLOSING else longest[arc.to] for arc in states[i]]
-            longest[i] = 1 + max(tails)
+            longest[i] = 1 + max(longest[arc.to] for arc in states[i])
         order.done(*ready)
     return longest
 

@@ -108,14 +108,15 @@ def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, f
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot load a tokenizer from {folder}: {error}") from error
-    eos = _read(folder / "generation_config.json", "eos_token_id")
+    eos = json_value(folder / "generation_config.json", "eos_token_id")
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=eos))
     stops = frozenset(stop_ids) if stop_ids else stop_ids_of(model, tokenizer)
-    padded = _read(folder / "config.json", "vocab_size")
+    padded = json_value(folder / "config.json", "vocab_size")
     return tokenizer, stops, max(len(tokenizer), padded if isinstance(padded, int) else 0)
 
 
-def _read(file: Path, key: str) -> Any:
+def json_value(file: Path, key: str) -> Any:
+    """A value of a JSON object in a file, None without it. Raises EngineError for other content."""
     if not file.is_file():
         return None
     try:
@@ -167,9 +168,18 @@ class TokenizerEngine:
         return ids
 
     def _check_request(self, request: SampleRequest) -> None:
-        """Raise EngineError for a request whose rollouts could outgrow `max_model_len`."""
-        total = len(request.prompt) + len(request.prefix) + request.max_tokens
+        """Raise EngineError for a request whose rollouts could outgrow `max_model_len`.
+
+        An empty prefix and a negative limit are refused too.
+        """
+        tokens = len(request.prompt) + len(request.prefix)
+        total = tokens + request.max_tokens
         self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
+        if not tokens or request.max_tokens < 0:
+            raise EngineError(
+                f"request {request.key}: {tokens} prefix tokens and limit {request.max_tokens}; "
+                "a rollout continues at least one token and its limit is not negative"
+            )
 
     def _check_length(self, length: int, what: str) -> None:
         if self.max_model_len is not None and length > self.max_model_len:

@@ -49,9 +49,8 @@ from pts.engines.server.probe import (
     check_tokenizer,
     find,
     lists_processed,
-    protocol_of,
 )
-from pts.engines.server.protocols import ALL, check_completion
+from pts.engines.server.protocols import ALL, VLLM, LlamaCpp, ServerProtocol, check_completion
 from pts.engines.text import TokenizerEngine, load_tokenizer
 from pts.errors import EngineError
 from pts.types import Ids, TokenDistribution
@@ -90,7 +89,10 @@ class ServerEngine(TokenizerEngine):
         )
         self.processed = True
         """Listed probabilities are those of the sampling policy, not the model's own."""
-        self._client, self._protocol = client, protocol_of(served, self.stop_ids, seeds)
+        self._client = client
+        self._protocol: ServerProtocol = VLLM(served.model, self.stop_ids, seeds)
+        if served.vocabulary is not None:  # only llama.cpp tells it
+            self._protocol = LlamaCpp(served.model, self.stop_ids, served.vocabulary, seeds)
 
     @classmethod
     def connect(
@@ -223,7 +225,7 @@ class ServerEngine(TokenizerEngine):
 
     async def _check(self) -> None:
         """What `connect` tests by requests: tokenizer, kind of list, draws against a row."""
-        probe = tuple(self.tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"])
+        probe = self.encode_text(PROBE_TEXT)
         await check_tokenizer(self._client, self.served, probe)
         prefix = probe[:8] or tuple(sorted(self.stop_ids))[:1]
         self.processed = await lists_processed(self._client, self._protocol, prefix)

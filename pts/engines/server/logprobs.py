@@ -29,6 +29,8 @@ from pts.types import TokenDistribution
 FIRST_WIDTH = 20
 """Tokens listed at first when top_k does not say how many are needed; vLLM's default limit."""
 WIDER = 8
+WIDEST = 2**16
+"""Where so many would be asked for, all are."""
 WHOLE_MASS = 1e-5
 """How well the sum of a list is known: float32 rounds so. A list that lacks no more is whole."""
 OVER_ONE = 1e-3
@@ -84,9 +86,8 @@ def widths(sampling: SamplingConfig, everything: int) -> Iterator[int]:
     elif sampling.top_p < 1 or sampling.min_p > 0:
         width = FIRST_WIDTH
     else:
-        yield everything
-        return
-    while width < 2**16:
+        width = WIDEST
+    while width < WIDEST:
         yield width
         width = width * WIDER if width >= FIRST_WIDTH else FIRST_WIDTH
     yield everything
@@ -115,8 +116,10 @@ def raw_row(
     hidden = 0 if listing.whole else max(0, vocabulary - len(ids))
     weights = np.exp((logprobs - logprobs[0]) / sampling.temperature)
     if 0 < sampling.top_k < len(ids) + hidden:
-        head = _top_k(logprobs, sampling.top_k, hidden)
-        if head is None:
+        if len(logprobs) < sampling.top_k:
+            return None
+        head = int((logprobs >= logprobs[sampling.top_k - 1]).sum())  # ties with the k-th included
+        if hidden and head == len(logprobs):
             return None
         ids, weights, logprobs, hidden = ids[:head], weights[:head], logprobs[:head], 0
     rest = _hidden_weight(logprobs, hidden, sampling.temperature)
@@ -134,14 +137,6 @@ def raw_row(
     ids, weights = _edge(ids, weights, most, path_token)
     seen = int((weights > 0).sum())  # a low temperature rounds some weights to nothing
     return TokenDistribution(ids[:seen], weights[:seen] / weights.sum())
-
-
-def _top_k(logprobs: Floats, k: int, hidden: int) -> int | None:
-    """Tokens that top-k keeps, ties with the k-th included; None if the list does not show it."""
-    if len(logprobs) < k:
-        return None
-    kept = int((logprobs >= logprobs[k - 1]).sum())
-    return kept if kept < len(logprobs) or not hidden else None
 
 
 def _hidden_weight(logprobs: Floats, hidden: int, temperature: float) -> tuple[float, float]:

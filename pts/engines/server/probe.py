@@ -19,7 +19,7 @@ import numpy as np
 from pts.config import SamplingConfig
 from pts.engines.server.endpoints import Endpoint
 from pts.engines.server.http import Client
-from pts.engines.server.protocols import VLLM, LlamaCpp, ServerProtocol
+from pts.engines.server.protocols import LlamaCpp, ServerProtocol
 from pts.errors import EngineError, did_you_mean
 from pts.stats import chi_square
 from pts.types import Ids, TokenDistribution
@@ -45,6 +45,7 @@ class ServedModel:
     max_model_len: int | None
     """Tokens of prompt and completion together."""
     vocabulary: int | None
+    """Told by llama.cpp, and only by it."""
     build: str
     """What else tells one set of weights from another, as far as the server says."""
     slots: int | None = field(default=None, compare=False)
@@ -74,8 +75,7 @@ async def find(client: Client, model: str | None) -> ServedModel:
                 f"{endpoint.url} serves {one}, but {client.endpoints[0].url} {served[0]}; all "
                 "servers must serve the same model"
             )
-    slots = [one.slots for one in served if one.slots is not None]
-    return replace(served[0], slots=sum(slots) if slots else None)
+    return replace(served[0], slots=sum(one.slots or 0 for one in served) or None)
 
 
 async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> ServedModel:
@@ -130,14 +130,6 @@ async def _llama_cpp(client: Client, endpoint: Endpoint, model: str, entry: Any)
 
 def _whole(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
-
-
-def protocol_of(served: ServedModel, stop_ids: frozenset[int], seeds: bool) -> ServerProtocol:
-    """How this kind of server is spoken to; `seeds`: each rollout is asked for with its own."""
-    if served.kind == "llama.cpp":
-        assert served.vocabulary is not None
-        return LlamaCpp(served.model, stop_ids, served.vocabulary, seeds)
-    return VLLM(served.model, stop_ids, seeds)
 
 
 def check_policy(kind: str, sampling: SamplingConfig) -> None:

@@ -48,6 +48,7 @@ class VLLM:
     model: str
     stop_ids: frozenset[int]
     seeds: bool = True
+    """Each rollout is asked for with its own seed."""
     path = "/v1/completions"
 
     def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, answer_requests
 from pts.engines.text import TokenizerEngine, stop_ids_of
 from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.kv_cache import (
@@ -169,16 +169,6 @@ class TransformersEngine(TokenizerEngine):
             self.model, self._shape, self.sampling, self.stop_ids, self._paths, self._limits
         )
         return answer_requests(requests, batch, self._check_request)
-
-    def _check_request(self, request: SampleRequest) -> None:
-        """Raise EngineError also for an empty prefix or a negative limit."""
-        super()._check_request(request)
-        tokens = len(request.prompt + request.prefix)
-        if not tokens or request.max_tokens < 0:
-            raise EngineError(
-                f"request {request.key}: {tokens} prefix tokens and limit {request.max_tokens}; "
-                "a rollout continues at least one token and its limit is not negative"
-            )
 
 
 def weights_digest(model: Any) -> str:

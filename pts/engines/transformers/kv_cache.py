@@ -45,8 +45,7 @@ class KvShape:
     @property
     def bytes_per_token(self) -> int:
         """Over all layers, keys and values together."""
-        size = torch.empty(0, dtype=self.dtype).element_size()
-        return self.layers * self.heads * sum(self.dims) * size
+        return self.layers * self.heads * sum(self.dims) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ Adapters are merged into the weights: a policy is one set of weights, and merged
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pts.engines.text import json_value
 from pts.errors import EngineError
 
 
@@ -56,8 +56,7 @@ def load_model_and_tokenizer(
 
 def _base_of(adapter: Path) -> Path:
     """The base model that an adapter directory names; a relative one is looked up beside it."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
+    base = json_value(adapter / "adapter_config.json", "base_model_name_or_path")
     if not base:
         raise EngineError(f"{adapter}/adapter_config.json names no base model; pass it as path")
     beside = adapter.parent / base

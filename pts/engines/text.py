@@ -72,8 +72,6 @@ def texts_of_tokens(tokenizer: Any, ids: Ids) -> list[str]:
 
 
 def _piece(tokenizer: Any, token: int, name: str | None) -> str:
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     if name is not None and "\u2581" in name:
         return name.replace("\u2581", " ")
     text: str = tokenizer.decode(
@@ -81,6 +79,8 @@ def _piece(tokenizer: Any, token: int, name: str | None) -> str:
     )
     if "\ufffd" not in text or name is None:
         return text
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     # The printable stand-ins of byte-level BPE, inverted (Radford et al. 2019, GPT-2).
     stand_ins = bytes_to_unicode()  # type: ignore[no-untyped-call]
     table = {char: byte for byte, char in stand_ins.items()}

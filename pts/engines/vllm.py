@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import secrets
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,8 @@ class VLLMEngine(TokenizerEngine):
         `max_model_len` and for a completion that breaks the protocol's rules. Whatever ends it,
         nothing stays in flight.
         """
-        flight = InFlight(self)
-        try:
+        with closing(InFlight(self)) as flight:
             yield from answer_requests(requests, flight, self._check_request)
-        finally:
-            flight.cancel()
 
     # vLLM's queue
 
@@ -230,7 +228,7 @@ class InFlight:
             drawn = [self.engine._ids(output, request) for output in outputs]
             yield request, drawn if self.engine.sampling.temperature else drawn * len(request.seeds)
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Drop what is in flight."""
         done = self.engine._done
         running = [name for name in self._asked if done.pop(name, None) is None]

@@ -31,6 +31,7 @@ import json
 import queue
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,11 +169,8 @@ class ServerEngine(TokenizerEngine):
         `Client.post`), and when a request could outgrow the server's context. Whatever ends it,
         nothing stays in flight.
         """
-        flight = InFlight(self)
-        try:
+        with closing(InFlight(self)) as flight:
             yield from answer_requests(requests, flight, self._check_request)
-        finally:
-            flight.cancel()
 
     async def rollout(self, prefix: Ids, limit: int, seed: int) -> Ids:
         """One completion of a prefix, at most `limit` tokens, checked."""
@@ -273,7 +271,7 @@ class InFlight:
                 yield request, [found[i] for i in range(len(found))]
                 return
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Drop what is in flight."""
         for future in self._asked:
             future.cancel()

@@ -190,18 +190,17 @@ class ContinuousBatch:
 
         Rows are refilled in groups: a few free ones wait for more unless the batch is small.
         """
-        if not self.waiting or self.limits.rows - self.live < self.limits.rows // 16:
+        free, pending = self.limits.rows - self.live, 0
+        if not self.waiting or free < self.limits.rows // 16:
             return
         chosen: list[tuple[RequestState, int]] = []
-        free = self.limits.rows - self.live
         for job in self.waiting:
             reach = len(job.ids) + job.request.max_tokens  # positions of the longest rollout
-            room = self._reserve(reach, pending=self.limits.rows - self.live - free)
-            count = min(room, len(job.waiting))
+            count = min(self._reserve(reach, pending), len(job.waiting))
             if count:
                 chosen.append((job, count))
-            free -= count
-            if not free or count < len(job.waiting):
+            pending += count
+            if pending == free or count < len(job.waiting):
                 break
         self._know([job for job, _ in chosen])
         for job, count in chosen:

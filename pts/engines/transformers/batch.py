@@ -63,7 +63,8 @@ class _Rows:
     """Host-side state of the rows, one entry a row; `owner` has the live ones only."""
 
     def __init__(self, rows: int, width: int) -> None:
-        self.token, self.position, self.count, self.limit = np.zeros((4, rows), np.int64)
+        whole = (np.zeros(rows, np.int64) for _ in range(4))
+        self.token, self.position, self.count, self.limit = whole
         self.seed = np.zeros(rows, np.uint64)
         self.output = np.zeros((rows, width), np.int64)
         self.owner: list[tuple[RequestState, int]] = []

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, answer_requests
 from pts.engines.text import TokenizerEngine, stop_ids_of
 from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.kv_cache import (
@@ -98,7 +98,11 @@ class TransformersEngine(TokenizerEngine):
             f"{key} = {self.max_model_len}; beyond it this engine's attention would not be the "
             "model's: lower max_new_tokens or shorten the prompt"
         )
-        self._limits = _limits(self._shape.device, max_rows, memory_bytes)
+        rows, nbytes = CPU_ROWS, CPU_BYTES
+        if self._shape.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._shape.device)
+            rows, nbytes = CUDA_ROWS, free * 6 // 10
+        self._limits = BatchLimits(max_rows or rows, memory_bytes or nbytes)
         self._paths = PrefixCache(self._limits.nbytes // STORE_SHARE)
 
     @classmethod
@@ -155,9 +159,7 @@ class TransformersEngine(TokenizerEngine):
         self._paths.put(prompt, CachedPrefix(fed, cache.take(0, len(fed))))
         return rows
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones whenever rows are free.
 
         Raises EngineError as `answer_requests` does, for a request without a prefix and for one
@@ -177,11 +179,3 @@ def weights_digest(model: Any) -> str:
         digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _limits(device: torch.device, max_rows: int | None, nbytes: int | None) -> BatchLimits:
-    """Rows and bytes for the slots of one `sample`."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return BatchLimits(max_rows or CUDA_ROWS, nbytes or free * 6 // 10)
-    return BatchLimits(max_rows or CPU_ROWS, nbytes or CPU_BYTES)

@@ -5,12 +5,12 @@ Adapters are merged into the weights: a policy is one set of weights, and merged
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pts.engines.text import json_value
 from pts.errors import EngineError
 
 
@@ -34,38 +34,30 @@ def load_model_and_tokenizer(
         if not (tokenizer_path / "tokenizer_config.json").exists():
             tokenizer_path = path
     on_cuda = device is not None and torch.device(device).type == "cuda"
-    options: dict[str, Any] = {"dtype": dtype or ("auto" if on_cuda else torch.float32)}
-    if gguf_file is not None:
-        options["gguf_file"] = gguf_file
-    else:
-        options["use_safetensors"] = True
+    gguf: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    weights = gguf or {"use_safetensors": True}
+    kind = dtype or ("auto" if on_cuda else torch.float32)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **options)
-        tokenizer = AutoTokenizer.from_pretrained(
-            tokenizer_path,
-            trust_remote_code=False,
-            **({"gguf_file": gguf_file} if gguf_file else {}),
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, trust_remote_code=False, dtype=kind, **weights
         )
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False, **gguf)
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot load a model from {path}: {error}") from error
     if adapter is not None:
-        model = _merged(model, Path(adapter))
+        from peft import PeftModel
+
+        if not (Path(adapter) / "adapter_model.safetensors").exists():
+            raise EngineError(f"{adapter} holds no adapter_model.safetensors; save the adapter so")
+        loaded = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+        model = loaded.merge_and_unload()
     return model.eval(), tokenizer
 
 
 def _base_of(adapter: Path) -> Path:
     """The base model that an adapter directory names; a relative one is looked up beside it."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
+    base = json_value(adapter / "adapter_config.json", "base_model_name_or_path")
     if not base:
         raise EngineError(f"{adapter}/adapter_config.json names no base model; pass it as path")
     beside = adapter.parent / base
     return beside if not Path(base).exists() and beside.exists() else Path(base)
-
-
-def _merged(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    if not (adapter / "adapter_model.safetensors").exists():
-        raise EngineError(f"{adapter} holds no adapter_model.safetensors; save the adapter so")
-    return PeftModel.from_pretrained(model, str(adapter), is_trainable=False).merge_and_unload()

@@ -76,21 +76,24 @@ def wilson_bounds(successes: float, n: float, z: float = Z95) -> tuple[float, fl
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
+def wilson(successes: int, n: int, z: float = Z95) -> Estimate:
+    """The raw proportion s / n (n >= 1) with Wilson's interval."""
+    low, high = wilson_bounds(successes, n, z)
+    return Estimate(successes / n, low, high, n, "wilson")
+
+
 def newcombe(s1: int, n1: int, s2: int, n2: int, z: float = Z95) -> Estimate:
     """p1 - p2 from two independent samples (n1, n2 >= 1), Newcombe's hybrid score interval."""
-    (l1, u1), (l2, u2) = wilson_bounds(s1, n1, z), wilson_bounds(s2, n2, z)
-    return square_and_add(
-        Estimate(s1 / n1, l1, u1, n1, "wilson"), Estimate(s2 / n2, l2, u2, n2, "wilson"), "newcombe"
-    )
+    return square_and_add(wilson(s1, n1, z), wilson(s2, n2, z))
 
 
-def square_and_add(first: Estimate, second: Estimate, method: str) -> Estimate:
+def square_and_add(first: Estimate, second: Estimate) -> Estimate:
     """first - second, their one-sided half-widths added in quadrature (Newcombe 1998)."""
     mean = first.mean - second.mean
     below = math.hypot(first.mean - first.low, second.high - second.mean)
     above = math.hypot(first.high - first.mean, second.mean - second.low)
     low, high = max(-1.0, mean - below), min(1.0, mean + above)
-    return Estimate(mean, low, high, first.n + second.n, method)
+    return Estimate(mean, low, high, first.n + second.n, "newcombe")
 
 
 def constrained_mle(s1: int, n1: int, s2: int, n2: int, margin: float) -> tuple[float, float]:

@@ -13,27 +13,18 @@ standard error of a difference is 0.22 at p = 0.5).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
-from pts.algorithm.paths import Pivot, ScoredCompletion, SiblingCounts, SuccessCount, pivot
+from pts.algorithm.paths import ScoredCompletion, SiblingCounts, SuccessCount
 from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.results import completion_result, pivots_along
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
 from pts.config import SearchConfig
-from pts.stats import decide, exact, jeffreys, reaches, square_and_add, wilson_bounds
-from pts.types import (
-    CompletionResult,
-    Estimate,
-    Ids,
-    PivotalStep,
-    PivotalToken,
-    Rollout,
-    RolloutQuery,
-)
-
-Segment = tuple[int, int]
+from pts.stats import decide, exact, jeffreys, reaches, square_and_add, wilson
+from pts.types import Estimate, Ids, Rollout, RolloutQuery
 
 
 def split_point(
@@ -77,7 +68,7 @@ class _Track:
     ) -> None:
         self.path, self.memo, self.config = path, memo, config
         self.measured: set[int] = {len(path.ids)}
-        self.pending: list[Segment] = [(0, len(path.ids))]
+        self.pending: list[tuple[int, int]] = [(0, len(path.ids))]
 
     def wanted(self) -> list[Ids]:
         """Prefixes to be sampled before the pending segments can be judged."""
@@ -87,99 +78,56 @@ class _Track:
     def advance(self) -> None:
         """Judge all pending segments whose ends are known, down to unsampled midpoints."""
         while self.pending and not self.wanted():
-            children: list[Segment] = []
+            children: list[tuple[int, int]] = []
             for start, end in self.pending:
                 self.measured |= {start, end}
                 cuts = self.path.cuts(start, end)
-                change = self.mean(end) - self.mean(start)
-                if cuts and reaches(change, self.config.p_gap):
+                if cuts and reaches(self.delta(start, end).mean, self.config.p_gap):
                     middle = split_point(list(self.path.probs), start, end, cuts)
                     children += [(start, middle), (middle, end)]
             self.pending = children
 
-    def mean(self, at: int) -> float:
-        """Estimated p(success) after `at` tokens: the raw proportion, or the verdict."""
-        if at == len(self.path.ids):
-            return self.path.end
-        rollouts = self.memo[self.path.ids[:at]]
-        return sum(rollout.success for rollout in rollouts) / len(rollouts)
-
-    def tally(self, at: int) -> SuccessCount:
-        tally = SuccessCount()
-        for rollout in self.memo[self.path.ids[:at]]:
-            tally.add(rollout)
-        return tally
-
-    def point(self, at: int) -> Estimate:
-        if at == len(self.path.ids):
-            return exact(self.path.end)
-        tally = self.tally(at)
-        return jeffreys(tally.successes, tally.n, self.config.z)
-
     def delta(self, start: int, end: int) -> Estimate:
-        return square_and_add(self._scored(end), self._scored(start), "newcombe")
+        """Estimated change of p(success) between two measured places, with Newcombe's interval."""
+        return square_and_add(self.estimate(end, wilson), self.estimate(start, wilson))
 
-    def _scored(self, at: int) -> Estimate:
+    def estimate(self, at: int, interval: Callable[[int, int, float], Estimate]) -> Estimate:
+        """p(success) after `at` tokens: the raw proportion with an interval, or the verdict."""
         if at == len(self.path.ids):
             return exact(self.path.end)
-        tally = self.tally(at)
-        bounds = wilson_bounds(tally.successes, tally.n, self.config.z)
-        return Estimate(tally.successes / tally.n, *bounds, tally.n, "wilson")
+        tally = SuccessCount()
+        tally.add(self.memo[self.path.ids[:at]])
+        return interval(tally.successes, tally.n, self.config.z)
 
     def finding(self) -> PathAnalysis:
-        groups = self._groups()
-        marks = sorted(self.measured)
-        pivots = self._pivots(marks)
-        result = CompletionResult(
-            ids=self.path.ids,
-            verdict=self.path.verdict,
-            probs=tuple(float(q) for q in self.path.probs),
-            curve_at=tuple(marks),
-            curve=tuple(self.point(at) for at in marks),
-            tokens=tuple(p for p in pivots if isinstance(p, PivotalToken)),
-            siblings=groups.table(self.path),
-            stopped="decided",
-            steps=tuple(p for p in pivots if isinstance(p, PivotalStep)),
-        )
-        after, left = self._beliefs(marks)
-        budget = screening_budget(self.config)
-        deltas = {start: delta for start, _, delta in self._deltas(marks)}
-        return PathAnalysis(self.path, result, groups, after, left, budget, deltas)
-
-    def _pivots(self, marks: Sequence[int]) -> list[Pivot]:
-        """Single tokens or steps with both ends measured and an estimate that reaches p_gap."""
-        found = []
-        for start, end, delta in self._deltas(marks):
-            if reaches(delta.mean, self.config.p_gap):
-                yes = decide(delta, self.config.p_gap, self.config.indifference_margin) == "yes"
-                around = (self.point(start), self.point(end))
-                found.append(pivot(self.path, self.config.unit, (start, end), around, delta, yes))
-        return found
-
-    def _deltas(self, marks: Sequence[int]) -> Iterator[tuple[int, int, Estimate]]:
-        """Single tokens or steps with both ends measured: their places and estimated changes."""
-        for start, end in pairwise(marks):
-            if not self.path.cuts(start, end):
-                yield start, end, self.delta(start, end)
-
-    def _groups(self) -> SiblingCounts:
-        """First tokens of the rollouts from each measured prefix, with what became of them."""
-        groups = SiblingCounts()
-        for at in sorted(self.measured - {len(self.path.ids)}):
-            for rollout in self.memo[self.path.ids[:at]]:
+        path, config, marks = self.path, self.config, sorted(self.measured)
+        points = {at: self.estimate(at, jeffreys) for at in marks}
+        deltas = {
+            (start, end): self.delta(start, end)
+            for start, end in pairwise(marks)
+            if not path.cuts(start, end)
+        }
+        margin = config.indifference_margin
+        decided = [u for u, d in deltas.items() if decide(d, config.p_gap, margin) == "yes"]
+        pivots = pivots_along(path, config, points, deltas, decided)
+        groups = SiblingCounts()  # of the first tokens of the rollouts from each measured prefix
+        for at in marks[:-1]:
+            for rollout in self.memo[path.ids[:at]]:
                 groups.add(at, rollout.ids[0], [rollout])
-        return groups
+        result = completion_result(path, points, pivots, groups, "decided")
+        after, left = self._beliefs(points)
+        changes = {start: delta for (start, _), delta in deltas.items()}
+        budget = screening_budget(config)
+        return PathAnalysis(path, result, groups, after, left, budget, changes)
 
-    def _beliefs(self, marks: Sequence[int]) -> tuple[list[BetaPrior], list[BetaPrior]]:
+    def _beliefs(self, points: Mapping[int, Estimate]) -> tuple[list[BetaPrior], list[BetaPrior]]:
         """p after each token: measured, or interpolated and then hardly believed."""
-        line = np.interp(np.arange(len(self.path.ids) + 1), marks, [self.mean(m) for m in marks])
-        after = [
-            BetaPrior.of(float(p), (point.high - point.low) / (2 * self.config.z))
-            if (point := self._known(at + 1)) is not None
-            else BetaPrior(float(p))
-            for at, p in enumerate(line[1:])
-        ]
-        return after, [BetaPrior(float(p)) for p in line[:-1]]
-
-    def _known(self, at: int) -> Estimate | None:
-        return self.point(at) if at in self.measured else None
+        means = [point.mean for point in points.values()]
+        line = np.interp(np.arange(len(self.path.ids) + 1), list(points), means)
+        beliefs = [BetaPrior(float(p)) for p in line]
+        after = beliefs[1:]
+        for at, point in points.items():
+            if at > 0:
+                sd = (point.high - point.low) / (2 * self.config.z)
+                after[at - 1] = BetaPrior.of(float(line[at]), sd)
+        return after, beliefs[:-1]

@@ -23,30 +23,28 @@ confirms it by fresh rollouts (`pts.algorithm.pairs.confirm`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeAlias
 
 import numpy as np
 
-from pts.algorithm.paths import Branches, BranchPoint, ScoredCompletion, pivot
+from pts.algorithm.paths import Branches, ScoredCompletion
 from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.results import Stopped, completion_result, pivots_along
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
 from pts.algorithm.values import PathValues, path_values, unit_change
 from pts.config import SearchConfig
 from pts.stats import (
     Decision,
     decide,
-    reaches,
     smoothed_mean,
 )
-from pts.types import CompletionResult, Estimate, PivotalStep, PivotalToken, Rollout, RolloutQuery
+from pts.types import Estimate, Rollout, RolloutQuery
 
 MIN_BRANCHES = 24
 """Branches of its own that a reported token has at least. The first looks are taken at every
 candidate, so the luckiest of many report: on 60 paths without a pivotal token, 3 of 5 false reports
 at z = 1.96 and both at z = 2.576 rested on 8 branches (2026-11-25)."""
-
-Stopped: TypeAlias = Literal["decided", "indifferent", "budget", "no candidates"]
 
 
 def search_branch(
@@ -74,10 +72,7 @@ def search_branch(
 
 
 def _sample(pool: Branches, requests: Iterable[tuple[int, int]]) -> SearchRoutine[None]:
-    drawn: dict[BranchPoint, int] = {}
-    for k, n in requests:
-        for exit_ in pool.draw(k, n):
-            drawn[exit_] = drawn.get(exit_, 0) + 1
+    drawn = Counter(exit_ for k, n in requests for exit_ in pool.draw(k, n))
     queries = [
         RolloutQuery((*pool.path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()
     ]
@@ -140,21 +135,19 @@ class RoundState:
         """
         m, z2 = self.config.round_rollouts, self.config.z**2
         gains, linear, square = [], 0.0, 0.0  # Σ w H and Σ w² up to this block
-        lengths = self._lengths()
         for k, block in enumerate(self.pool.blocks):
             stay, exit_prob, n = 1.0 - block.exit_prob, block.exit_prob, self.pool.tallies[k].n
-            own = (exit_prob, exit_prob * self._half_width(k)) if k in self.open else (0.0, 0.0)
+            own = (0.0, 0.0)
+            if k in self.open:
+                own = (exit_prob, exit_prob * (self.deltas[k].high - self.deltas[k].low) / 2)
             w2, wh = exit_prob * exit_prob * square + own[0] ** 2, exit_prob * linear + own[1]
             if n:
                 gain = w2 * z2 * self._variance(k) * m / (m + n + 1)
             else:
                 gain = wh - w2 * (0.25 + z2 / (6 * m))
-            gains.append(gain / lengths[k])
+            gains.append(gain / self._length(k))
             square, linear = stay * stay * square + own[0] ** 2, stay * linear + own[1]
         return gains
-
-    def _half_width(self, k: int) -> float:
-        return (self.deltas[k].high - self.deltas[k].low) / 2
 
     def _variance(self, k: int) -> float:
         """Posterior variance of D_k by its own branches, about a mean that heeds the hints too."""
@@ -162,15 +155,12 @@ class RoundState:
         mean = smoothed_mean(seen.successes, seen.n)
         return mean * (1 - mean) / (self.pool.tallies[k].n + 2)
 
-    def _lengths(self) -> list[float]:
-        """Expected tokens of a branch by block: at first what the path has left, later the mean."""
-        total = len(self.pool.path.ids)
-        found = []
-        for k, block in enumerate(self.pool.blocks):
-            seen = self.pool.seen(k)
-            rest = total - (block.start + block.end) / 2
-            found.append(max(1.0, (seen.tokens + rest) / (seen.n + 1)))
-        return found
+    def _length(self, k: int) -> float:
+        """Expected tokens of a branch of block k: at first what the path has left, later the
+        mean."""
+        block, seen = self.pool.blocks[k], self.pool.seen(k)
+        rest = len(self.pool.path.ids) - (block.start + block.end) / 2
+        return max(1.0, (seen.tokens + rest) / (seen.n + 1))
 
     def stopped(self) -> Stopped:
         if not self.deltas:
@@ -183,34 +173,17 @@ class RoundState:
 def _finding(
     pool: Branches, view: RoundState, config: SearchConfig, screening: int
 ) -> PathAnalysis:
-    path = pool.path
-    pivots = [
-        pivot(
-            path,
-            config.unit,
-            (pool.blocks[k].start, pool.blocks[k].end),
-            (view.values.points[k], view.values.points[k + 1]),
-            delta,
-            decided=view.decisions[k] == "yes",
-        )
-        for k, delta in view.deltas.items()
-        if reaches(delta.mean, config.p_gap)
-    ]
-    result = CompletionResult(
-        ids=path.ids,
-        verdict=path.verdict,
-        probs=tuple(float(q) for q in path.probs),
-        curve_at=(0, *(block.end for block in pool.blocks)),
-        curve=view.values.points,
-        tokens=tuple(p for p in pivots if isinstance(p, PivotalToken) and p.decided),
-        siblings=pool.groups.table(path),
-        stopped=view.stopped(),
-        steps=tuple(p for p in pivots if isinstance(p, PivotalStep) and p.decided),
-        undecided=tuple(p for p in pivots if not p.decided),
-    )
+    units = [(block.start, block.end) for block in pool.blocks]
+    curve = dict(zip((0, *(end for _, end in units)), view.values.points, strict=True))
+    deltas = {units[k]: delta for k, delta in view.deltas.items()}
+    decided = [units[k] for k, decision in view.decisions.items() if decision == "yes"]
+    pivots = pivots_along(pool.path, config, curve, deltas, decided)
+    reported = [p for p in pivots if p.decided]
+    undecided = [p for p in pivots if not p.decided]
+    result = completion_result(pool.path, curve, reported, pool.groups, view.stopped(), undecided)
     after, left = _beliefs(pool, view.values, config.z)
-    deltas = {pool.blocks[k].start: delta for k, delta in view.deltas.items()}
-    return PathAnalysis(path, result, pool.groups, after, left, screening, deltas)
+    changes = {start: delta for (start, _), delta in deltas.items()}
+    return PathAnalysis(pool.path, result, pool.groups, after, left, screening, changes)
 
 
 def _beliefs(

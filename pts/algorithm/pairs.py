@@ -21,7 +21,7 @@ from pts.algorithm.requests import SearchRoutine, request
 from pts.algorithm.siblings import PairProposal, PathAnalysis, PathSiblings
 from pts.config import SearchConfig
 from pts.stats import score_test
-from pts.types import CandidatePair, Ids, RolloutQuery
+from pts.types import CandidatePair, Counts, Ids, RolloutQuery
 
 
 class PairProposer:
@@ -87,8 +87,7 @@ def confirm(
         sides = [side for trial in trials if not trial.dropped for side in trial.sides]
         answers = yield from request([RolloutQuery(at, n, "confirm") for at, _ in sides])
         for (_, tally), rollouts in zip(sides, answers, strict=True):
-            for rollout in rollouts:
-                tally.add(rollout)
+            tally.add(rollouts)
         for trial in trials:
             trial.review()
     return [trial.result() for trial in trials]
@@ -111,11 +110,11 @@ class PairTest:
         come."""
         gap = self.chosen.successes / self.chosen.n - self.rejected.successes / self.rejected.n
         unfinished = self.chosen.n < self.config.confirm_rollouts
-        if unfinished and gap < self.config.p_gap - self.config.indifference_margin:
-            self.dropped = True
+        self.dropped = unfinished and gap < self.config.p_gap - self.config.indifference_margin
 
     def result(self) -> CandidatePair:
-        c, r = self.chosen.counts, self.rejected.counts
+        c = Counts(self.chosen.successes, self.chosen.n)
+        r = Counts(self.rejected.successes, self.rejected.n)
         margin = self.config.p_gap - self.config.indifference_margin
         pvalue = 1.0 if self.dropped else score_test(c.successes, c.n, r.successes, r.n, margin)
         return CandidatePair(

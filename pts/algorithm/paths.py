@@ -16,21 +16,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from pts.types import (
-    Counts,
-    Estimate,
-    Ids,
-    PivotalStep,
-    PivotalToken,
-    Rollout,
-    TokenDistribution,
-    Verdict,
-)
+from pts.types import Ids, Rollout, TokenDistribution, Verdict
 
 GOLDEN = (5**0.5 - 1) / 2
 """Step of the additive sequence that spreads the draws of a block evenly."""
@@ -148,23 +138,19 @@ class SuccessCount:
     n: int = 0
     tokens: int = 0
 
-    def add(self, rollout: Rollout, tokens: int | None = None) -> None:
-        self.successes += rollout.success
-        self.n += 1
-        self.tokens += rollout.length if tokens is None else tokens
-
-    @property
-    def counts(self) -> Counts:
-        return Counts(self.successes, self.n)
+    def add(self, rollouts: Iterable[Rollout], before: int = 0) -> None:
+        """Count rollouts; the first `before` tokens of each do not belong to the branch."""
+        for rollout in rollouts:
+            self.successes += rollout.success
+            self.n += 1
+            self.tokens += rollout.length - before
 
 
 class SiblingCounts(dict[tuple[int, int], SuccessCount]):
     """Rollouts by (position, next token), whoever drew them."""
 
     def add(self, position: int, token: int, rollouts: Iterable[Rollout]) -> None:
-        tally = self.setdefault((position, token), SuccessCount())
-        for rollout in rollouts:
-            tally.add(rollout)
+        self.setdefault((position, token), SuccessCount()).add(rollouts)
 
     def table(self, path: ScoredCompletion) -> dict[int, tuple[tuple[int, float, int, int], ...]]:
         """Siblings by position, likeliest first, for `CompletionResult.siblings`."""
@@ -209,21 +195,17 @@ class Branches:
         exits = []
         for c in range(self._drawn[k], self._drawn[k] + n):
             place, u = pick(weights, float((self._offsets[k] + c * GOLDEN) % 1.0))
-            exits.append(BranchPoint(block.start + place, self._sibling(block.start + place, u)))
+            position = block.start + place
+            row = self.path.rows[position]
+            cell, _ = pick(np.where(row.ids == self.path.ids[position], 0.0, row.probs), u)
+            exits.append(BranchPoint(position, int(row.ids[cell])))
         self._drawn[k] += n
         return exits
 
-    def _sibling(self, position: int, u: float) -> int:
-        row = self.path.rows[position]
-        cell, _ = pick(np.where(row.ids == self.path.ids[position], 0.0, row.probs), u)
-        return int(row.ids[cell])
-
-    def record(self, exit_: BranchPoint, rollouts: Iterable[Rollout]) -> None:
+    def record(self, exit_: BranchPoint, rollouts: Sequence[Rollout]) -> None:
         """Enter rollouts of a branch that `draw` has drawn."""
-        tally = self.tallies[self._block_of[exit_.position]]
-        for rollout in rollouts:
-            tally.add(rollout)
-            self.groups.add(exit_.position, exit_.token, [rollout])
+        self.tallies[self._block_of[exit_.position]].add(rollouts)
+        self.groups.add(exit_.position, exit_.token, rollouts)
 
     def seen(self, k: int) -> SuccessCount:
         """Draws and hints of block k together: for guidance, never for an estimate."""
@@ -239,37 +221,15 @@ class Branches:
         """
         for rollout in rollouts:
             at = departure(self.path.ids, rollout.ids)
-            if at is None:
-                continue
-            self.hints[self._block_of[at]].add(rollout, tokens=rollout.length - at - 1)
-            self.groups.add(at, rollout.ids[at], [rollout])
+            if at is not None:
+                self.hints[self._block_of[at]].add([rollout], before=at + 1)
+                self.groups.add(at, rollout.ids[at], [rollout])
 
 
 def departure(path: Ids, other: Ids) -> int | None:
     """The first position at which `other` differs from `path`, None if one continues the other."""
-    for position, (a, b) in enumerate(zip(path, other, strict=False)):
-        if a != b:
-            return position
-    return None
-
-
-Pivot: TypeAlias = PivotalToken | PivotalStep
-
-
-def pivot(
-    path: ScoredCompletion,
-    kind: Literal["token", "step"],
-    unit: tuple[int, int],
-    around: tuple[Estimate, Estimate],
-    delta: Estimate,
-    decided: bool,
-) -> Pivot:
-    """The record of the unit `start <= i < end`; `around` is p(success) before and after it."""
-    start, end = unit
-    prob = float(np.prod(path.probs[start:end]))
-    if kind == "token":
-        return PivotalToken(start, path.ids[start], prob, *around, delta, decided)
-    return PivotalStep(start, end, path.ids[start:end], prob, *around, delta, decided)
+    both = zip(path, other, strict=False)
+    return next((position for position, (a, b) in enumerate(both) if a != b), None)
 
 
 def completion_faults(

@@ -18,7 +18,7 @@ from pts.algorithm.bisect import search_bisect
 from pts.algorithm.branch import search_branch
 from pts.algorithm.criteria import check_criteria
 from pts.algorithm.pairs import confirm, rank_proposals, screen
-from pts.algorithm.paths import ScoredCompletion, completion_faults
+from pts.algorithm.paths import ScoredCompletion, SiblingCounts, completion_faults
 from pts.algorithm.requests import (
     SearchRoutine,
     gather,
@@ -27,6 +27,7 @@ from pts.algorithm.requests import (
     request_steps,
     with_cost,
 )
+from pts.algorithm.results import completion_result
 from pts.algorithm.siblings import PairProposal, PathAnalysis
 from pts.config import SearchConfig
 from pts.errors import DataError
@@ -99,11 +100,11 @@ def _search_kept(
     found = {rollout.ids: rollout.verdict for rollout in rollouts[: config.paths]}
     found |= {ids: rollout.verdict for ids, (rollout,) in zip(given, judged, strict=True)}
     rows = yield from request_logprobs([LogprobQuery(ids) for ids in found])
-    ends: Sequence[tuple[int, ...]] = [()] * len(found)
+    ends: Sequence[Sequence[int]] = [()] * len(found)
     if config.unit == "step":
         ends = yield from request_steps(list(found))
     paths = [
-        ScoredCompletion(ids, verdict, tuple(row), end)
+        ScoredCompletion(ids, verdict, tuple(row), tuple(end))
         for (ids, verdict), row, end in zip(found.items(), rows, ends, strict=True)
     ]
     return (yield from search_paths(name, paths, rollouts, config))
@@ -132,7 +133,10 @@ def search_paths(
         proposals = yield from gather([screen(finding, config) for finding in findings])
         done = yield from _confirmed(findings, proposals, config)
     results = dict(zip(possible, done, strict=True))
-    return [results.get(i) or _impossible(path) for i, path in enumerate(paths)]
+    return [
+        results.get(i) or completion_result(path, {}, (), SiblingCounts(), "impossible")
+        for i, path in enumerate(paths)
+    ]
 
 
 def _confirmed(
@@ -153,20 +157,6 @@ def _confirmed(
         siblings = finding.groups.table(finding.path)
         results.append(replace(finding.result, pairs=pairs, siblings=siblings))
     return results
-
-
-def _impossible(path: ScoredCompletion) -> CompletionResult:
-    """A path with a token of probability 0."""
-    return CompletionResult(
-        ids=path.ids,
-        verdict=path.verdict,
-        probs=tuple(float(q) for q in path.probs),
-        curve_at=(),
-        curve=(),
-        tokens=(),
-        siblings={},
-        stopped="impossible",
-    )
 
 
 def _generator(name: str, index: int) -> np.random.Generator:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pts.stats import Z95, exact, wilson_bounds
+from pts.stats import Z95, exact, wilson
 from pts.types import Estimate
 
 
@@ -46,58 +46,29 @@ def path_values(
     what the end of the path alone proves: s p_T <= p_k <= s p_T + 1 - s, with s the probability of
     the rest of the path.
     """
-    walk = BackwardPass(end)
-    for k in reversed(range(len(exit_prob))):
-        walk.step(exit_prob[k], successes[k], trials[k], z)
-    return walk.result()
-
-
-class BackwardPass:
-    """State of the backward recursion: the estimate at the current boundary."""
-
-    def __init__(self, end: float) -> None:
-        self.mean = self.worst = self.best = self.end = end
-        self.below = self.above = 0.0  # squared half-widths
-        self.stay = 1.0
-        self.n = 0
-        self.points = [exact(end)]
-        self.ranges = [(end, end)]
-        self.exits: list[Estimate] = []
-
-    def step(self, exit_prob: float, successes: int, n: int, z: float) -> None:
-        stay = 1.0 - exit_prob
-        if n:
-            d, (low, high) = successes / n, wilson_bounds(successes, n, z)
-            worst, best = d, d
-        else:
-            d, low, high = self.mean, 0.0, 1.0
-            worst, best = 0.0, 1.0
-        self.mean = stay * self.mean + exit_prob * d
-        self.worst = stay * self.worst + exit_prob * worst
-        self.best = stay * self.best + exit_prob * best
-        self.below = stay * stay * self.below + (exit_prob * (worst - low)) ** 2
-        self.above = stay * stay * self.above + (exit_prob * (high - best)) ** 2
-        self.stay *= stay
-        self.n += n
-        self.exits.append(Estimate(d, low, high, n, "wilson" if n else "vacuous"))
-        self._add_point()
-
-    def _add_point(self) -> None:
-        floor = self.stay * self.end
-        ceiling = floor + 1.0 - self.stay
-        worst = min(max(floor, self.worst), self.mean)
-        best = max(min(ceiling, self.best), self.mean)
-        low = max(min(floor, worst), worst - math.sqrt(self.below))
-        high = min(max(ceiling, best), best + math.sqrt(self.above))
-        self.points.append(Estimate(self.mean, low, high, self.n, "chain"))
-        self.ranges.append((worst, best))
-
-    def result(self) -> PathValues:
-        return PathValues(
-            tuple(reversed(self.points)),
-            tuple(reversed(self.ranges)),
-            tuple(reversed(self.exits)),
-        )
+    mean = worst = best = end
+    below = above = 0.0  # squared half-widths
+    stayed, drawn = 1.0, 0  # the probability of the rest of the path, and its branches
+    points, ranges, exits = [exact(end)], [(end, end)], list[Estimate]()
+    for x, s, n in zip(exit_prob[::-1], successes[::-1], trials[::-1], strict=True):
+        stay = 1.0 - x
+        out = wilson(s, n, z) if n else Estimate(mean, 0.0, 1.0, 0, "vacuous")
+        least, most = (out.mean, out.mean) if n else (0.0, 1.0)
+        mean = stay * mean + x * out.mean
+        worst = stay * worst + x * least
+        best = stay * best + x * most
+        below = stay * stay * below + (x * (least - out.low)) ** 2
+        above = stay * stay * above + (x * (out.high - most)) ** 2
+        stayed *= stay
+        drawn += n
+        floor, ceiling = stayed * end, stayed * end + 1.0 - stayed
+        lowest, highest = min(max(floor, worst), mean), max(min(ceiling, best), mean)
+        low = max(min(floor, lowest), lowest - math.sqrt(below))
+        high = min(max(ceiling, highest), highest + math.sqrt(above))
+        points.append(Estimate(mean, low, high, drawn, "chain"))
+        ranges.append((lowest, highest))
+        exits.append(out)
+    return PathValues(tuple(points[::-1]), tuple(ranges[::-1]), tuple(exits[::-1]))
 
 
 def unit_change(chained: PathValues, k: int, exit_prob: float) -> Estimate:

@@ -18,9 +18,8 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pts.data.rows import Faults
 from pts.data.sources import open_table
@@ -28,11 +27,11 @@ from pts.data.tables import shown
 from pts.errors import DataError
 from pts.types import Estimate, Ids, TokenPair
 
+_Row = Mapping[str, Any]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     """A next token: its text, its id if the record names one, its reported p(success)."""
 
     text: str
@@ -40,8 +39,7 @@ class _Token:
     p: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pivot:
+class _Pivot(NamedTuple):
     """A record, whatever its kind."""
 
     context: str
@@ -95,7 +93,7 @@ KINDS = ("pivot_token", "event_type", "rejected")
 """The column that tells a pivotal token, an event and a row of the DPO export."""
 
 
-def _read(row: Mapping[str, Any]) -> _Pivot:
+def _read(row: _Row) -> _Pivot:
     """Raises DataError for a row that is no record."""
     about = _metadata(row)
     if "pivot_token" in row:
@@ -106,17 +104,13 @@ def _read(row: Mapping[str, Any]) -> _Pivot:
         return _Pivot(_text(row, "context"), None, None, None)
     if "rejected" not in row:
         raise DataError(f"no record of codelion/pts; its columns are {', '.join(map(repr, row))}")
-    chosen, rejected = (
-        _Token(_text(row, side), None, _number(about, f"prob_{side}"))
-        for side in ("chosen", "rejected")
-    )
+    chosen = _Token(_text(row, "chosen"), None, _number(about, "prob_chosen"))
+    rejected = _Token(_text(row, "rejected"), None, _number(about, "prob_rejected"))
     delta = _number(about, "prob_delta")
     return _Pivot(_text(row, "prompt"), chosen, rejected, None if delta is None else abs(delta))
 
 
-def _sided(
-    row: Mapping[str, Any], context: str, token: str, token_id: str, other: Mapping[str, Any]
-) -> _Pivot:
+def _sided(row: _Row, context: str, token: str, token_id: str, other: _Row) -> _Pivot:
     """A record by its columns. A harmful pivotal token is the rejected one; what `other` names
     `rejected_token` is then the alternative that is set against it."""
     pivot = _Token(_text(row, token), _id(row, token_id), _number(row, "prob_after"))
@@ -131,35 +125,32 @@ def _sided(
     return _Pivot(_text(row, context), *sides, abs(delta))
 
 
-def _alternative(row: Mapping[str, Any], side: str) -> _Token | None:
+def _alternative(row: _Row, side: str) -> _Token | None:
     text = row.get(f"{side}_token")
     if not isinstance(text, str):
         return None
     return _Token(text, _id(row, f"{side}_token_id"), _number(row, f"{side}_prob"))
 
 
-def _rebuild(pivot: _Pivot, row: Mapping[str, Any], tokenizer: Any) -> TokenPair | str:
+def _rebuild(pivot: _Pivot, row: _Row, tokenizer: Any) -> TokenPair | str:
     """The pair in token ids, or why there is none."""
     if pivot.chosen is None or pivot.rejected is None:
         return "no alternative token"
     prompt = _encode(tokenizer, pivot.context)
     if not prompt or _decode(tokenizer, prompt) != pivot.context:
         return "the context does not survive encoding"
-    chosen, rejected = (
-        _token_id(tokenizer, prompt, pivot.context, token)
-        for token in (pivot.chosen, pivot.rejected)
-    )
+    chosen = _token_id(tokenizer, prompt, pivot.context, pivot.chosen)
+    rejected = _token_id(tokenizer, prompt, pivot.context, pivot.rejected)
     if chosen is None or rejected is None:
         return "chosen or rejected is not exactly one token"
     if chosen == rejected:
         return "chosen and rejected are the same token"
     # The gap is p(chosen) - p(rejected) where both are told, else the pivotal token's change of p.
-    gap, method = (
-        pivot.delta or 0.0,
-        "unknown" if pivot.delta is None else "reported against the prefix",
-    )
+    gap, method = 0.0, "unknown"
     if pivot.chosen.p is not None and pivot.rejected.p is not None:
         gap, method = pivot.chosen.p - pivot.rejected.p, "reported"
+    elif pivot.delta is not None:
+        gap, method = pivot.delta, "reported against the prefix"
     return TokenPair(
         problem_id=_question(row),
         prompt_ids=prompt,
@@ -193,17 +184,16 @@ def _encode(tokenizer: Any, text: str) -> Ids:
 
 
 def _decode(tokenizer: Any, ids: Ids) -> str:
-    text: str = tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    return str(
+        tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     )
-    return text
 
 
 def _reported(p: float | None) -> Estimate:
     return Estimate(0.5 if p is None else p, 0.0, 1.0, 0, "unknown" if p is None else "reported")
 
 
-def _question(row: Mapping[str, Any]) -> str:
+def _question(row: _Row) -> str:
     """The item of the data set that was asked, or else a digest of the question."""
     if row.get("dataset_item_id") is not None:
         return ":".join(str(row[k]) for k in ("dataset_id", "dataset_item_id") if row.get(k))
@@ -211,24 +201,24 @@ def _question(row: Mapping[str, Any]) -> str:
     return f"query-{hashlib.blake2b(query.encode(), digest_size=6).hexdigest()}"
 
 
-def _metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _metadata(row: _Row) -> _Row:
     about = row.get("metadata")
     return about if isinstance(about, dict) else {}
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
+def _text(row: _Row, name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str):
         raise DataError(f"column {name!r}: text is needed, not {shown(value)}")
     return value
 
 
-def _number(row: Mapping[str, Any], name: str) -> float | None:
+def _number(row: _Row, name: str) -> float | None:
     value = row.get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _id(row: Mapping[str, Any], name: str) -> int | None:
+def _id(row: _Row, name: str) -> int | None:
     value = _number(row, name)  # a column with nulls is read as floats
     return int(value) if value is not None and value >= 0 else None
 
@@ -236,8 +226,6 @@ def _id(row: Mapping[str, Any], name: str) -> int | None:
 def is_codelion(source: Path | str) -> bool:
     """Whether a table's first row is a record of codelion/pts."""
     first = next(iter(open_table(str(source))), (0, ""))[1]
-    return (
-        isinstance(first, dict)
-        and "prompt_ids" not in first
-        and any(kind in first for kind in KINDS)
-    )
+    if not isinstance(first, dict) or "prompt_ids" in first:
+        return False
+    return any(kind in first for kind in KINDS)

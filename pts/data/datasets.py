@@ -28,18 +28,14 @@ class ArrowRows:
         return enumerate((row for batch in self.batches() for row in _rows(batch)), 1)
 
 
-def _rows(batch: Any) -> Iterator[Row]:
+def _rows(batch: Any) -> list[Row]:
     """Rows of a record batch or table; row by row where text is broken, to name the right one."""
     try:
-        yield from batch.to_pylist()
-        return
-    except UnicodeDecodeError:
-        pass
-    for index in range(batch.num_rows):
-        try:
-            yield batch.slice(index, 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            yield not_utf8(error)
+        return list(batch.to_pylist())
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [not_utf8(error)]
+    return [row for at in range(batch.num_rows) for row in _rows(batch.slice(at, 1))]
 
 
 def parquet_rows(path: Path) -> ArrowRows:
@@ -99,7 +95,14 @@ def hub_rows(source: str) -> ArrowRows:
     """
     from datasets import load_dataset
 
-    name, config, split = _hub_parts(source)
+    # One word behind the name is the split: the group of the config takes none if it can.
+    parts = re.fullmatch("hf:([^:]+)(?::([^:]+))??(?::([^:]+))?", source)
+    if parts is None:
+        raise DataError(
+            f"{source}: give hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, e.g. "
+            "hf:openai/gsm8k:main:train"
+        )
+    name, config, split = parts.groups()
     try:
         loaded = load_dataset(name, config, split=split)
     except (OSError, ValueError) as error:
@@ -107,17 +110,6 @@ def hub_rows(source: str) -> ArrowRows:
         raise DataError(f"{source}: cannot be read: {reason}; {_remedy(error, name)}") from None
     start = f"hf:{name}:{f'{config}:' if config else ''}"
     return _one_split(source, loaded, lambda split: start + split)
-
-
-def _hub_parts(source: str) -> tuple[str, str | None, str | None]:
-    name, *rest = source.removeprefix("hf:").split(":")
-    if not name or len(rest) > 2 or not all(rest):
-        raise DataError(
-            f"{source}: give hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, e.g. "
-            "hf:openai/gsm8k:main:train"
-        )
-    config = rest[0] if len(rest) == 2 else None
-    return name, config, rest[-1] if rest else None
 
 
 def _remedy(error: Exception, name: str) -> str:

@@ -66,12 +66,11 @@ def load_problems(
     Raises ConfigError for an unknown field in `columns`, DataError for everything that is wrong
     with the source, one line a fault.
     """
-    columns = dict(columns or {})
-    unknown = [name for name in columns if name not in FIELDS]
+    unknown = [name for name in columns or () if name not in FIELDS]
     if unknown:
         raise ConfigError(*(f"no field {n!r}{did_you_mean(n, FIELDS)}" for n in unknown))
     table = open_table(str(source))
-    reader = RowReader(columns, chat)
+    reader = RowReader(columns or {}, chat)
     return Problems(table, reader, _check(table, reader, check))
 
 
@@ -91,8 +90,7 @@ def _check(table: Table, reader: RowReader, check: Callable[[Problem], str | Non
             digests.append(_digest(reader.id_of(number, row)))
     if not rows:
         faults.add(None, "holds no problems")
-    for number, what in _repeated(table, reader, digests):
-        faults.add(number, what)
+    _add_repeated(table, reader, digests, faults)
     faults.raise_all(rows)
     return rows
 
@@ -101,7 +99,7 @@ def _digest(problem_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(problem_id.encode(), digest_size=8).digest(), "big")
 
 
-def _repeated(table: Table, reader: RowReader, digests: array[int]) -> Iterator[tuple[int, str]]:
+def _add_repeated(table: Table, reader: RowReader, digests: array[int], faults: Faults) -> None:
     """Rows whose id an earlier row has; the source is read again only if digests are equal."""
     import numpy as np
 
@@ -114,5 +112,5 @@ def _repeated(table: Table, reader: RowReader, digests: array[int]) -> Iterator[
         if name is None or _digest(name) not in repeated:
             continue
         if name in first:
-            yield number, f"id {name!r} was used on {table.unit} {first[name]}"
+            faults.add(number, f"id {name!r} was used on {table.unit} {first[name]}")
         first.setdefault(name, number)

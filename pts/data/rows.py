@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,16 +29,15 @@ class Faults:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._found: list[tuple[int, str]] = []
-        self._absent: dict[str, list[tuple[int, str]]] = {}
-        self._counts: dict[str, int] = {"": 0}
+        self._kept: dict[str, list[tuple[int, str]]] = {"": []}
+        self._counts: Counter[str] = Counter()
         self.total = 0
 
     def add(self, number: int | None, what: str, *, absent: str = "") -> None:
         """A fault of a row, or of the whole table; `absent` names a column that the row lacks."""
         self.total += 1
-        self._counts[absent] = self._counts.get(absent, 0) + 1
-        kept = self._absent.setdefault(absent, []) if absent else self._found
+        self._counts[absent] += 1
+        kept = self._kept.setdefault(absent, [])
         kept.append((number or 0, what))
         if len(kept) > 2 * SHOWN:  # repeated ids come last and may belong further up
             kept.sort(key=lambda fault: fault[0])
@@ -47,23 +47,20 @@ class Faults:
         """Raise one DataError if there is a fault; `rows` counts them if all were read."""
         if not self.total:
             return
-        lines, total = list(self._found), self.total
-        for column, kept in self._absent.items():
-            missing = self._counts[column]
-            if missing == rows > 1:
-                lines.append((0, f"{kept[0][1]} (in all {rows:,} {self._table.unit}s)"))
-                total -= missing - 1
+        place, unit = self._table.place, self._table.unit
+        faults, more = [], self.total
+        for column, kept in self._kept.items():
+            if column and self._counts[column] == rows > 1:
+                faults.append((0, f"{kept[0][1]} (in all {rows:,} {unit}s)"))
+                more -= rows - 1
             else:
-                lines += kept
-        lines.sort(key=lambda fault: fault[0])
-        said = [self._line(number, what) for number, what in lines[:SHOWN]]
-        more = total - len(said)
-        rest = [f"{self._table.place}: … and {more:,} more"] if more > 0 else []
-        raise DataError("\n".join(said + rest))
-
-    def _line(self, number: int, what: str) -> str:
-        where = f", {self._table.unit} {number}" if number else ""
-        return f"{self._table.place}{where}: {what}"
+                faults += kept
+        faults.sort(key=lambda fault: fault[0])
+        lines = [f"{place}{f', {unit} {n}' if n else ''}: {what}" for n, what in faults[:SHOWN]]
+        more -= len(lines)
+        if more > 0:
+            lines.append(f"{place}: … and {more:,} more")
+        raise DataError("\n".join(lines))
 
 
 class RowReader:
@@ -103,27 +100,21 @@ class RowReader:
             return None
         before, read = faults.total, {}
         for name, column in self._columns.items():
-            value = self._value(number, name, row, faults)
-            try:
-                read[name] = self._parsers[name](value)
-            except _Unfit as need:
-                faults.add(number, f"{column}: {need} needed, not {shown(value)}")
+            value = row.get(column)
+            null = value is None or (isinstance(value, float) and math.isnan(value))
+            if not null:
+                try:
+                    read[name] = self._parsers[name](value)
+                except _Unfit as need:
+                    faults.add(number, f"{column}: {need} needed, not {shown(value)}")
+            elif name in self._needed and column not in row:
+                faults.add(number, missing(column, row, f" (the {name})"), absent=column)
+            elif name in self._needed and name != "completions":
+                faults.add(number, f"column {column!r} (the {name}) is null or empty")
         if faults.total > before:
             return None
         metadata = {name: v for name, v in row.items() if name not in self._columns.values()}
-        return Problem(**{**read, "id": read["id"] or str(number)}, metadata=metadata)
-
-    def _value(self, number: int, name: str, row: Mapping[str, Any], faults: Faults) -> Any:
-        """The field's value, None and a fault if it is missing or null but needed."""
-        column = self._columns[name]
-        value = row.get(column)
-        if name not in self._needed or not _is_null(value):
-            return value
-        if column not in row:
-            faults.add(number, missing(column, row, f" (the {name})"), absent=column)
-        elif name != "completions":
-            faults.add(number, f"column {column!r} (the {name}) is null or empty")
-        return None
+        return Problem(**{**read, "id": read.get("id") or str(number)}, metadata=metadata)
 
 
 def missing(column: str, known: Iterable[str], use: str = "") -> str:
@@ -140,8 +131,6 @@ class _Unfit(Exception):
 def _plain(value: Any) -> str:
     """Text of text or a finite number. A whole number has no decimal point: nulls make floats of
     whole columns."""
-    if _is_null(value):
-        return ""
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value) if value.is_integer() else value)
     if isinstance(value, str | int) and not isinstance(value, bool):
@@ -150,8 +139,6 @@ def _plain(value: Any) -> str:
 
 
 def _prompt(value: Any, chat: bool) -> str | tuple[Message, ...]:
-    if _is_null(value):
-        return ""
     if isinstance(value, str) and _spells_messages(value):
         raise _Unfit("messages are given as text; lists of messages (JSONL, Parquet) are")
     if isinstance(value, str) and value:
@@ -192,8 +179,6 @@ def _spells_messages(text: str) -> bool:
 
 def _completions(value: Any) -> tuple[Ids | str, ...]:
     """A text, a list of texts, token ids, or a list of lists of token ids."""
-    if _is_null(value):
-        return ()
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and value and all(map(_is_id, value)):
@@ -207,7 +192,3 @@ def _completions(value: Any) -> tuple[Ids | str, ...]:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_null(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from pts.config import SamplingConfig
 from pts.errors import EngineError
@@ -33,6 +33,12 @@ class SampleRequest:
     seeds: tuple[int, ...]
 
 
+RequestQueue: TypeAlias = Iterator[SampleRequest | None]
+"""A live queue, see `Engine.sample`: None when nothing is asked for at the moment."""
+Answer: TypeAlias = tuple[SampleRequest, list[Ids]]
+"""A request and its rollouts, in the order of its seeds."""
+
+
 @runtime_checkable
 class Engine(Protocol):
     """What a search needs from a model.
@@ -50,29 +56,22 @@ class Engine(Protocol):
 
     def encode(self, problem: Problem) -> Ids:
         """The prompt's token ids, the assistant's turn opened."""
-        ...
 
     def decode(self, ids: Ids) -> str:
         """Text of completion ids, stop ids and other special tokens left out."""
-        ...
 
     def token_texts(self, ids: Ids) -> list[str]:
         """Text of each token by itself, special tokens shown: for reports, and to tell steps."""
-        ...
 
     def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """The sampling distribution before each token of the completion; one row a token."""
-        ...
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests in any order, pulling from `requests` whenever there is room.
 
         `requests` is a live queue. It yields None when nothing is asked for at the moment: deliver
         something, then ask again. It is exhausted when no further request can come.
         """
-        ...
 
 
 class RequestBatch(Protocol):
@@ -81,33 +80,27 @@ class RequestBatch(Protocol):
     @property
     def hungry(self) -> bool:
         """There is room for another request."""
-        ...
 
     @property
     def idle(self) -> bool:
         """Nothing is worked on, and nothing is left to be delivered."""
-        ...
 
     def add(self, request: SampleRequest) -> None:
-        """Begin with a request."""
-        ...
+        """Begin with a request for at least one rollout."""
 
-    def advance(self) -> Iterable[tuple[SampleRequest, list[Ids]]]:
+    def advance(self) -> Iterable[Answer]:
         """Go on, and deliver what is finished; for an idle batch nothing."""
-        ...
 
 
 def answer_requests(
-    requests: Iterator[SampleRequest | None],
-    batch: RequestBatch,
-    check: Callable[[SampleRequest], None],
-) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    requests: RequestQueue, batch: RequestBatch, check: Callable[[SampleRequest], None]
+) -> Iterator[Answer]:
     """`Engine.sample` over a batch: fill it from the live queue, let it go on, deliver.
 
     After None from the queue the batch goes on with what it has. Once everything asked for was
     delivered, the queue must hold a request or be exhausted: another None then is a deadlock
     (nothing would ever change) and raises EngineError. `check` raises for a request that the
-    engine refuses.
+    engine refuses. A request for no rollouts is answered at once.
     """
     exhausted = False
     while True:
@@ -125,7 +118,10 @@ def answer_requests(
                     )
                 break
             check(request)
-            batch.add(request)
+            if request.seeds:
+                batch.add(request)
+            else:
+                yield request, []
         yield from batch.advance()
         if exhausted and batch.idle:
             return

@@ -63,15 +63,12 @@ def step_ends(texts: Sequence[str]) -> list[int]:
     """
     starts = list(accumulate(map(len, texts), initial=0))
     text = "".join(texts)
-    ends = {_between_tokens(text, starts, at) for at in _beginnings(text)}
-    return sorted(ends | {len(texts)}) if texts else []
-
-
-def _between_tokens(text: str, starts: Sequence[int], at: int) -> int:
-    """The position between tokens that stands for the beginning of a step at character `at`."""
-    token = bisect_right(starts, at) - 1
-    before = text[starts[token] : at]
-    return token + 1 if before.strip() else token
+    ends = {len(texts)}
+    for at in _beginnings(text):
+        token = bisect_right(starts, at) - 1
+        before = text[starts[token] : at]
+        ends.add(token + 1 if before.strip() else token)
+    return sorted(ends) if texts else []
 
 
 def _beginnings(text: str) -> Iterator[int]:

@@ -16,13 +16,15 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest
+from pts.engines.base import Answer, RequestQueue, SampleRequest
 from pts.engines.truncation import first_k, min_p, temper, top_p, truncate
 from pts.errors import ConfigError, EngineError
 from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
@@ -77,6 +79,10 @@ class Machine:
         if faults:
             raise ConfigError(*faults)
 
+    def arcs(self, state: int) -> Sequence[Arc]:
+        """What may come next in a state; after an answer the stop token alone."""
+        return [Arc(STOP, 1.0, CLOSING)] if state == CLOSING else self.states[state]
+
 
 def _faults(index: int, arcs: Sequence[Arc], states: Sequence[Sequence[Arc]]) -> Iterator[str]:
     total = sum(arc.prob for arc in arcs)
@@ -117,9 +123,8 @@ class TabularEngine:
 
     def __init__(self, machines: Sequence[Machine], sampling: SamplingConfig) -> None:
         self.machines, self.sampling = list(machines), sampling
-        self.policy_digest = hashlib.blake2b(
-            repr(self.machines).encode(), digest_size=8
-        ).hexdigest()
+        content = repr(self.machines).encode()
+        self.policy_digest = hashlib.blake2b(content, digest_size=8).hexdigest()
         self._supports: dict[tuple[int, int], _Support] = {}
         self._values: dict[tuple[int, int, int], float] = {}
         self._longest = [_longest(machine.states) for machine in self.machines]
@@ -153,9 +158,7 @@ class TabularEngine:
         states = self._states(prompt, completion)
         return [self._support(prompt[0], state).row for state in states[:-1]]
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         for request in requests:
             if request is not None:
                 state = self._states(request.prompt, request.prefix)[-1]
@@ -183,10 +186,7 @@ class TabularEngine:
         states, machine = [0], self.machines[prompt[0]]
         for position, token in enumerate(at):
             state = states[-1]
-            if state == CLOSING:
-                to = CLOSING if token == STOP else None
-            else:
-                to = next((arc.to for arc in machine.states[state] if arc.token == token), None)
+            to = next((arc.to for arc in machine.arcs(state) if arc.token == token), None)
             if to is None:
                 raise EngineError(
                     f"machine {prompt[0]} has no token {token} in state {state} (position "
@@ -198,10 +198,15 @@ class TabularEngine:
     def _support(self, machine: int, state: int) -> _Support:
         key = (machine, state)
         if key not in self._supports:
-            arcs = [Arc(STOP, 1.0, CLOSING)]
-            if state != CLOSING:
-                arcs = list(self.machines[machine].states[state])
-            self._supports[key] = _truncated(arcs, self.sampling)
+            arcs = self.machines[machine].arcs(state)
+            ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
+            steps = (temper, first_k, top_p, min_p)
+            probs = truncate(np.array([arc.prob for arc in ranked]), self.sampling, steps)
+            ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
+            edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform is below 1, however rounded
+            to = [arc.to for arc in ranked[: len(probs)]]
+            row = TokenDistribution(ids, probs)
+            self._supports[key] = _Support(row, edges, ids.tolist(), probs.tolist(), to)
         return self._supports[key]
 
     def _rollout(self, request: SampleRequest, state: int, seed: int) -> Ids:
@@ -229,45 +234,35 @@ class TabularEngine:
                 stack.pop()
                 continue
             _, at, room = key
+            if room <= 0:
+                values[key] = 0.0
+                continue
             support = self._support(machine, at)
-            ahead = [
-                self._key(machine, to, room - 1) for to in support.to if room > 0 and to != CLOSING
-            ]
+            arcs = list(zip(support.tokens, support.probs, support.to, strict=True))
+            ahead = [self._key(machine, to, room - 1) for _, _, to in arcs if to != CLOSING]
             missing = [k for k in ahead if k not in values]
             stack += missing
             if not missing:
-                values[key] = self._expected(support, machine, room)
+                values[key] = sum(
+                    prob * (token == RIGHT and room > 1)
+                    if to == CLOSING
+                    else prob * values[self._key(machine, to, room - 1)]
+                    for token, prob, to in arcs
+                )
         return values[self._key(machine, state, left)]
 
-    def _expected(self, support: _Support, machine: int, left: int) -> float:
-        if left <= 0:
-            return 0.0
-        arcs = zip(support.tokens, support.probs, support.to, strict=True)
-        return sum(
-            prob * (token == RIGHT and left > 1)
-            if to == CLOSING
-            else prob * self._values[self._key(machine, to, left - 1)]
-            for token, prob, to in arcs
-        )
 
-
-def _longest(states: Sequence[Sequence[Arc]]) -> list[float]:
+def _longest(states: Sequence[Sequence[Arc]]) -> dict[int, float]:
     """Tokens of the longest completion from each state, infinite where a loop can be reached."""
-    longest = [math.inf] * len(states)
-    waiting = [len({arc.to for arc in arcs} - {CLOSING}) for arcs in states]
-    sources: list[set[int]] = [set() for _ in states]
-    for i, arcs in enumerate(states):
-        for to in {arc.to for arc in arcs} - {CLOSING}:
-            sources[to].add(i)
-    ready = [i for i, n in enumerate(waiting) if n == 0]
-    while ready:
-        i = ready.pop()
-        tails = [1 if arc.to == CLOSING else longest[arc.to] for arc in states[i]]
-        longest[i] = 1 + max(tails)
-        for source in sources[i]:
-            waiting[source] -= 1
-            if waiting[source] == 0:
-                ready.append(source)
+    longest = dict.fromkeys(range(len(states)), math.inf) | {CLOSING: 1.0}
+    order = TopologicalSorter({i: {arc.to for arc in arcs} for i, arcs in enumerate(states)})
+    with suppress(CycleError):  # the sorter still gives what no loop precedes
+        order.prepare()
+    while order.is_active():
+        ready = order.get_ready()
+        for i in set(ready) - {CLOSING}:
+            longest[i] = 1 + max(longest[arc.to] for arc in states[i])
+        order.done(*ready)
     return longest
 
 
@@ -278,13 +273,3 @@ class TabularVerifier:
         answer = next((word for word in text.split() if word in ("right", "wrong")), None)
         verdict = Verdict.PASS if answer == problem.reference else Verdict.FAIL
         return Grade(verdict, answer)
-
-
-def _truncated(arcs: Sequence[Arc], sampling: SamplingConfig) -> _Support:
-    ranked = sorted(arcs, key=lambda arc: (-arc.prob, arc.token))
-    steps = (temper, first_k, top_p, min_p)
-    probs = truncate(np.array([arc.prob for arc in ranked]), sampling, steps)
-    ids = np.array([arc.token for arc in ranked[: len(probs)]], dtype=np.int64)
-    edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform lies below 1 whatever is rounded
-    to = [arc.to for arc in ranked[: len(probs)]]
-    return _Support(TokenDistribution(ids, probs), edges, ids.tolist(), probs.tolist(), to)

@@ -26,7 +26,10 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
     Raises EngineError when messages meet no template, or when nothing is left to encode.
     """
     if isinstance(problem.prompt, str):
-        ids = _with_bos(tokenizer, tokenizer(problem.prompt, add_special_tokens=False)["input_ids"])
+        ids = tokenizer(problem.prompt, add_special_tokens=False)["input_ids"]
+        bos = tokenizer.bos_token_id
+        if bos is not None and tokenizer("", add_special_tokens=True)["input_ids"][:1] == [bos]:
+            ids = [bos, *ids]
     else:
         if not (chat_template or tokenizer.chat_template):
             raise EngineError(
@@ -44,12 +47,6 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
     if not ids:
         raise EngineError(f"problem {problem.id!r} encodes to no tokens; give it a prompt")
     return tuple(int(i) for i in ids)
-
-
-def _with_bos(tokenizer: Any, ids: list[int]) -> list[int]:
-    bos = tokenizer.bos_token_id
-    wanted = bos is not None and tokenizer("", add_special_tokens=True)["input_ids"][:1] == [bos]
-    return [bos, *ids] if wanted else ids
 
 
 def stop_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -82,20 +79,15 @@ def _piece(tokenizer: Any, token: int, name: str | None) -> str:
     )
     if "\ufffd" not in text or name is None:
         return text
-    table = _byte_of_char()
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    # The printable stand-ins of byte-level BPE, inverted (Radford et al. 2019, GPT-2).
+    stand_ins = bytes_to_unicode()  # type: ignore[no-untyped-call]
+    table = {char: byte for byte, char in stand_ins.items()}
     if any(c not in table for c in name):
         return name
     raw = bytes(table[c] for c in name)
     return raw.decode("utf-8", errors="backslashreplace")
-
-
-def _byte_of_char() -> dict[str, int]:
-    """The printable stand-ins of byte-level BPE, inverted (Radford et al. 2019, GPT-2)."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [b for b in range(256) if b not in shown]
-    table = {chr(b): b for b in shown}
-    table.update({chr(256 + i): b for i, b in enumerate(hidden)})
-    return table
 
 
 def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, frozenset[int], int]:
@@ -116,14 +108,15 @@ def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, f
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot load a tokenizer from {folder}: {error}") from error
-    eos = _read(folder / "generation_config.json", "eos_token_id")
+    eos = json_value(folder / "generation_config.json", "eos_token_id")
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=eos))
     stops = frozenset(stop_ids) if stop_ids else stop_ids_of(model, tokenizer)
-    padded = _read(folder / "config.json", "vocab_size")
+    padded = json_value(folder / "config.json", "vocab_size")
     return tokenizer, stops, max(len(tokenizer), padded if isinstance(padded, int) else 0)
 
 
-def _read(file: Path, key: str) -> Any:
+def json_value(file: Path, key: str) -> Any:
+    """A value of a JSON object in a file, None without it. Raises EngineError for other content."""
     if not file.is_file():
         return None
     try:
@@ -175,9 +168,18 @@ class TokenizerEngine:
         return ids
 
     def _check_request(self, request: SampleRequest) -> None:
-        """Raise EngineError for a request whose rollouts could outgrow `max_model_len`."""
-        total = len(request.prompt) + len(request.prefix) + request.max_tokens
+        """Raise EngineError for a request whose rollouts could outgrow `max_model_len`.
+
+        An empty prefix and a negative limit are refused too.
+        """
+        tokens = len(request.prompt) + len(request.prefix)
+        total = tokens + request.max_tokens
         self._check_length(total, f"request {request.key}: a rollout of up to {total} tokens")
+        if not tokens or request.max_tokens < 0:
+            raise EngineError(
+                f"request {request.key}: {tokens} prefix tokens and limit {request.max_tokens}; "
+                "a rollout continues at least one token and its limit is not negative"
+            )
 
     def _check_length(self, length: int, what: str) -> None:
         if self.max_model_len is not None and length > self.max_model_len:

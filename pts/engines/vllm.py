@@ -21,15 +21,16 @@ import hashlib
 import itertools
 import secrets
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
 from pts.engines.server.endpoints import Unreadable
-from pts.engines.server.logprobs import TopLogprobs, processed_row, widths
+from pts.engines.server.logprobs import processed_row, widths
 from pts.engines.server.probe import check_policy
-from pts.engines.server.protocols import ALL, Reply, check_completion
+from pts.engines.server.protocols import ALL, check_completion, vllm_listed, vllm_reply
 from pts.engines.text import TokenizerEngine, load_tokenizer
 from pts.errors import EngineError, MissingExtra
 from pts.types import Ids, TokenDistribution
@@ -67,7 +68,15 @@ class VLLMEngine(TokenizerEngine):
         """
         check_policy("vLLM", sampling)
         config = llm.llm_engine.vllm_config
-        self._check_options(config)
+        holders = {"enable_prefix_caching": config.cache_config}
+        found = {name: getattr(holders.get(name, config.model_config), name) for name in REQUIRED}
+        wrong = [
+            f"{name} is {found[name]!r}, not {wanted!r}"
+            for name, wanted in REQUIRED.items()
+            if found[name] != wanted
+        ]
+        if wrong:
+            raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
         self.tokenizer, self.stop_ids, size = load_tokenizer(Path(folder), stop_ids)
         self.llm, self.sampling, self.chat_template = llm, sampling, chat_template
         self.policy_digest = policy_digest or files_digest(Path(folder))
@@ -120,31 +129,29 @@ class VLLMEngine(TokenizerEngine):
         rows: dict[int, TokenDistribution] = {}
         for width in widths(self.sampling, ALL):
             left = [at for at in range(len(prompt), len(ids)) if at not in rows]
-            found = self._listings([ids[:at] for at in left], width)
-            for at, listing in zip(left, found, strict=True):
-                row = processed_row(listing, self.sampling)
-                if row is not None:
-                    rows[at] = row
+            asked = {self._ask(ids[:at], max_tokens=1, logprobs=width): at for at in left}
+            while asked:
+                for name, (output,) in self._finished(asked):
+                    listed = {token: one.logprob for token, one in output.logprobs[0].items()}
+                    listing = vllm_listed(listed, output.token_ids, width)
+                    at, row = asked.pop(name), processed_row(listing, self.sampling)
+                    if row is not None:
+                        rows[at] = row
             if len(rows) == len(completion):
                 return [rows[at] for at in sorted(rows)]
         raise EngineError(
             "vLLM listed every token, yet not all of the mass; use float32 or bfloat16"
         )
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
         Raises EngineError as `answer_requests` does, for a request that could outgrow
         `max_model_len` and for a completion that breaks the protocol's rules. Whatever ends it,
         nothing stays in flight.
         """
-        flight = InFlight(self)
-        try:
+        with closing(InFlight(self)) as flight:
             yield from answer_requests(requests, flight, self._check_request)
-        finally:
-            flight.cancel()
 
     # vLLM's queue
 
@@ -180,49 +187,11 @@ class VLLMEngine(TokenizerEngine):
             yield name, self._done.pop(name)
 
     def _ids(self, output: Any, request: SampleRequest) -> Ids:
-        ids, reason = tuple(output.token_ids), output.finish_reason
         try:
-            if reason not in ("stop", "length"):
-                raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
-            reply = Reply(ids, reason == "stop")
-            check_completion(reply, request.max_tokens, self.vocabulary, self.stop_ids)
+            reply = vllm_reply(tuple(output.token_ids), output.finish_reason)
+            return check_completion(reply, request.max_tokens, self.vocabulary, self.stop_ids)
         except Unreadable as why:
             raise EngineError(f"request {request.key}: {why}") from None
-        return ids
-
-    def _listings(self, prefixes: list[Ids], width: int) -> list[TopLogprobs]:
-        asked = {self._ask(ids, max_tokens=1, logprobs=width): n for n, ids in enumerate(prefixes)}
-        found: dict[int, TopLogprobs] = {}
-        while asked:
-            for name, outputs in self._finished(asked):
-                found[asked.pop(name)] = self._listing(outputs[0].logprobs[0], width)
-        return [found[n] for n in range(len(prefixes))]
-
-    def _listing(self, listed: Any, width: int) -> TopLogprobs:
-        likely = {
-            token: one.logprob for token, one in listed.items() if one.logprob > float("-inf")
-        }
-        whole = width == ALL or len(likely) < len(listed)
-        if 0 < width < len(likely):  # the drawn token was added behind the likeliest ones
-            likely = dict(sorted(likely.items(), key=lambda item: -item[1])[:width])
-        return TopLogprobs.ranked(list(likely), list(likely.values()), whole=whole)
-
-    # Checks
-
-    def _check_options(self, config: Any) -> None:
-        found = {
-            "enable_prefix_caching": config.cache_config.enable_prefix_caching,
-            "max_logprobs": config.model_config.max_logprobs,
-            "logprobs_mode": str(config.model_config.logprobs_mode),
-            "generation_config": config.model_config.generation_config,
-        }
-        wrong = [
-            f"{name} is {found[name]!r}, not {wanted!r}"
-            for name, wanted in REQUIRED.items()
-            if found[name] != wanted
-        ]
-        if wrong:
-            raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
 
 
 class InFlight:
@@ -232,8 +201,6 @@ class InFlight:
         self.engine = engine
         self.rollouts = 0
         self._asked: dict[str, SampleRequest] = {}
-        self._answers: list[tuple[SampleRequest, list[Ids]]] = []
-        """Requests for no rollouts, answered at once."""
 
     @property
     def hungry(self) -> bool:
@@ -243,30 +210,25 @@ class InFlight:
     @property
     def idle(self) -> bool:
         """Everything was delivered."""
-        return not self._asked and not self._answers
+        return not self._asked
 
     def add(self, request: SampleRequest) -> None:
         """Ask for the rollouts of a request."""
-        if not request.seeds:
-            self._answers.append((request, []))
-            return
         # Greedy rollouts are all alike, and vLLM refuses to draw more than one.
         n = len(request.seeds) if self.engine.sampling.temperature else 1
         prefix = request.prompt + request.prefix
         self._asked[self.engine._ask(prefix, n=n, max_tokens=request.max_tokens)] = request
         self.rollouts += len(request.seeds)
 
-    def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def advance(self) -> Iterator[Answer]:
         """A step of vLLM, unless something is finished already; then what is."""
-        while self._answers:
-            yield self._answers.pop()
         for name, outputs in self.engine._finished(self._asked):
             request = self._asked.pop(name)
             self.rollouts -= len(request.seeds)
             drawn = [self.engine._ids(output, request) for output in outputs]
             yield request, drawn if self.engine.sampling.temperature else drawn * len(request.seeds)
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Drop what is in flight."""
         done = self.engine._done
         running = [name for name in self._asked if done.pop(name, None) is None]
@@ -286,7 +248,6 @@ def files_digest(folder: Path) -> str:
     for file in [folder / "config.json", *weights]:
         if file.is_file():
             with file.open("rb") as stream:
-                digest.update(
-                    f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode()
-                )
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{file.name} {content}\n".encode())
     return digest.hexdigest()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pts.files import replacing
+from pts.report.text import PairKey, pair_key, selected_pairs
 from pts.report.words import PURPOSES, RunCounts, explanations
 from pts.runtime.results import RolloutCost
 from pts.runtime.run_folder import RunFolder
@@ -27,7 +28,6 @@ from pts.types import (
     CandidatePair,
     CompletionResult,
     Estimate,
-    Ids,
     PivotalStep,
     PivotalToken,
     QuestionResult,
@@ -36,8 +36,6 @@ from pts.types import (
 QUESTIONS = 2000
 BYTES = 24 << 20
 """Questions on one page at most, and of their data; the page says so when there are more."""
-
-_Selected = set[tuple[str, Ids, int, int]]
 
 
 def write_report(run_dir: Path | str, output: Path | str | None = None) -> Path:
@@ -65,26 +63,21 @@ def script_json(value: object) -> str:
 
 
 def report_data(folder: RunFolder) -> dict[str, Any]:
-    """What the page shows, as plain values: totals of the run, and its first questions."""
+    """What the page shows, as plain values: totals of the run, and its first questions.
+
+    Those are at most QUESTIONS of them and BYTES of data, and at least one.
+    """
     first = {record.result.problem_id for record in islice(folder.records, QUESTIONS)}
-    selected = {
-        (p.problem_id, p.prompt_ids, p.chosen, p.rejected)
-        for p in folder.each_pair
-        if p.problem_id in first
-    }
-    return {"run": _run(folder), "questions": list(_first_questions(folder, selected))}
-
-
-def _first_questions(folder: RunFolder, selected: _Selected) -> Iterator[dict[str, Any]]:
-    """The first questions, at most QUESTIONS of them and BYTES of data, and at least one."""
-    left = BYTES
+    selected = selected_pairs(folder, first)
+    questions, left = [], BYTES
     for record in islice(folder.records, QUESTIONS):
         question = _question(folder, record.result, selected)
         size = len(script_json(question))
         if size > left < BYTES:
-            return
-        yield question
+            break
+        questions.append(question)
         left -= size
+    return {"run": _run(folder), "questions": questions}
 
 
 def _run(folder: RunFolder) -> dict[str, Any]:
@@ -98,7 +91,7 @@ def _run(folder: RunFolder) -> dict[str, Any]:
             spent[purpose] = spent.get(purpose, RolloutCost()) + tally
     finished = folder.summary is not None
     confirmed: Counter[str] = Counter(pair.criterion for pair in folder.each_pair)
-    counts = RunCounts(finished, dict(status), dict(proposed), dict(confirmed))
+    counts = RunCounts(finished, status, proposed, confirmed)
     settings: list[tuple[str, str]] = []
     for name, value in folder.fingerprint.items():
         if isinstance(value, dict):
@@ -108,7 +101,7 @@ def _run(folder: RunFolder) -> dict[str, Any]:
     return {
         "name": folder.path.resolve().name,
         "finished": finished,
-        "status": dict(status),
+        "status": status,
         "spent": {
             purpose: {"for": text, **dataclasses.asdict(spent[purpose])}
             for purpose, text in PURPOSES.items()
@@ -124,7 +117,7 @@ def _run(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _question(folder: RunFolder, result: QuestionResult, selected: _Selected) -> dict[str, Any]:
+def _question(folder: RunFolder, result: QuestionResult, selected: set[PairKey]) -> dict[str, Any]:
     return {
         "id": result.problem_id,
         "status": result.status,
@@ -138,7 +131,7 @@ def _question(folder: RunFolder, result: QuestionResult, selected: _Selected) ->
 
 
 def _path(
-    folder: RunFolder, result: QuestionResult, path: CompletionResult, selected: _Selected
+    folder: RunFolder, result: QuestionResult, path: CompletionResult, selected: set[PairKey]
 ) -> dict[str, Any]:
     return {
         "verdict": path.verdict.value,
@@ -168,7 +161,9 @@ def _path(
             str(position): [(folder.token_text(t), round(q, 4), s, n) for t, q, s, n in rows]
             for position, rows in path.siblings.items()
         },
-        "pairs": [_pair(folder, result, path, pair, selected) for pair in path.pairs],
+        "pairs": [
+            _pair(folder, pair, pair_key(result, path, pair) in selected) for pair in path.pairs
+        ],
     }
 
 
@@ -180,14 +175,7 @@ def _pivots(tokens: Iterable[PivotalToken]) -> dict[str, tuple[float | int | boo
     }
 
 
-def _pair(
-    folder: RunFolder,
-    result: QuestionResult,
-    path: CompletionResult,
-    pair: CandidatePair,
-    selected: _Selected,
-) -> dict[str, Any]:
-    prompt = result.prompt_ids + path.ids[: pair.position]
+def _pair(folder: RunFolder, pair: CandidatePair, confirmed: bool) -> dict[str, Any]:
     chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
     chosen_text, rejected_text = folder.token_text(pair.chosen), folder.token_text(pair.rejected)
     return {
@@ -198,7 +186,7 @@ def _pair(
         "gap": _estimate(newcombe(chosen.successes, chosen.n, rejected.successes, rejected.n)),
         "expected_gain": pair.expected_gain,
         "pvalue": pair.pvalue,
-        "confirmed": (result.problem_id, prompt, pair.chosen, pair.rejected) in selected,
+        "confirmed": confirmed,
     }
 
 

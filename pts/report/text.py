@@ -5,6 +5,7 @@ Model text is shown with control characters escaped, so it cannot steer a termin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Set
 
 from pts.errors import DataError, did_you_mean
@@ -21,21 +22,37 @@ from pts.types import (
 
 BARS = "▁▂▃▄▅▆▇█"
 
+PairKey = tuple[str, Ids, int, int]
+"""What a proposed pair and the selected one that came of it share: question, prefix, tokens."""
+
 
 def overview(folder: RunFolder) -> Iterator[str]:
     """A line for each finished question: status, p(success), pivotal units, pairs, its id."""
     yield f"{'status':<9} {'solved':>6} {'pivotal':>7} {'proposed':>8} {'pairs':>5}  question"
-    kept: dict[str, int] = {}
-    for pair in folder.each_pair:
-        kept[pair.problem_id] = kept.get(pair.problem_id, 0) + 1
+    kept = Counter(pair.problem_id for pair in folder.each_pair)
     for record in folder.records:
         result = record.result
         pivotal = sum(len(path.tokens) + len(path.steps) for path in result.paths)
         proposed = sum(len(path.pairs) for path in result.paths)
         yield (
             f"{result.status:<9} {result.solved.mean:>6.2f} {pivotal:>7} {proposed:>8} "
-            f"{kept.get(result.problem_id, 0):>5}  {printable(result.problem_id)}"
+            f"{kept[result.problem_id]:>5}  {printable(result.problem_id)}"
         )
+
+
+def selected_pairs(folder: RunFolder, of: Set[str]) -> set[PairKey]:
+    """The selected pairs of these questions."""
+    return {
+        (pair.problem_id, pair.prompt_ids, pair.chosen, pair.rejected)
+        for pair in folder.each_pair
+        if pair.problem_id in of
+    }
+
+
+def pair_key(result: QuestionResult, path: CompletionResult, pair: CandidatePair) -> PairKey:
+    """The key of a proposed pair."""
+    prefix = result.prompt_ids + path.ids[: pair.position]
+    return result.problem_id, prefix, pair.chosen, pair.rejected
 
 
 def question(folder: RunFolder, problem_id: str) -> Iterator[str]:
@@ -53,11 +70,7 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
     yield f"{result.status}, p(success) {_interval(result.solved)} by filter rollouts"
     yield "\nPrompt"
     yield _indent(printable(folder.text(result.prompt_ids)))
-    selected = {
-        (p.prompt_ids, p.chosen, p.rejected)
-        for p in folder.each_pair
-        if p.problem_id == result.problem_id
-    }
+    selected = selected_pairs(folder, {result.problem_id})
     for number, path in enumerate(result.paths, 1):
         yield f"\nAnswer {number}: {path.verdict.value}, search stopped: {path.stopped}"
         yield _indent(_marked(folder, path))
@@ -65,10 +78,7 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
 
 
 def _path(
-    folder: RunFolder,
-    result: QuestionResult,
-    path: CompletionResult,
-    selected: Set[tuple[Ids, int, int]],
+    folder: RunFolder, result: QuestionResult, path: CompletionResult, selected: Set[PairKey]
 ) -> Iterator[str]:
     if path.curve:
         yield f"\n  p(success) along it  {curve_line(path)}"
@@ -81,14 +91,20 @@ def _path(
             passed, total = sum(s for s, _ in drawn), sum(n for _, n in drawn)
             yield f"    left within it: passed {passed}/{total}"  # of what went on elsewhere
             continue
-        text = _quoted(folder, pivot.token)
+        text = repr(folder.token_text(pivot.token))
         yield f"\n  pivotal {text} at {pivot.position}: {_change(pivot)}"
         for other, prob, passed, n in path.siblings.get(pivot.position, ()):
-            text = _quoted(folder, other)
+            text = repr(folder.token_text(other))
             yield f"    sibling {text:<16} π {prob:.2f}  passed {passed}/{n}"
     for pair in path.pairs:
-        prefix = result.prompt_ids + path.ids[: pair.position]
-        yield "\n" + _pair(folder, pair, (prefix, pair.chosen, pair.rejected) in selected)
+        chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
+        confirmed = "confirmed" if pair_key(result, path, pair) in selected else "not confirmed"
+        yield (
+            f"\n  pair at {pair.position} ({pair.criterion}, {confirmed}): "
+            f"{folder.token_text(pair.chosen)!r} {chosen.successes}/{chosen.n} over "
+            f"{folder.token_text(pair.rejected)!r} {rejected.successes}/{rejected.n}, gap "
+            f"{pair.gap:+.2f}, expected_gain {pair.expected_gain:+.2f}, p-value {pair.pvalue:.2g}"
+        )
 
 
 def _change(pivot: PivotalToken | PivotalStep) -> str:
@@ -97,17 +113,6 @@ def _change(pivot: PivotalToken | PivotalStep) -> str:
         f"q {pivot.prob:.2f}, p {_interval(pivot.before)} -> {_interval(pivot.after)}, "
         f"Δ {pivot.delta.mean:+.2f} [{pivot.delta.low:+.2f}, {pivot.delta.high:+.2f}] "
         f"by {pivot.delta.method}{undecided}"
-    )
-
-
-def _pair(folder: RunFolder, pair: CandidatePair, selected: bool) -> str:
-    chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
-    return (
-        f"  pair at {pair.position} ({pair.criterion}, "
-        f"{'confirmed' if selected else 'not confirmed'}): "
-        f"{_quoted(folder, pair.chosen)} {chosen.successes}/{chosen.n} over "
-        f"{_quoted(folder, pair.rejected)} {rejected.successes}/{rejected.n}, "
-        f"gap {pair.gap:+.2f}, expected_gain {pair.expected_gain:+.2f}, p-value {pair.pvalue:.2g}"
     )
 
 
@@ -138,10 +143,6 @@ def _marked(folder: RunFolder, path: CompletionResult) -> str:
 def printable(text: str) -> str:
     """Text with control characters, newlines apart, as escapes."""
     return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _quoted(folder: RunFolder, token: int) -> str:
-    return repr(folder.token_text(token))
 
 
 def _interval(estimate: Estimate) -> str:

@@ -15,24 +15,21 @@ test), weights that are not what `policy` says, and rare faults below its sample
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import count
 
 from pts.config import SamplingConfig
 from pts.engines.base import Engine, SampleRequest
 from pts.errors import ConfigError
-from pts.testing.contract import check_queue, check_text
-from pts.testing.factory import EngineFactory, EngineUnderTest, MakeEngine
+from pts.testing.contract import check_contract
+from pts.testing.driver import seed_of
+from pts.testing.factory import MakeEngine, engines_to_check
 from pts.testing.probes import ProbePath
 from pts.testing.report import ConformanceReport, FindingCollector, clipped
 from pts.testing.rollouts import EngineHarness
 from pts.testing.rows import check_places, check_settings, scored
-from pts.testing.sampling import DistributionTest, significant
-from pts.testing.seeds import check_seeds
-from pts.testing.statistics import FALSE_ALARM
-from pts.types import Ids, Problem, TokenDistribution
+from pts.testing.sampling import DistributionTest, check_distributions
+from pts.types import Ids, Problem
 
 EXPLORED = 8
 """Rollouts a problem among which the path of the checks is chosen."""
@@ -76,16 +73,20 @@ def check_engine(
             f"got {len(questions)} problems, {rollouts}, {whole} and {max_new_tokens}"
         )
     notes = FindingCollector()
-    factory = EngineFactory(notes, max_new_tokens)
-    all_tested = factory.all_tested(engine, samplings)
-    check = _Check(
-        notes, questions, factory.plain, rollouts, whole, max_new_tokens, tolerance, patience, seed
-    )
-    for first, tested in enumerate(all_tested):
-        check.one(tested, thorough=first == 0)
-    check.what_was_missed()
-    name = type(all_tested[0].engine).__name__ if all_tested else "engine"
-    return notes.report(name, FALSE_ALARM)
+    all_tested, plain = engines_to_check(engine, samplings, max_new_tokens, notes)
+    numbers = count()
+
+    def seeds(n: int) -> tuple[int, ...]:
+        return tuple(seed_of(f"conformance|{seed}|{next(numbers)}") for _ in range(n))
+
+    for k, (label, tested) in enumerate(all_tested):
+        limit = min(max_new_tokens, tested.sampling.max_new_tokens)
+        harness = EngineHarness(tested, plain, notes, label, limit, seeds, patience)
+        paths = _check_sampling(harness, questions, rollouts, whole, tolerance)
+        if paths and k == 0:
+            check_contract(harness, paths)
+    _what_was_missed(notes, questions)
+    return notes.report(type(all_tested[0][1]).__name__ if all_tested else "engine")
 
 
 def assert_engine_conforms(
@@ -99,120 +100,59 @@ def assert_engine_conforms(
         raise AssertionError(str(report))
 
 
-@dataclass
-class _Check:
-    """One call of `check_engine`."""
-
-    notes: FindingCollector
-    problems: Sequence[Problem]
-    plain: Engine | None
-    rollouts: int
-    whole: int
-    max_new_tokens: int
-    tolerance: float
-    patience: float
-    seed: int
-    _drawn: Iterator[int] = field(default_factory=count)
-    """Numbers of the seeds, each used once."""
-
-    def seeds(self, n: int) -> tuple[int, ...]:
-        """n seeds that no earlier rollout had."""
-        return tuple(_seed(self.seed, next(self._drawn)) for _ in range(n))
-
-    # Checks of one of them
-
-    def one(self, tested: EngineUnderTest, thorough: bool) -> None:
-        """All checks; `thorough` adds those that do not depend on the sampling settings."""
-        harness = EngineHarness(tested.engine, self.notes, tested.label, self.patience)
-        limit = min(self.max_new_tokens, tested.engine.sampling.max_new_tokens)
-        paths: list[ProbePath] = []
-        with self.notes.part("rows", tested.label):
-            paths = self._paths(harness, limit)
+def _check_sampling(
+    harness: EngineHarness, problems: Sequence[Problem], rollouts: int, whole: int, tolerance: float
+) -> list[ProbePath]:
+    """What depends on the sampling settings; the completions along which it was checked."""
+    notes, settings, plain = harness.notes, harness.settings, harness.plain
+    paths: list[ProbePath] = []
+    with notes.part("rows", settings):
+        paths = _paths(harness, problems)
+        for path in paths:
+            check_places(harness, path)
+    if paths and plain is not None and plain is not harness.engine:
+        with notes.part("settings", settings):
             for path in paths:
-                check_places(harness, path.prompt, path.ids, path.rows, path.name)
-        if not paths:
-            return
-        if self.plain is not None and self.plain is not tested.engine:
-            with self.notes.part("settings", tested.label):
-                for path in paths:
-                    plain = self.plain.score(path.prompt, path.ids)
-                    check_settings(harness, path.rows, plain, tested.engine.sampling, path.name)
-        with self.notes.part("frequencies", tested.label):
-            self._trial(harness, paths, limit)
-        if thorough:
-            self._once(harness, paths, limit)
-
-    def _paths(self, harness: EngineHarness, limit: int) -> list[ProbePath]:
-        """One completion a problem, the longest of a few; its rows are checked on the way."""
-        prompts = {p.id: self._prompt(harness, p) for p in self.problems}
-        requests = [
-            SampleRequest(k, prompt, (), limit, self.seeds(EXPLORED))
-            for k, prompt in enumerate(prompts.values())
-        ]
-        answers = harness.collect(requests)
-        found = []
-        for request, name in zip(requests, prompts, strict=True):
-            completions = [ids for ids in answers.get(request.key, []) if ids]
-            if completions:
-                longest = max(completions, key=len)
-                rows = scored(harness, request.prompt, longest, name)
-                if rows is not None:
-                    found.append(ProbePath(name, request.prompt, longest, rows))
-        return found
-
-    def _prompt(self, harness: EngineHarness, problem: Problem) -> Ids:
-        prompt, again = harness.engine.encode(problem), harness.engine.encode(problem)
-        whole = isinstance(prompt, tuple) and all(type(token) is int for token in prompt)
-        if not prompt or not whole or prompt != again:
-            observed = f"{clipped(prompt, 60)}, then {clipped(again, 60)}"
-            expected = "a tuple of Python ints, not empty, the same at each call"
-            cause = "ids are handed over as the tokenizer made them (a list, an array, a tensor)"
-            where = f"{harness.settings}; problem {problem.id}"
-            self.notes.add("protocol", where, expected, observed, cause)
-        return tuple(int(token) for token in prompt)
-
-    def _trial(self, harness: EngineHarness, paths: Sequence[ProbePath], limit: int) -> None:
-        trial = DistributionTest(
-            harness=harness, paths=paths, plain=self._plain_row, seeds=self.seeds,
-            rollouts=self.rollouts, whole=self.whole, limit=limit, tolerance=self.tolerance,
-        )  # fmt: skip
-        first = trial.run()
-        self.notes.tests += len(first)
-        self.notes.checked.update(dict.fromkeys(check for check, _ in first))
-        suspicious = significant(first)
-        second = trial.run() if suspicious else {}
-        for name in sorted(suspicious & significant(second)):
-            result = second[name]
-            observed = f"{result.observed} (p = {first[name].pvalue:.1g}, then {result.pvalue:.1g})"
-            self.notes.add(name[0], result.where, result.expected, observed, result.cause)
-
-    def _plain_row(self, prompt: Ids, completion: Ids) -> TokenDistribution | None:
-        if self.plain is None:
-            return None
-        return self.plain.score(prompt, completion)[-1]
-
-    def _once(self, harness: EngineHarness, paths: Sequence[ProbePath], limit: int) -> None:
-        with self.notes.part("queue", harness.settings):
-            check_queue(harness, paths[0], self.seeds, limit)
-        with self.notes.part("text", harness.settings):
-            check_text(harness, paths)
-        if harness.engine.reproducible:
-            with self.notes.part("seeds", harness.settings):
-                check_seeds(harness, paths, self.seeds, limit)
-
-    def what_was_missed(self) -> None:
-        """Say which rules were never put to the test."""
-        if self.notes.checked and "stopped" not in self.notes.seen:
-            self.notes.skip(
-                "stop ids: no rollout stopped; raise max_new_tokens or take an easier problem"
-            )
-        if self.notes.checked and "truncated" not in self.notes.seen:
-            self.notes.skip("the length limit: no rollout reached it; lower max_new_tokens")
-        if len(self.problems) < 2:
-            self.notes.skip("mixing of questions: give two problems")
+                check_settings(harness, path, plain.score(path.prompt, path.ids))
+    if paths:
+        with notes.part("frequencies", settings):
+            check_distributions(DistributionTest(harness, paths, rollouts, whole, tolerance))
+    return paths
 
 
-def _seed(run: int, n: int) -> int:
-    """The n-th 64-bit seed; the upper half of the range occurs, as in a search."""
-    digest = hashlib.blake2b(f"conformance|{run}|{n}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+def _paths(harness: EngineHarness, problems: Sequence[Problem]) -> list[ProbePath]:
+    """One completion a problem, the longest of a few; its rows are checked on the way."""
+    prompts = {p.id: _prompt(harness, p) for p in problems}
+    requests = [
+        SampleRequest(k, prompt, (), harness.limit, harness.seeds(EXPLORED))
+        for k, prompt in enumerate(prompts.values())
+    ]
+    answers = harness.collect(requests)
+    found = []
+    for request, name in zip(requests, prompts, strict=True):
+        longest = max(answers.get(request.key, []), key=len, default=())
+        rows = scored(harness, request.prompt, longest, name) if longest else None
+        if rows is not None:
+            found.append(ProbePath(name, request.prompt, longest, rows))
+    return found
+
+
+def _prompt(harness: EngineHarness, problem: Problem) -> Ids:
+    prompt, again = harness.engine.encode(problem), harness.engine.encode(problem)
+    whole = isinstance(prompt, tuple) and all(type(token) is int for token in prompt)
+    if not prompt or not whole or prompt != again:
+        expected = "a tuple of Python ints, not empty, the same at each call"
+        observed = f"{clipped(prompt, 60)}, then {clipped(again, 60)}"
+        cause = "ids are handed over as the tokenizer made them (a list, an array, a tensor)"
+        harness.add("protocol", f"problem {problem.id}", expected, observed, cause)
+    return tuple(int(token) for token in prompt)
+
+
+def _what_was_missed(notes: FindingCollector, problems: Sequence[Problem]) -> None:
+    """Say which rules were never put to the test."""
+    if notes.checked and "stopped" not in notes.seen:
+        notes.skip("stop ids: no rollout stopped; raise max_new_tokens or take an easier problem")
+    if notes.checked and "truncated" not in notes.seen:
+        notes.skip("the length limit: no rollout reached it; lower max_new_tokens")
+    if len(problems) < 2:
+        notes.skip("mixing of questions: give two problems")

@@ -10,23 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.engines.truncation import STEPS, Step, min_p, temper, top_k, top_p, truncate
 from pts.stats import chi_square
-from pts.testing.statistics import distance, tally
+from pts.testing.statistics import distance, kept, tally, without
 from pts.types import TokenDistribution
 
 RIGHT = "as configured"
 
 SAME = 2e-3
 """Rows closer than this in total variation are called equal; float32 logits differ by less."""
-
-
-def _normed(row: TokenDistribution, kept: npt.NDArray[np.bool_]) -> TokenDistribution:
-    probs = row.probs[kept]
-    return TokenDistribution(row.ids[kept], probs / probs.sum())
 
 
 def shaped(plain: TokenDistribution, sampling: SamplingConfig, *steps: Step) -> TokenDistribution:
@@ -48,7 +42,7 @@ def diagnoses(
     plain = sorted_row(plain)
     found: dict[str, TokenDistribution] = {}
     for name, row in _diagnoses(plain, sampling):
-        if all(distance(row, other) > SAME for other in found.values()):
+        if equal_to(row, found) is None:
             found[name] = row
     return found
 
@@ -64,8 +58,7 @@ def _diagnoses(
         yield "the temperature is ignored", changed(temperature=1.0)
         before = shaped(plain, sampling, top_k, top_p, min_p, temper)
         yield "tokens are cut before the temperature is applied (top-p, min-p)", before
-        twice = changed(temperature=sampling.temperature**2)
-        yield "the temperature is applied twice", twice
+        yield "the temperature is applied twice", changed(temperature=sampling.temperature**2)
         inverse = changed(temperature=1 / sampling.temperature)
         yield "logits are multiplied by the temperature, not divided", inverse
     if sampling.top_k:
@@ -75,32 +68,27 @@ def _diagnoses(
         yield "top_k is ignored", changed(top_k=0)
     if sampling.top_p < 1:
         yield "top_p is ignored", changed(top_p=1.0)
-        yield "top_p leaves out the token that reaches it", _open_nucleus(plain, sampling)
+        row = shaped(plain, sampling, temper, top_k)
+        within = _head(row, int((row.probs.cumsum() <= sampling.top_p).sum()))
+        yield "top_p leaves out the token that reaches it", shaped(within, sampling, min_p)
     if sampling.min_p:
         yield "min_p is ignored", changed(min_p=0.0)
-        yield "min_p is an absolute probability", _absolute(plain, sampling)
+        row = shaped(plain, sampling, temper, top_k, top_p)
+        above = _head(row, int((row.probs >= sampling.min_p).sum()))
+        yield "min_p is an absolute probability", above
     yield "top-p comes before top-k", shaped(plain, sampling, temper, top_p, top_k, min_p)
     yield "min-p comes before top-p", shaped(plain, sampling, temper, min_p, top_k, top_p)
     yield "temperature and truncation are ignored", plain
     for token in plain.ids[:4]:
-        rest = _normed(plain, plain.ids != token)
+        rest = without(plain, token)
         if len(rest.ids):
             why = f"token {token} is removed and the rest truncated after that (a ban, a minimum "
             yield why + "length); truncate first, remove second", shaped(rest, sampling)
 
 
-def _open_nucleus(plain: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
-    row = shaped(plain, sampling, temper, top_k)
-    kept = row.probs.cumsum() <= sampling.top_p
-    kept[0] = True
-    return shaped(_normed(row, kept), sampling, min_p)
-
-
-def _absolute(plain: TokenDistribution, sampling: SamplingConfig) -> TokenDistribution:
-    row = shaped(plain, sampling, temper, top_k, top_p)
-    kept = row.probs >= sampling.min_p
-    kept[0] = True
-    return _normed(row, kept)
+def _head(row: TokenDistribution, n: int) -> TokenDistribution:
+    """The n most likely tokens of a sorted row, the first one at least."""
+    return kept(row, np.arange(len(row.ids)) < max(1, n))
 
 
 def fitting(tokens: Sequence[int], rows: Mapping[str, TokenDistribution]) -> str | None:
@@ -122,13 +110,12 @@ def equal_to(row: TokenDistribution, rows: Mapping[str, TokenDistribution]) -> s
 def as_told(row: TokenDistribution, plain: TokenDistribution, sampling: SamplingConfig) -> bool:
     """Is `row` the plain row under the settings? Rounding at an edge and ties are forgiven."""
     plain = sorted_row(plain)
-    edges = (-1e-4, 0.0, 1e-4)
-    for shift in edges:
+    for shift in (-1e-4, 0.0, 1e-4):
         changes = {
             "top_p": min(1.0, sampling.top_p + shift) if sampling.top_p < 1 else 1.0,
             "min_p": max(0.0, sampling.min_p * (1 + 100 * shift)),
         }
         if distance(row, shaped(plain, sampling.model_copy(update=changes))) <= SAME:
             return True
-    cut = _normed(plain, np.arange(len(plain.ids)) < (sampling.top_k or len(plain.ids)))
+    cut = _head(plain, sampling.top_k or len(plain.ids))
     return distance(row, shaped(cut, sampling)) <= SAME

@@ -56,36 +56,32 @@ def run_search(
         return result
 
 
+def seed_of(name: str) -> int:
+    """The 64-bit seed of a rollout by its name; the upper half of the range occurs too."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
 class _Answers:
     def __init__(self, engine: Engine, problem: Problem, verifier: Verifier, seed: int) -> None:
         self.engine, self.problem, self.verifier, self.seed = engine, problem, verifier, seed
         self.prompt = engine.encode(problem)
-        self.drawn: Counter[tuple[Ids, str]] = Counter()
+        self.drawn: Counter[str] = Counter()
 
     def of(self, query: RolloutQuery | LogprobQuery | StepQuery) -> Measurement:
-        if isinstance(query, RolloutQuery):
-            return self._rollouts(query)
         if isinstance(query, StepQuery):
             return completion_steps(self.engine, query.completion)
-        return self.engine.score(self.prompt, query.completion)
-
-    def _rollouts(self, query: RolloutQuery) -> list[Rollout]:
+        if isinstance(query, LogprobQuery):
+            return self.engine.score(self.prompt, query.completion)
         left = self.engine.sampling.max_new_tokens - len(query.prefix)
         if left <= 0 or (query.prefix and query.prefix[-1] in self.engine.stop_ids):
             return [self._judge(query, ())] * query.n
-        sought = SampleRequest(0, self.prompt, query.prefix, left, self._seeds(query))
+        name = f"{self.seed}/{self.problem.id}/{query.prefix}/{query.purpose}"
+        first = self.drawn[name]
+        self.drawn[name] += query.n
+        seeds = tuple(seed_of(f"{name}/{first + i}") for i in range(query.n))
+        sought = SampleRequest(0, self.prompt, query.prefix, left, seeds)
         ((_, rollouts),) = self.engine.sample(iter([sought]))
         return [self._judge(query, ids) for ids in rollouts]
-
-    def _seeds(self, query: RolloutQuery) -> tuple[int, ...]:
-        first = self.drawn[query.prefix, query.purpose]
-        self.drawn[query.prefix, query.purpose] += query.n
-        name = f"{self.seed}/{self.problem.id}/{query.prefix}/{query.purpose}"
-        digests = (
-            hashlib.blake2b(f"{name}/{first + i}".encode(), digest_size=8).digest()
-            for i in range(query.n)
-        )
-        return tuple(int.from_bytes(digest, "big") for digest in digests)
 
     def _judge(self, query: RolloutQuery, ids: Ids) -> Rollout:
         whole = query.prefix + ids

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
@@ -12,6 +11,9 @@ from pts.errors import PTSError
 from pts.testing.report import FindingCollector, clipped
 
 MakeEngine: TypeAlias = Callable[[SamplingConfig], Engine]
+
+LabelledEngine: TypeAlias = tuple[str, Engine]
+"""An engine under one sampling configuration, and the name and settings of that."""
 
 ATTRIBUTES = ("sampling", "policy_digest", "reproducible", "stop_ids")
 METHODS = ("encode", "decode", "token_texts", "score", "sample")
@@ -28,116 +30,82 @@ SETTINGS: Mapping[str, Mapping[str, float]] = {
 """What `check_engine` tries unless told otherwise, apart from `max_new_tokens`."""
 
 
-@dataclass(frozen=True)
-class EngineUnderTest:
-    """An engine under one sampling configuration."""
+def engines_to_check(
+    engine: Engine | MakeEngine,
+    samplings: Mapping[str, SamplingConfig] | None,
+    max_new_tokens: int,
+    notes: FindingCollector,
+) -> tuple[list[LabelledEngine], Engine | None]:
+    """Engines that have all the protocol's parts, and a plain one to compare their rows with.
 
-    label: str
-    engine: Engine
-
-
-class EngineFactory:
-    """Makes the engines to check, and a plain one to compare their rows with."""
-
-    def __init__(self, notes: FindingCollector, max_new_tokens: int) -> None:
-        self.notes, self.max_new_tokens = notes, max_new_tokens
-        self.plain: Engine | None = None
-
-    def all_tested(
-        self, engine: Engine | MakeEngine, samplings: Mapping[str, SamplingConfig] | None
-    ) -> list[EngineUnderTest]:
-        """Engines that have all the protocol's parts."""
-        if not callable(engine):
-            self.notes.skip(
-                "other settings than the engine's own, and what truncation should do to the "
-                "plain distribution: give a function from SamplingConfig to an engine"
-            )
-            label = _label("own settings", engine.sampling) if self._whole(engine) else ""
-            return [EngineUnderTest(label, engine)] if label else []
-        wanted = samplings or {
-            name: SamplingConfig.model_validate({**changes, "max_new_tokens": self.max_new_tokens})
-            for name, changes in SETTINGS.items()
-        }
-        made = [self._made(engine, name, sampling) for name, sampling in wanted.items()]
-        self.plain = self._plain(engine, [s for s in made if s])
-        return [tested for tested in made if tested is not None]
-
-    def _made(
-        self, make: MakeEngine, name: str, sampling: SamplingConfig
-    ) -> EngineUnderTest | None:
+    The plain one is at temperature 1 without truncation: it shows what truncation should do.
+    """
+    if not callable(engine):
+        notes.skip(
+            "other settings than the engine's own, and what truncation should do to the "
+            "plain distribution: give a function from SamplingConfig to an engine"
+        )
+        if not _whole(engine, notes):
+            return [], None
+        return [(_label("own settings", engine.sampling), engine)], None
+    wanted = samplings or {
+        name: SamplingConfig.model_validate({**changes, "max_new_tokens": max_new_tokens})
+        for name, changes in SETTINGS.items()
+    }
+    tested: list[LabelledEngine] = []
+    for name, sampling in wanted.items():
         label = _label(name, sampling)
         try:
-            engine = make(sampling)
+            made = engine(sampling)
         except PTSError as error:
-            self.notes.skip(f"{label}: the engine refuses it ({error})")
-            return None
-        if not self._whole(engine):
-            return None
-        if engine.sampling != sampling:
-            self.notes.add(
-                "protocol", label, f"sampling = {sampling}", f"sampling = {engine.sampling}",
-                "the engine keeps another configuration than the one it was made with",
-            )  # fmt: skip
-        return EngineUnderTest(label, engine)
-
-    def _plain(self, make: MakeEngine, made: Sequence[EngineUnderTest]) -> Engine | None:
-        """An engine at temperature 1 without truncation, for what truncation should do."""
-        sampling = SamplingConfig(max_new_tokens=self.max_new_tokens)
-        known = next((s.engine for s in made if _is_plain(s.engine.sampling)), None)
-        if known is not None or not made:
-            return known
+            notes.skip(f"{label}: the engine refuses it ({error})")
+            continue
+        if _whole(made, notes):
+            tested.append((label, made))
+            if made.sampling != sampling:
+                cause = "the engine keeps another configuration than the one it was made with"
+                expected, observed = f"sampling = {sampling}", f"sampling = {made.sampling}"
+                notes.add("protocol", label, expected, observed, cause)
+    plain = next((made for _, made in tested if not _told(made.sampling)), None)
+    if plain is None and tested:
         try:
-            return make(sampling)
+            plain = engine(SamplingConfig(max_new_tokens=max_new_tokens))
         except PTSError as error:
-            self.notes.skip(f"rows against the plain distribution: it is refused ({error})")
-            return None
-
-    def _whole(self, engine: Engine) -> bool:
-        missing = [name for name in (*ATTRIBUTES, *METHODS) if not hasattr(engine, name)]
-        if missing:
-            cause = "see the protocol in pts.engines.base"
-            self.notes.add(
-                "protocol", type(engine).__name__, "all attributes and methods of Engine",
-                f"no {', '.join(missing)}", cause,
-            )  # fmt: skip
-            return False
-        faults = _attribute_faults(engine)
-        for expected, observed, cause in faults:
-            self.notes.add("protocol", type(engine).__name__, expected, observed, cause)
-        return not faults
+            notes.skip(f"rows against the plain distribution: it is refused ({error})")
+    return tested, plain
 
 
-def _attribute_faults(engine: Engine) -> list[tuple[str, str, str]]:
-    """(expected, observed, cause) of attributes that cannot be used."""
-    faults = []
+def _whole(engine: Engine, notes: FindingCollector) -> bool:
+    faults = list(_protocol_faults(engine))
+    for fault in faults:
+        notes.add("protocol", type(engine).__name__, *fault)
+    return not faults
+
+
+def _protocol_faults(engine: Engine) -> Iterator[tuple[str, str, str]]:
+    """(expected, observed, cause) of parts that are missing, or cannot be used."""
+    missing = [name for name in (*ATTRIBUTES, *METHODS) if not hasattr(engine, name)]
+    if missing:
+        cause = "see the protocol in pts.engines.base"
+        yield "all attributes and methods of Engine", f"no {', '.join(missing)}", cause
+        return
     if not isinstance(engine.sampling, SamplingConfig):
-        faults.append(("sampling is a SamplingConfig", repr(engine.sampling), "keep the one given"))
-    if not isinstance(engine.policy_digest, str) or not engine.policy_digest:
-        faults.append(
-            (
-                "policy_digest is a digest of the weights, as text",
-                repr(engine.policy_digest),
-                "pairs carry it",
-            )
-        )
+        yield "sampling is a SamplingConfig", repr(engine.sampling), "keep the one given"
+    digest = engine.policy_digest
+    if not isinstance(digest, str) or not digest:
+        yield "policy_digest is a digest of the weights, as text", repr(digest), "pairs carry it"
     if not isinstance(engine.reproducible, bool):
         cause = "declare whether seeds are honoured"
-        faults.append(("reproducible is True or False", repr(engine.reproducible), cause))
+        yield "reproducible is True or False", repr(engine.reproducible), cause
     stops = engine.stop_ids
     if not isinstance(stops, frozenset) or not stops or {type(s) for s in stops} != {int}:
         cause = "without a stop id every completion is cut and fails"
-        faults.append(("stop_ids is a frozenset of ints, not empty", clipped(stops), cause))
-    return faults
+        yield "stop_ids is a frozenset of ints, not empty", clipped(stops), cause
 
 
-def _is_plain(sampling: SamplingConfig) -> bool:
-    return sampling.temperature == 1 and not _told(sampling)
-
-
-def _told(sampling: SamplingConfig) -> dict[str, object]:
+def _told(sampling: SamplingConfig) -> dict[str, Any]:
     """The settings that differ from plain sampling."""
-    plain = SamplingConfig(max_new_tokens=sampling.max_new_tokens)
-    return {k: v for k, v in sampling.model_dump().items() if v != getattr(plain, k)}
+    return sampling.model_dump(exclude_defaults=True, exclude={"max_new_tokens"})
 
 
 def _label(name: str, sampling: SamplingConfig) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from scipy.special import entr
 
 from pts.testing.statistics import SURE, likeliest_but
 from pts.types import Ids, TokenDistribution
@@ -29,8 +29,7 @@ class ProbePath:
 class ProbePrefix:
     """A prefix where first tokens are counted. `forced` ends in a sibling, off the path."""
 
-    name: str
-    prompt: Ids
+    path: ProbePath
     prefix: Ids
     forced: bool
     others: Mapping[str, TokenDistribution]
@@ -42,27 +41,21 @@ def choose_places(paths: Sequence[ProbePath], stops: frozenset[int]) -> list[Pro
     found = []
     for path in paths:
         others = {f"the prompt of problem {p.name}": p.rows[0] for p in paths if p is not path}
-        found.append(ProbePrefix(path.name, path.prompt, (), False, others))
+        found.append(ProbePrefix(path, (), False, others))
         half = len(path.ids) // 2
         early = _most_uncertain(path, range(1, half))
         late = _most_uncertain(path, range(max(1, half), len(path.ids)))
         found += [_on_path(path, i) for i in (early, late) if i is not None]
-        if (
-            late is not None
-            and (sibling := likeliest_but(path.rows[late], {path.ids[late], *stops})) is not None
-        ):
-            found.append(_forced(path, late, sibling))
+        if late is not None:
+            sibling = likeliest_but(path.rows[late], {path.ids[late], *stops})
+            if sibling is not None:
+                found.append(_forced(path, late, sibling))
     return found
 
 
 def _most_uncertain(path: ProbePath, positions: range) -> int | None:
     doubtful = [i for i in positions if path.rows[i].probs.max() <= SURE]
-    return max(doubtful, key=lambda i: _entropy(path.rows[i]), default=None)
-
-
-def _entropy(row: TokenDistribution) -> float:
-    probs = row.probs[row.probs > 0]
-    return float(-(probs * np.log(probs)).sum())
+    return max(doubtful, key=lambda i: float(entr(path.rows[i].probs).sum()), default=None)
 
 
 def _on_path(path: ProbePath, i: int) -> ProbePrefix:
@@ -70,7 +63,7 @@ def _on_path(path: ProbePath, i: int) -> ProbePrefix:
     if i + 1 < len(path.rows):
         others["the prefix with one token more (off by one)"] = path.rows[i + 1]
     others["no prefix, the prompt alone"] = path.rows[0]
-    return ProbePrefix(path.name, path.prompt, path.ids[:i], False, others)
+    return ProbePrefix(path, path.ids[:i], False, others)
 
 
 def _forced(path: ProbePath, i: int, sibling: int) -> ProbePrefix:
@@ -78,4 +71,4 @@ def _forced(path: ProbePath, i: int, sibling: int) -> ProbePrefix:
     others = {"the prefix without its last token (off by one)": path.rows[i]}
     if i + 1 < len(path.rows):
         others["the path's own token instead of the forced one"] = path.rows[i + 1]
-    return ProbePrefix(path.name, path.prompt, (*path.ids[:i], sibling), True, others)
+    return ProbePrefix(path, (*path.ids[:i], sibling), True, others)

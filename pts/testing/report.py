@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pts.testing.statistics import FALSE_ALARM
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One way in which an engine breaks the protocol.
 
-    `check` names the rule (see `CHECKS` in `pts.testing.conformance`), `where` the sampling
+    `check` names the rule (see `pts.testing.conformance`), `where` the sampling
     settings, the problem and the position, `cause` what most likely went wrong. Equal findings at
     other places are counted in `more`.
     """
@@ -77,12 +79,11 @@ class FindingCollector:
     def add(self, check: str, where: str, expected: str, observed: str, cause: str) -> None:
         """Note a finding; one of the same check, settings and cause is only counted."""
         key = (check, where.partition(";")[0], cause)
-        known = self.findings.get(key)
-        self.findings[key] = (
-            dataclasses.replace(known, more=known.more + 1)
-            if known
-            else Finding(check, where, expected, observed, cause)
-        )
+        if key in self.findings:
+            known = self.findings[key]
+            self.findings[key] = dataclasses.replace(known, more=known.more + 1)
+        else:
+            self.findings[key] = Finding(check, where, expected, observed, cause)
 
     def skip(self, reason: str) -> None:
         """Note something that could not be checked."""
@@ -95,27 +96,22 @@ class FindingCollector:
             yield
         except Exception as error:  # whatever the engine raises is what is reported
             told = f"{type(error).__name__}: {error}"
-            self.add(check, where, "no exception", told, _origin(error))
+            origin = traceback.extract_tb(error.__traceback__)[-1]
+            cause = f"raised in {Path(origin.filename).name}:{origin.lineno} ({origin.name})"
+            self.add(check, where, "no exception", told, cause)
         else:
             self.checked[check] = None
 
-    def report(self, engine: str, error_rate: float) -> ConformanceReport:
-        """The report; `error_rate` is the probability of a false alarm a test."""
+    def report(self, engine: str) -> ConformanceReport:
+        """The report on all that was collected."""
         return ConformanceReport(
             engine=engine,
             findings=tuple(self.findings.values()),
             checked=tuple(self.checked),
             unchecked=tuple(self.unchecked),
             tests=self.tests,
-            false_alarm=min(1.0, self.tests * error_rate),
+            false_alarm=min(1.0, self.tests * FALSE_ALARM),
         )
-
-
-def _origin(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    last = frames[-1] if frames else None
-    place = f"{Path(last.filename).name}:{last.lineno} ({last.name})" if last else "unknown"
-    return f"raised in {place}"
 
 
 def clipped(values: object, length: int = 120) -> str:

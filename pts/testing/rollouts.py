@@ -41,41 +41,39 @@ class LiveQueue:
 
     def __iter__(self) -> Iterator[SampleRequest | None]:
         for wave in self.waves:
+            # None until something is delivered of what is owed, if anything is.
+            owed, polls, start = len(self.owed), 0, time.monotonic()
+            while self.owed and len(self.owed) == owed:
+                polls += 1
+                if polls > FREE_POLLS:
+                    time.sleep(POLL_SECONDS)
+                    if time.monotonic() - start > self.patience:
+                        raise DeadlockError
+                yield None
             for request in wave:
                 self.owed.add(request.key)
                 self.pulled += 1
                 yield request
-            if wave is not self.waves[-1]:
-                yield from self._wait()
         self.ended = True
-
-    def _wait(self) -> Iterator[None]:
-        """None until something is delivered of what is owed."""
-        owed, polls, start = len(self.owed), 0, time.monotonic()
-        while self.owed and len(self.owed) == owed:
-            polls += 1
-            if polls > FREE_POLLS:
-                time.sleep(POLL_SECONDS)
-                if time.monotonic() - start > self.patience:
-                    raise DeadlockError
-            yield None
 
 
 @dataclass
 class EngineHarness:
-    """One engine under check, with the notes about it and where they belong."""
+    """One engine under check: how it is asked, and the notes about it."""
 
     engine: Engine
+    plain: Engine | None
+    """The same engine without temperature and truncation, where there is one to compare with."""
     notes: FindingCollector
     settings: str
+    limit: int
+    """Most tokens of a whole completion."""
+    seeds: Seeds
     patience: float
 
-    def where(self, request: SampleRequest) -> str:
-        """The settings and the request, for a finding."""
-        return (
-            f"{self.settings}; prompt of {len(request.prompt)} tokens, prefix of "
-            f"{len(request.prefix)}, limit {request.max_tokens}, {len(request.seeds)} seeds"
-        )
+    def add(self, check: str, place: str, expected: str, observed: str, cause: str) -> None:
+        """Note a finding at a place under these settings."""
+        self.notes.add(check, f"{self.settings}; {place}", expected, observed, cause)
 
     def collect(self, *waves: Sequence[SampleRequest]) -> Answers:
         """Well-formed answers to requests given in waves; everything else becomes a finding."""
@@ -85,9 +83,9 @@ class EngineHarness:
         try:
             self._receive(queue, requests, found)
         except DeadlockError:
-            self.notes.add(
+            self.add(
                 "queue",
-                f"{self.settings}; a live queue that holds nothing for the moment",
+                "a live queue that holds nothing for the moment",
                 "after None the engine delivers something, then asks again",
                 f"it pulled {queue.pulled} requests and kept asking for {self.patience:g} s "
                 f"without a delivery ({len(queue.owed)} requests owed)",
@@ -95,74 +93,75 @@ class EngineHarness:
                 "None without working on what it has",
             )
             return found
-        missing = [requests[key] for key in requests if key not in found and key in queue.owed]
+        missing = [request for key, request in requests.items() if key in queue.owed]
         if missing or not queue.ended:
-            which = clipped(
-                [request.key for request in requests.values() if request.key not in found]
-            )
-            self.notes.add(
-                "answers",
-                self.where((missing or list(requests.values()))[0]),
-                f"every one of {len(requests)} requests is answered before sample ends",
-                f"sample ended without answers to {which}, having pulled {queue.pulled}",
+            which = clipped([key for key in requests if key not in found])
+            expected = f"every one of {len(requests)} requests is answered before sample ends"
+            observed = f"sample ended without answers to {which}, having pulled {queue.pulled}"
+            cause = (
                 "requests still in the batch are dropped when the queue is exhausted, or sample "
-                "stops at the first None",
+                "stops at the first None"
             )
+            first = (missing or list(requests.values()))[0]
+            self.add("answers", asked(first), expected, observed, cause)
         return found
 
     def _receive(
         self, queue: LiveQueue, requests: dict[int, SampleRequest], found: Answers
     ) -> None:
         twice = 0
-        answers = self.engine.sample(iter(queue))
-        for request, completions in answers:
-            own = requests.get(request.key)
-            if own is None or own != request:
-                self.notes.add(
+        for request, completions in self.engine.sample(iter(queue)):
+            if requests.get(request.key) != request:
+                self.add(
                     "answers",
-                    self.where(request),
+                    asked(request),
                     "an answer names a request of this call, unchanged",
                     f"an answer to a request with key {request.key} that was not given so",
                     "requests of an earlier call that was closed early are still in the engine, or "
                     "the request was rebuilt instead of handed back",
                 )
-            elif request.key not in queue.owed:
-                self._answered_twice(request)
+            elif request.key in queue.owed:
+                queue.owed.discard(request.key)
+                found[request.key] = self._checked(request, completions)
+            else:
+                self.add(
+                    "answers",
+                    asked(request),
+                    "each request is answered exactly once",
+                    f"another answer to request {request.key}",
+                    "finished requests are not taken out of the batch, or partial answers are "
+                    "delivered",
+                )
                 twice += 1
                 if twice > len(requests):
                     break
-            else:
-                queue.owed.discard(request.key)
-                found[request.key] = self._checked(own, completions)
-
-    def _answered_twice(self, request: SampleRequest) -> None:
-        self.notes.add(
-            "answers",
-            self.where(request),
-            "each request is answered exactly once",
-            f"another answer to request {request.key}",
-            "finished requests are not taken out of the batch, or partial answers are delivered",
-        )
 
     def _checked(self, request: SampleRequest, completions: list[Ids]) -> list[Ids]:
+        """Those of the completions that are well formed."""
         if len(completions) != len(request.seeds):
-            self.notes.add(
-                "answers",
-                self.where(request),
-                f"{len(request.seeds)} completions, one a seed",
-                f"{len(completions)} completions",
-                "rollouts are lost, merged when they are equal, or n is set elsewhere",
-            )
-        return [ids for ids in completions if self._well_formed(request, ids)]
+            expected = f"{len(request.seeds)} completions, one a seed"
+            observed = f"{len(completions)} completions"
+            cause = "rollouts are lost, merged when they are equal, or n is set elsewhere"
+            self.add("answers", asked(request), expected, observed, cause)
+        found = []
+        for ids in completions:
+            fault = _fault(request, ids, self.engine.stop_ids)
+            if fault is None:
+                found.append(ids)
+            else:
+                check, *told = fault
+                self.add(check, asked(request), *told)
+        stopped = {ids[-1] in self.engine.stop_ids for ids in found if ids}
+        self.notes.seen.update("stopped" if stop else "truncated" for stop in stopped)
+        return found
 
-    def _well_formed(self, request: SampleRequest, ids: Ids) -> bool:
-        fault = _fault(request, ids, self.engine.stop_ids)
-        if fault is not None:
-            self.notes.add(fault[0], self.where(request), *fault[1:])
-            return False
-        if ids:
-            self.notes.seen.add("stopped" if ids[-1] in self.engine.stop_ids else "truncated")
-        return True
+
+def asked(request: SampleRequest) -> str:
+    """What a request asks for, as the place of a finding."""
+    return (
+        f"prompt of {len(request.prompt)} tokens, prefix of {len(request.prefix)}, limit "
+        f"{request.max_tokens}, {len(request.seeds)} seeds"
+    )
 
 
 def _fault(
@@ -171,30 +170,28 @@ def _fault(
     """(check, expected, observed, cause) of a completion that breaks the protocol."""
     if not isinstance(ids, tuple) or not all(type(token) is int for token in ids):
         kinds = sorted({type(token).__name__ for token in ids})
-        return (
-            "ids",
-            "a completion is a tuple of Python ints",
-            f"a {type(ids).__name__} of {', '.join(kinds) or 'nothing'}: {clipped(ids)}",
-            "ids come from an array or a tensor; give tuple(ids.tolist())",
-        )
-    stopped = [k for k, token in enumerate(ids) if token in stops]
-    if stopped and stopped[0] < len(ids) - 1:
+        observed = f"a {type(ids).__name__} of {', '.join(kinds) or 'nothing'}: {clipped(ids)}"
+        cause = "ids come from an array or a tensor; give tuple(ids.tolist())"
+        return "ids", "a completion is a tuple of Python ints", observed, cause
+    first = next((k for k, token in enumerate(ids) if token in stops), None)
+    if first is not None and first < len(ids) - 1:
         return (
             "stop",
             "nothing follows the first stop id",
-            f"{len(ids) - 1 - stopped[0]} tokens after stop id {ids[stopped[0]]} at token "
-            f"{stopped[0]}: {clipped(ids)}",
+            f"{len(ids) - 1 - first} tokens after stop id {ids[first]} at token {first}: "
+            f"{clipped(ids)}",
             "a finished rollout stays in the batch (padding, or tokens after the stop), or the "
             "engine stops at another id than its stop_ids say",
         )
     if len(ids) > request.max_tokens:
-        return (
-            "limit",
-            f"at most {request.max_tokens} tokens",
-            f"{len(ids)} tokens",
-            _too_long(request, ids),
-        )
-    if len(ids) < request.max_tokens and not stopped:
+        cause = "off by one: limit counts all new tokens, the stop id included"
+        if len(ids) > request.max_tokens + 1:
+            cause = (
+                "the request's limit is not used: a rollout from a prefix may add only what is "
+                "left of the whole completion, not max_new_tokens again"
+            )
+        return "limit", f"at most {request.max_tokens} tokens", f"{len(ids)} tokens", cause
+    if len(ids) < request.max_tokens and first is None:
         return (
             "stop",
             f"a completion fills its limit of {request.max_tokens} or ends with a stop id of "
@@ -204,12 +201,3 @@ def _fault(
             "engine stops at, or its limit is smaller than the request's",
         )
     return None
-
-
-def _too_long(request: SampleRequest, ids: Ids) -> str:
-    if len(ids) == request.max_tokens + 1:
-        return "off by one: limit counts all new tokens, the stop id included"
-    return (
-        "the request's limit is not used: a rollout from a prefix may add only what is left of the "
-        "whole completion, not max_new_tokens again"
-    )

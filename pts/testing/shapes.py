@@ -16,19 +16,20 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.engines.tabular import CLOSING, RIGHT, STOP, WRONG, Arc, Machine
+from pts.stats import Floats
 from pts.types import Ids
 
 FILLER, MAIN, SIBLING = 3, 4, 5
 LEVELS = 100
 """Success probabilities of siblings are multiples of 1 / LEVELS."""
 
-Floats = npt.NDArray[np.float64]
 Offer: TypeAlias = tuple[float, float, float]
 """(probability of the path's token, success of its siblings together, spread between them)."""
+OfferPlan: TypeAlias = Callable[[int, float], Offer]
+"""The offer at a position of the path, given p(success) after its token."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def answer(p: float) -> list[Arc]:
 def plant(
     rng: np.random.Generator,
     length: int,
-    offer: Callable[[int, float], Offer],
+    offer: OfferPlan,
     passes: bool,
     decoys: bool = False,
 ) -> tuple[Machine, Ids, float]:
@@ -123,27 +124,20 @@ def _quiet(rng: np.random.Generator, keep: float, p: float) -> Offer:
     return keep, float(np.clip(d, 0, 1)), 0.1
 
 
-def _jump(keep: float, p: float, delta: float) -> Offer:
+def _jump(keep: float, p: float, delta: float, spread: float = 0.02) -> Offer:
     """Siblings such that the path's token changes p by `delta`, as far as 0 <= d <= 1 allows."""
-    return keep, float(np.clip(p - delta / (1.0 - keep), 0, 1)), 0.02
+    return keep, float(np.clip(p - delta / (1.0 - keep), 0, 1)), spread
 
 
-def _balanced(
-    rng: np.random.Generator, length: int, make: Callable[[], Callable[[int, float], Offer]]
-) -> tuple[Machine, Ids]:
-    """Plant until p(success) at the prompt lies in [0.25, 0.75]."""
+def _instance(
+    rng: np.random.Generator, length: int, make: Callable[[], OfferPlan], top_p: float = 1.0
+) -> Instance:
+    """Plant until p(success) at the prompt lies in [0.25, 0.75]; below top-p 1 with decoys."""
+    sampling = SamplingConfig(top_p=top_p, max_new_tokens=length + 40)
     while True:
-        machine, ids, p = plant(rng, length, make(), bool(rng.random() < 0.5))
+        machine, ids, p = plant(rng, length, make(), bool(rng.random() < 0.5), decoys=top_p < 1)
         if 0.25 <= p <= 0.75:
-            return machine, ids
-
-
-def _instance(rng: np.random.Generator, length: int, make: Callable[[], OfferPlan]) -> Instance:
-    machine, ids = _balanced(rng, length, make)
-    return Instance(machine, ids, SamplingConfig(max_new_tokens=length + 40))
-
-
-OfferPlan: TypeAlias = Callable[[int, float], Offer]
+            return Instance(machine, ids, sampling)
 
 
 def _planned(
@@ -233,7 +227,7 @@ def calm(rng: np.random.Generator, length: int = 120) -> Instance:
                 return _quiet(rng, float(keep[i]), p)
             towards = 0.5 - p
             delta = float(np.clip(-towards, -0.08, 0.08)) if abs(towards) > 0.05 else 0.0
-            return float(keep[i]), float(np.clip(p - delta / (1 - keep[i]), 0, 1)), 0.03
+            return _jump(float(keep[i]), p, delta, spread=0.03)
 
         return offer
 
@@ -242,14 +236,13 @@ def calm(rng: np.random.Generator, length: int = 120) -> Instance:
 
 def truncated(rng: np.random.Generator, length: int = 80) -> Instance:
     """Top-p 0.9 cuts off tokens that would always succeed; pivots lie off the likeliest token."""
-    sampling = SamplingConfig(top_p=0.9, max_new_tokens=length + 40)
-    while True:
+
+    def make() -> OfferPlan:
         keep = np.where(rng.random(length) < 0.2, rng.uniform(0.2, 0.45, length), 0.97)
         places = rng.choice(length, size=2, replace=False)
-        plan = _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places}, low=0.35)
-        machine, ids, p = plant(rng, length, plan, bool(rng.random() < 0.5), decoys=True)
-        if 0.25 <= p <= 0.75:
-            return Instance(machine, ids, sampling)
+        return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places}, low=0.35)
+
+    return _instance(rng, length, make, top_p=0.9)
 
 
 def wandering(rng: np.random.Generator, length: int = 60, lanes: int = 21) -> Instance:
@@ -287,8 +280,8 @@ def leaning(rng: np.random.Generator, length: int = 60) -> Instance:
         keep[places] = rng.uniform(0.76, 0.85, len(places))
         pivot = int(rng.integers(5))
         keep[pivot] = rng.uniform(0.5, 0.65)
-        plan = _leaning(rng, keep, {pivot: float(passes)} | dict.fromkeys(places, 1.0 - passes))
-        machine, ids, p = plant(rng, length, plan, passes)
+        ends = {pivot: float(passes)} | dict.fromkeys(places, 1.0 - passes)
+        machine, ids, p = plant(rng, length, _leaning(rng, keep, ends), passes)
         if 0.25 <= p <= 0.75:
             return Instance(machine, ids, SamplingConfig(max_new_tokens=length + 40))
 
@@ -308,13 +301,6 @@ def _signed(rng: np.random.Generator, least: float, most: float) -> float:
 
 
 SHAPES: Mapping[str, Callable[[np.random.Generator], Instance]] = {
-    "sparse": sparse,
-    "cancelling": cancelling,
-    "long": long,
-    "crowd": crowd,
-    "rare": rare,
-    "calm": calm,
-    "truncated": truncated,
-    "wandering": wandering,
-    "leaning": leaning,
+    shape.__name__: shape
+    for shape in (sparse, cancelling, long, crowd, rare, calm, truncated, wandering, leaning)
 }

@@ -15,9 +15,11 @@ is uniform and independent from step to step exactly if every token was drawn fr
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr
 
 from pts.stats import MIN_EXPECTED, Floats, Occurrences, chi_square
@@ -36,15 +38,12 @@ SURE = 0.98
 
 def tally(row: TokenDistribution, tokens: Sequence[int]) -> tuple[Occurrences, list[int]]:
     """How often each token of a row occurs, and the occurrences of tokens outside of it."""
-    place = {int(token): k for k, token in enumerate(row.ids) if row.probs[k] > 0}
-    counts = np.zeros(len(row.ids), np.int64)
-    outside = []
-    for token in tokens:
-        if token in place:
-            counts[place[token]] += 1
-        else:
-            outside.append(token)
-    return counts, outside
+    left = Counter(tokens)
+    counts = [
+        left.pop(int(token), 0) if prob > 0 else 0
+        for token, prob in zip(row.ids, row.probs, strict=True)
+    ]
+    return np.asarray(counts, np.int64), list(left.elements())
 
 
 def likeliest_but(row: TokenDistribution, excluded: Collection[int]) -> int | None:
@@ -53,11 +52,15 @@ def likeliest_but(row: TokenDistribution, excluded: Collection[int]) -> int | No
     return int(row.ids[max(allowed, key=lambda k: row.probs[k])]) if allowed else None
 
 
+def kept(row: TokenDistribution, which: npt.NDArray[np.bool_]) -> TokenDistribution:
+    """The row with some of its tokens and their probabilities renormalised."""
+    probs = row.probs[which]
+    return TokenDistribution(row.ids[which], probs / probs.sum())
+
+
 def without(row: TokenDistribution, token: int) -> TokenDistribution:
     """The row with one token removed and the rest renormalised: truncated first, removed second."""
-    kept = row.ids != token
-    probs = row.probs[kept]
-    return TokenDistribution(row.ids[kept], probs / probs.sum())
+    return kept(row, row.ids != token)
 
 
 def pit(rows: Sequence[TokenDistribution], tokens: Ids, rng: np.random.Generator) -> Floats:
@@ -104,8 +107,6 @@ def serial(rollouts: Sequence[Floats]) -> float:
 
 def distance(a: TokenDistribution, b: TokenDistribution) -> float:
     """Total variation distance of two rows."""
-    tokens = np.union1d(a.ids, b.ids)
-    first, second = np.zeros(len(tokens)), np.zeros(len(tokens))
-    np.add.at(first, np.searchsorted(tokens, a.ids), a.probs)
-    np.add.at(second, np.searchsorted(tokens, b.ids), b.probs)
-    return float(np.abs(first - second).sum() / 2)
+    _, place = np.unique(np.concatenate([a.ids, b.ids]), return_inverse=True)
+    change = np.bincount(place, np.concatenate([a.probs, -b.probs]))
+    return float(np.abs(change).sum() / 2)

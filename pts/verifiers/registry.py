@@ -39,8 +39,7 @@ def make_verifier(spec: str) -> Verifier:
     argument, MissingExtra for `math` without its library.
     """
     name, _, argument = spec.partition(":")
-    make = VERIFIERS.get(name)
-    verifier = make(argument) if make is not None else None
+    verifier = VERIFIERS[name](argument) if name in VERIFIERS else None
     if verifier is None:
         forms = "exact:REGEX (one group, the answer), math, choice, choice:LETTERS or code:OPTIONS"
         raise ConfigError(f"no verifier {spec!r}{did_you_mean(name, VERIFIERS)}; give {forms}")
@@ -62,9 +61,29 @@ def _choice(argument: str) -> Verifier | None:
 
 
 def _code(argument: str) -> Verifier | None:
+    """Raises ConfigError with every fault of the options."""
     from pts.verifiers.code.verifier import CodeVerifier
 
-    return CodeVerifier(**_options(argument))
+    values: dict[str, Any] = {}
+    faults = []
+    for part in filter(None, (part.strip() for part in argument.split(","))):
+        key, _, value = (piece.strip() for piece in part.partition("="))
+        if key not in CODE_OPTIONS:
+            hint = did_you_mean(key, CODE_OPTIONS) or f"; it has {', '.join(CODE_OPTIONS)}"
+            faults.append(f"code: no option {key!r}{hint}")
+        elif not value:
+            faults.append(f"code: option {key!r} needs a value, e.g. code:timeout=5,memory=512")
+        elif key in values:
+            faults.append(f"code: option {key!r} is given twice")
+        else:
+            try:
+                values[key] = CODE_OPTIONS[key](value)
+            except ValueError:
+                kind = "a whole number" if key == "memory" else "a number"
+                faults.append(f"code: {key} must be {kind}, got {value!r}")
+    if faults:
+        raise ConfigError(*faults)
+    return CodeVerifier(**values)
 
 
 VERIFIERS: dict[str, Callable[[str], Verifier | None]] = {
@@ -106,27 +125,3 @@ class ReferenceCheck:
                 f"{self._seen:,}",
                 ", ".join(self._unmatched[:3]),
             )
-
-
-def _options(argument: str) -> dict[str, Any]:
-    """The options of `code`. Raises ConfigError with every fault."""
-    values: dict[str, Any] = {}
-    faults = []
-    for part in filter(None, (part.strip() for part in argument.split(","))):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in CODE_OPTIONS:
-            hint = did_you_mean(key, CODE_OPTIONS) or f"; it has {', '.join(CODE_OPTIONS)}"
-            faults.append(f"code: no option {key!r}{hint}")
-        elif not equals or not value:
-            faults.append(f"code: option {key!r} needs a value, e.g. code:timeout=5,memory=512")
-        elif key in values:
-            faults.append(f"code: option {key!r} is given twice")
-        else:
-            try:
-                values[key] = CODE_OPTIONS[key](value)
-            except ValueError:
-                kind = "a whole number" if key == "memory" else "a number"
-                faults.append(f"code: {key} must be {kind}, got {value!r}")
-    if faults:
-        raise ConfigError(*faults)
-    return values

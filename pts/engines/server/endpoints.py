@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -86,11 +87,8 @@ def base_urls(urls: Sequence[str]) -> list[str]:
 def retry_after(headers: Any) -> float:
     """Seconds that a Retry-After header asks for (a number or a date), 0 without one."""
     text = headers.get("retry-after", "")
-    try:
+    with suppress(ValueError):
         return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+    return 0.0

@@ -31,11 +31,12 @@ import json
 import queue
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
 from pts.engines.server.endpoints import RetryPolicy, Unreadable
 from pts.engines.server.http import Client, Refused
 from pts.engines.server.logprobs import OVER_ONE, TopLogprobs, processed_row, raw_row, widths
@@ -49,9 +50,8 @@ from pts.engines.server.probe import (
     check_tokenizer,
     find,
     lists_processed,
-    protocol_of,
 )
-from pts.engines.server.protocols import ALL, check_completion
+from pts.engines.server.protocols import ALL, VLLM, LlamaCpp, ServerProtocol, check_completion
 from pts.engines.text import TokenizerEngine, load_tokenizer
 from pts.errors import EngineError
 from pts.types import Ids, TokenDistribution
@@ -68,20 +68,21 @@ class ServerEngine(TokenizerEngine):
         self,
         client: Client,
         served: ServedModel,
-        tokenizer: Any,
+        loaded: tuple[Any, frozenset[int], int],
         sampling: SamplingConfig,
-        *,
-        stop_ids: frozenset[int],
-        vocabulary: int,
-        chat_template: str | None = None,
-        revision: str = "",
-        seeds: bool = True,
+        chat_template: str | None,
+        revision: str,
+        seeds: bool,
     ) -> None:
-        """Parts as `connect` makes and checks them; `served` as `probe.find` gives it."""
-        self.sampling, self.stop_ids, self.served = sampling, stop_ids, served
-        self.tokenizer, self.chat_template = tokenizer, chat_template
-        self.policy_digest = _policy(served, revision)
-        self.vocabulary, self.max_model_len = vocabulary, served.max_model_len
+        """Parts as `connect` makes and checks them: `served` as `probe.find` gives it, `loaded` as
+        `load_tokenizer` does.
+        """
+        self.tokenizer, self.stop_ids, size = loaded
+        self.served, self.sampling, self.chat_template = served, sampling, chat_template
+        said = [served.kind, served.model, served.root, served.build, revision]
+        self.policy_digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        self.vocabulary = max(size, served.vocabulary or 0)
+        self.max_model_len = served.max_model_len
         self._too_long = (
             f"the server's context of {self.max_model_len}; lower max_new_tokens, shorten "
             "the prompt or start the server with a longer context (vLLM: --max-model-len, "
@@ -89,7 +90,10 @@ class ServerEngine(TokenizerEngine):
         )
         self.processed = True
         """Listed probabilities are those of the sampling policy, not the model's own."""
-        self._client, self._protocol = client, protocol_of(served, stop_ids, seeds)
+        self._client = client
+        self._protocol: ServerProtocol = VLLM(served.model, self.stop_ids, seeds)
+        if served.vocabulary is not None:  # only llama.cpp tells it
+            self._protocol = LlamaCpp(served.model, self.stop_ids, served.vocabulary, seeds)
 
     @classmethod
     def connect(
@@ -121,22 +125,12 @@ class ServerEngine(TokenizerEngine):
             [urls] if isinstance(urls, str) else list(urls), in_flight=in_flight, retry=retry
         )
         try:
-            loaded, stops, vocabulary = load_tokenizer(Path(tokenizer), stop_ids)
+            loaded = load_tokenizer(Path(tokenizer), stop_ids)
             served = client.wait(find(client, model))
             check_policy(served.kind, sampling)
             if served.slots is not None:
                 client.limit(served.slots)
-            engine = cls(
-                client,
-                served,
-                loaded,
-                sampling,
-                stop_ids=stops,
-                vocabulary=max(vocabulary, served.vocabulary or 0),
-                chat_template=chat_template,
-                revision=revision,
-                seeds=seeds,
-            )
+            engine = cls(client, served, loaded, sampling, chat_template, revision, seeds)
             client.wait(engine._check())
         except BaseException:
             client.close()
@@ -166,26 +160,17 @@ class ServerEngine(TokenizerEngine):
             return []
         ids = self._path(prompt, completion)
         places = range(len(prompt), len(ids))
+        return self._client.wait(_all(self._row(ids[:at], ids[at]) for at in places))
 
-        async def rows() -> list[TokenDistribution]:
-            return await _all([self._row(ids[:at], ids[at]) for at in places])
-
-        return self._client.wait(rows())
-
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
 
         Raises EngineError as `answer_requests` does, when a rollout cannot be had (see
         `Client.post`), and when a request could outgrow the server's context. Whatever ends it,
         nothing stays in flight.
         """
-        flight = InFlight(self)
-        try:
+        with closing(InFlight(self)) as flight:
             yield from answer_requests(requests, flight, self._check_request)
-        finally:
-            flight.cancel()
 
     async def rollout(self, prefix: Ids, limit: int, seed: int) -> Ids:
         """One completion of a prefix, at most `limit` tokens, checked."""
@@ -193,8 +178,7 @@ class ServerEngine(TokenizerEngine):
 
         def read(reply: Any) -> Ids:
             found = self._protocol.read(reply, prefix)
-            check_completion(found, limit, self.vocabulary, self.stop_ids)
-            return found.ids
+            return check_completion(found, limit, self.vocabulary, self.stop_ids)
 
         return await self._client.post(self._protocol.path, body, read)
 
@@ -218,8 +202,7 @@ class ServerEngine(TokenizerEngine):
         body = self._protocol.listing(prefix, width, self.sampling)
 
         def read(reply: Any) -> TopLogprobs:
-            found = self._protocol.read(reply, prefix, width).listed
-            assert found is not None
+            found = self._protocol.listed(reply, prefix, width)
             wanted = min(width, self.vocabulary)
             if len(found.ids) < wanted and not found.whole and found.mass < 1 - OVER_ONE:
                 raise Unreadable(
@@ -240,12 +223,12 @@ class ServerEngine(TokenizerEngine):
 
     async def _check(self) -> None:
         """What `connect` tests by requests: tokenizer, kind of list, draws against a row."""
-        probe = tuple(self.tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"])
+        probe = self.encode_text(PROBE_TEXT)
         await check_tokenizer(self._client, self.served, probe)
         prefix = probe[:8] or tuple(sorted(self.stop_ids))[:1]
         self.processed = await lists_processed(self._client, self._protocol, prefix)
         row = await self._row(prefix)
-        drawn = await _all([self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS)])
+        drawn = await _all(self.rollout(prefix, 1, PROBE_SEED * n % 2**64) for n in range(DRAWS))
         check_draws(row, [ids[0] for ids in drawn])
 
 
@@ -254,63 +237,47 @@ class InFlight:
 
     def __init__(self, engine: ServerEngine) -> None:
         self.engine = engine
-        self.rollouts = 0
-        self.answers: list[tuple[SampleRequest, list[Ids]]] = []
-        """Requests for no rollouts, answered at once."""
-        self._done: queue.SimpleQueue[tuple[int, int, Future[Ids]]] = queue.SimpleQueue()
-        self._futures: set[Future[Ids]] = set()
-        self._found: dict[int, tuple[SampleRequest, dict[int, Ids]]] = {}
-        self._started = 0
+        self._asked: dict[Future[Ids], tuple[SampleRequest, dict[int, Ids], int]] = {}
+        """Of each rollout: its request, the request's finished rollouts, its own index there."""
+        self._done: queue.SimpleQueue[Future[Ids]] = queue.SimpleQueue()
 
     @property
     def hungry(self) -> bool:
         """Fewer rollouts than the client allows are in flight."""
-        return self.rollouts < self.engine._client.in_flight
+        return len(self._asked) < self.engine._client.in_flight
 
     @property
     def idle(self) -> bool:
         """Everything was delivered."""
-        return not self.rollouts and not self.answers
+        return not self._asked
 
     def add(self, request: SampleRequest) -> None:
         """Ask for the rollouts of a request."""
-        if not request.seeds:
-            self.answers.append((request, []))
-            return
-        number, prefix = self._started, request.prompt + request.prefix
-        self._started += 1
-        self._found[number] = (request, {})
+        prefix, found = request.prompt + request.prefix, dict[int, Ids]()
         for index, seed in enumerate(request.seeds):
             future = self.engine._client.submit(
                 self.engine.rollout(prefix, request.max_tokens, seed)
             )
-            self._futures.add(future)
-            self.rollouts += 1
-            future.add_done_callback(lambda f, i=index: self._done.put((number, i, f)))  # type: ignore[misc]
+            self._asked[future] = (request, found, index)
+            future.add_done_callback(self._done.put)
 
-    def advance(self) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def advance(self) -> Iterator[Answer]:
         """Wait until a request is complete. Raises what a rollout raised."""
-        if self.answers:
-            yield self.answers.pop()
-            return
-        while self.rollouts:
-            number, index, future = self._done.get()
-            self._futures.discard(future)
-            request, found = self._found[number]
+        while self._asked:
+            future = self._done.get()
+            request, found, index = self._asked.pop(future)
             found[index] = future.result()
-            self.rollouts -= 1
             if len(found) == len(request.seeds):
-                del self._found[number]
                 yield request, [found[i] for i in range(len(found))]
                 return
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Drop what is in flight."""
-        for future in self._futures:
+        for future in self._asked:
             future.cancel()
 
 
-async def _all(tasks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def _all(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Results in order; the first failure cancels the others."""
     running = [asyncio.ensure_future(task) for task in tasks]
     try:
@@ -318,8 +285,3 @@ async def _all(tasks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for one in running:
             one.cancel()
-
-
-def _policy(served: ServedModel, revision: str) -> str:
-    said = [served.kind, served.model, served.root, served.build, revision]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()

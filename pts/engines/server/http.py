@@ -75,13 +75,15 @@ class RetryState:
     """What one request has met so far."""
 
     tries: int = 0
-    since: float | None = None
+    since: float = math.inf
+    """When the first try failed."""
     unreadable: int = 0
     last: str = ""
     where: set[str] = field(default_factory=set)
 
     def note(self, endpoint: Endpoint, reason: str) -> None:
-        self.since = self.since or time.monotonic()
+        self.tries += 1
+        self.since = min(self.since, time.monotonic())
         self.last = reason
         self.where.add(endpoint.url)
 
@@ -146,7 +148,6 @@ class Client:
         """
         state, rest = RetryState(), self.retry.first
         while True:
-            state.tries += 1
             try:
                 status, text, reply = await self._once(endpoint, path, body)
             except _Failure as failure:
@@ -158,7 +159,6 @@ class Client:
                 if status in (401, 403):
                     raise self._refusal(endpoint.url + path, status, text)
                 return status, reply
-            assert state.since is not None
             if time.monotonic() + rest - state.since > min(FIRST_SECONDS, self.retry.total):
                 raise self._gave_up(state, path, "check the URL and that the server runs")
             await asyncio.sleep(rest)
@@ -176,7 +176,6 @@ class Client:
             async with self._row_slots if row else self._slots:
                 endpoint = await self._free(state, path)
                 endpoint.in_flight += 1
-                state.tries += 1
                 try:
                     status, text, reply = await self._once(endpoint, path, body)
                     if status >= 400:
@@ -202,15 +201,14 @@ class Client:
         """The least busy URL that is open, once there is one."""
         while True:
             now = time.monotonic()
+            soonest = min(max(e.backoff_until, now) for e in self.endpoints)
+            if soonest - state.since > self.retry.total:
+                raise self._gave_up(state, path, "check that the server runs")
             free = [endpoint for endpoint in self.endpoints if endpoint.open(now)]
-            if state.since is not None:
-                soonest = min(max(e.backoff_until, now) for e in self.endpoints)
-                if soonest - state.since > self.retry.total:
-                    raise self._gave_up(state, path, "check that the server runs")
             if free:
                 return min(free, key=lambda e: (e.in_flight, random.random()))
-            waits = [e.backoff_until - now for e in self.endpoints if e.backoff_until > now]
-            pause = min(waits) if waits else self.retry.first / 4
+            waits = (e.backoff_until - now for e in self.endpoints if e.backoff_until > now)
+            pause = min(waits, default=self.retry.first / 4)
             await asyncio.sleep(min(pause, 1.0) + random.uniform(0, self.retry.first / 4))
 
     async def _once(self, endpoint: Endpoint, path: str, body: Any) -> tuple[int, str, Any]:
@@ -248,7 +246,7 @@ class Client:
 
     def _gave_up(self, state: RetryState, path: str, remedy: str) -> EngineError:
         where = ", ".join(url + path for url in sorted(state.where))
-        spent = time.monotonic() - (state.since or time.monotonic())
+        spent = time.monotonic() - state.since
         return EngineError(
             f"{where}: given up after {state.tries} tries in {spent:.0f} s; the last one said: "
             f"{state.last}; {remedy}"

@@ -16,7 +16,7 @@ lowest id; their probabilities are equal, so no other number of the row depends 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ from pts.types import TokenDistribution
 FIRST_WIDTH = 20
 """Tokens listed at first when top_k does not say how many are needed; vLLM's default limit."""
 WIDER = 8
+WIDEST = 2**16
+"""Where so many would be asked for, all are."""
 WHOLE_MASS = 1e-5
 """How well the sum of a list is known: float32 rounds so. A list that lacks no more is whole."""
 OVER_ONE = 1e-3
@@ -49,11 +51,10 @@ class TopLogprobs:
     whole: bool
 
     @classmethod
-    def ranked(cls, ids: Sequence[int], logprobs: Sequence[float], *, whole: bool) -> TopLogprobs:
+    def ranked(cls, ids: npt.ArrayLike, logprobs: npt.ArrayLike, *, whole: bool) -> TopLogprobs:
         """Raises Unreadable when tokens repeat, the numbers are no log-probabilities, or a list
         that should be whole lacks mass."""
-        tokens = np.array(ids, dtype=np.int64)
-        values = np.array(logprobs, dtype=np.float64)
+        tokens, values = np.array(ids, np.int64), np.array(logprobs, np.float64)
         if not len(tokens) or len(np.unique(tokens)) < len(tokens):
             raise Unreadable("the likely tokens are none, or one is listed twice")
         mass = float(np.exp(np.minimum(values, 1.0)).sum())
@@ -85,9 +86,8 @@ def widths(sampling: SamplingConfig, everything: int) -> Iterator[int]:
     elif sampling.top_p < 1 or sampling.min_p > 0:
         width = FIRST_WIDTH
     else:
-        yield everything
-        return
-    while width < 2**16:
+        width = WIDEST
+    while width < WIDEST:
         yield width
         width = width * WIDER if width >= FIRST_WIDTH else FIRST_WIDTH
     yield everything
@@ -116,14 +116,18 @@ def raw_row(
     hidden = 0 if listing.whole else max(0, vocabulary - len(ids))
     weights = np.exp((logprobs - logprobs[0]) / sampling.temperature)
     if 0 < sampling.top_k < len(ids) + hidden:
-        head = _top_k(logprobs, sampling.top_k, hidden)
-        if head is None:
+        if len(logprobs) < sampling.top_k:
+            return None
+        head = int((logprobs >= logprobs[sampling.top_k - 1]).sum())  # ties with the k-th included
+        if hidden and head == len(logprobs):
             return None
         ids, weights, logprobs, hidden = ids[:head], weights[:head], logprobs[:head], 0
     rest = _hidden_weight(logprobs, hidden, sampling.temperature)
     fewest, most = len(ids), len(ids) if hidden == 0 else len(ids) + 1
     if sampling.top_p < 1:
-        kept = [_nucleus(weights, weights.sum() + extra, sampling.top_p) for extra in rest]
+        # Tokens before which less than top_p is held; one more than listed if unclear.
+        before = np.concatenate([[0.0], weights.cumsum()])
+        kept = [int((before < sampling.top_p * (weights.sum() + more)).sum()) for more in rest]
         fewest, most = min(fewest, *kept), min(most, max(kept))
     if sampling.min_p > 0:
         likely = int((weights >= sampling.min_p).sum())
@@ -133,14 +137,6 @@ def raw_row(
     ids, weights = _edge(ids, weights, most, path_token)
     seen = int((weights > 0).sum())  # a low temperature rounds some weights to nothing
     return TokenDistribution(ids[:seen], weights[:seen] / weights.sum())
-
-
-def _top_k(logprobs: Floats, k: int, hidden: int) -> int | None:
-    """Tokens that top-k keeps, ties with the k-th included; None if the list does not show it."""
-    if len(logprobs) < k:
-        return None
-    kept = int((logprobs >= logprobs[k - 1]).sum())
-    return kept if kept < len(logprobs) or not hidden else None
 
 
 def _hidden_weight(logprobs: Floats, hidden: int, temperature: float) -> tuple[float, float]:
@@ -168,12 +164,6 @@ def _extremes(mass: float, count: int, last: float, power: float) -> tuple[float
     if mass == 0:
         return 0.0, 0.0
     return count * (mass / count) ** power, mass * min(last, mass) ** (power - 1)
-
-
-def _nucleus(weights: Floats, total: float, top_p: float) -> int:
-    """Tokens before which less than `top_p` of `total` is held; one more than listed if unclear."""
-    before = np.concatenate([[0.0], weights.cumsum()])
-    return int((before < top_p * total).sum())
 
 
 def _edge(

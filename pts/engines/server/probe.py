@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from pts.config import SamplingConfig
 from pts.engines.server.endpoints import Endpoint
 from pts.engines.server.http import Client
-from pts.engines.server.protocols import VLLM, LlamaCpp, ServerProtocol
+from pts.engines.server.protocols import LlamaCpp, ServerProtocol
 from pts.errors import EngineError, did_you_mean
 from pts.stats import chi_square
 from pts.types import Ids, TokenDistribution
@@ -44,6 +45,7 @@ class ServedModel:
     max_model_len: int | None
     """Tokens of prompt and completion together."""
     vocabulary: int | None
+    """Told by llama.cpp, and only by it."""
     build: str
     """What else tells one set of weights from another, as far as the server says."""
     slots: int | None = field(default=None, compare=False)
@@ -60,25 +62,20 @@ async def find(client: Client, model: str | None) -> ServedModel:
         *(_find_at(client, endpoint, model) for endpoint in client.endpoints),
         return_exceptions=True,
     )
-    served: list[ServedModel] = []
-    faults: list[str] = []
     for one in found:
-        if isinstance(one, EngineError):
-            faults.append(str(one))
-        elif isinstance(one, BaseException):
+        if isinstance(one, BaseException) and not isinstance(one, EngineError):
             raise one
-        else:
-            served.append(one)
+    faults = [str(one) for one in found if isinstance(one, EngineError)]
     if faults:
         raise EngineError("\n".join(faults))
+    served = [one for one in found if isinstance(one, ServedModel)]
     for one, endpoint in zip(served, client.endpoints, strict=True):
         if one != served[0]:
             raise EngineError(
                 f"{endpoint.url} serves {one}, but {client.endpoints[0].url} {served[0]}; all "
                 "servers must serve the same model"
             )
-    slots = [one.slots for one in served if one.slots is not None]
-    return replace(served[0], slots=sum(slots) if slots else None)
+    return replace(served[0], slots=sum(one.slots or 0 for one in served) or None)
 
 
 async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> ServedModel:
@@ -135,16 +132,6 @@ def _whole(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def protocol_of(
-    served: ServedModel, stop_ids: frozenset[int], seeds: bool = True
-) -> ServerProtocol:
-    """How this kind of server is spoken to; `seeds`: each rollout is asked for with its own."""
-    if served.kind == "llama.cpp":
-        assert served.vocabulary is not None
-        return LlamaCpp(served.model, stop_ids, served.vocabulary, seeds)
-    return VLLM(served.model, stop_ids, seeds)
-
-
 def check_policy(kind: str, sampling: SamplingConfig) -> None:
     """Raise EngineError for a combination that this kind of server applies in another order."""
     if kind == "vLLM" and sampling.top_p < 1 and sampling.min_p > 0:
@@ -169,10 +156,8 @@ async def check_tokenizer(client: Client, served: ServedModel, ids: Ids) -> None
             continue
         theirs = tuple(reply["tokens"])
         if theirs != ids:
-            at = next(
-                (n for n, pair in enumerate(zip(ids, theirs, strict=False)) if len({*pair}) > 1),
-                min(len(ids), len(theirs)),
-            )
+            pairs = zip_longest(ids, theirs, fillvalue=())
+            at = next(n for n, (here, there) in enumerate(pairs) if here != there)
             raise EngineError(
                 f"{endpoint.url} encodes a test sentence otherwise than the tokenizer folder "
                 f"(from token {at} on: {theirs[at : at + 4]} there, {ids[at : at + 4]} here); "
@@ -189,18 +174,13 @@ async def lists_processed(client: Client, protocol: ServerProtocol, prefix: Ids)
     if isinstance(protocol, LlamaCpp):
         return True  # asked for by post_sampling_probs; the rows are tested by draws all the same
     plain, two, warm = [
-        (
-            await client.post(protocol.path, body, lambda reply: protocol.read(reply, prefix, 4))
-        ).listed
-        for body in (
-            protocol.listing(prefix, 4, SamplingConfig()),
-            protocol.listing(prefix, 4, SamplingConfig(top_k=2)),
-            protocol.listing(prefix, 4, SamplingConfig(temperature=2.0)),
+        await client.post(
+            protocol.path,
+            protocol.listing(prefix, 4, sampling),
+            lambda reply: protocol.listed(reply, prefix, 4),
         )
+        for sampling in (SamplingConfig(), SamplingConfig(top_k=2), SamplingConfig(temperature=2.0))
     ]
-    assert plain is not None
-    assert two is not None
-    assert warm is not None
     if len(two.ids) == 2 < len(plain.ids):
         if abs(two.mass - 1) < 1e-3:
             return True

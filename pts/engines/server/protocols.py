@@ -14,9 +14,8 @@ that what failed more often (long completions, say) is not thereby sampled less 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,40 +29,16 @@ ALL = -1
 RANDOM = 0xFFFFFFFF
 """llama.cpp's seeds have 32 bits; this one asks for a random seed."""
 EXCLUDED = -9998.0
-"""vLLM writes -9999 for a token that cannot be sampled (JSON has no -inf)."""
+"""A vLLM server writes -9999 for a token that cannot be sampled (JSON has no -inf)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One completion. `listed` describes its first position if that was asked for."""
+    """One completion."""
 
     ids: Ids
     stopped: bool
     """The server says that it ended at a stop token."""
-    listed: TopLogprobs | None = None
-
-
-class ServerProtocol(Protocol):
-    """How one kind of server is asked for a completion."""
-
-    name: str
-    path: str
-
-    def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
-        """A request for one completion of at most `limit` tokens."""
-        ...
-
-    def listing(self, prefix: Ids, width: int, sampling: SamplingConfig) -> dict[str, Any]:
-        """A request for one token and the `width` likeliest ones at its place (ALL for all)."""
-        ...
-
-    def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
-        """The completion in a server's JSON. Raises Unreadable."""
-        ...
-
-    def too_wide(self, width: int) -> str:
-        """What a user can do when the server does not list that many tokens."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -73,10 +48,11 @@ class VLLM:
     model: str
     stop_ids: frozenset[int]
     seeds: bool = True
-    name = "vLLM"
+    """Each rollout is asked for with its own seed."""
     path = "/v1/completions"
 
     def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """A request for one completion of at most `limit` tokens."""
         return {
             "model": self.model,
             "prompt": list(prefix),
@@ -100,22 +76,23 @@ class VLLM:
         }
 
     def listing(self, prefix: Ids, width: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """A request for one token and the `width` likeliest ones at its place (ALL for all)."""
         asked = {"logprobs": width, "return_tokens_as_token_ids": True, "seed": None}
         return self.body(prefix, 1, 0, sampling) | asked
 
-    def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
+    def read(self, reply: Any, prefix: Ids) -> Reply:
+        """The completion in a server's JSON. Raises Unreadable."""
         choice = take(reply, "choices", 0)
         ids = token_ids(choice, "token_ids", "it must be vLLM 0.10.2 or newer, or llama.cpp")
         echoed = choice.get("prompt_token_ids")
         if echoed is not None and tuple(echoed) != prefix:
             raise Unreadable("prompt_token_ids are not the prompt that was sent")
-        reason = choice.get("finish_reason")
-        if reason not in ("stop", "length"):
-            raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
-        return Reply(ids, reason == "stop", self._listed(choice, width) if width else None)
+        return vllm_reply(ids, choice.get("finish_reason"))
 
-    def _listed(self, choice: Any, width: int) -> TopLogprobs:
-        found = take(choice, "logprobs", "top_logprobs", 0)
+    def listed(self, reply: Any, prefix: Ids, width: int) -> TopLogprobs:
+        """The list in the reply to a `listing`. Raises Unreadable."""
+        drawn = self.read(reply, prefix).ids
+        found = take(reply["choices"][0], "logprobs", "top_logprobs", 0)
         if not isinstance(found, dict) or not found:
             raise Unreadable("logprobs.top_logprobs[0] lists no tokens")
         names = [str(name).removeprefix("token_id:") for name in found]
@@ -125,14 +102,10 @@ class VLLM:
                 "share a text, so the server must support return_tokens_as_token_ids"
             )
         listed = dict(zip(map(int, names), map(number, found.values()), strict=True))
-        if 0 < width < len(listed):  # the sampled token was added behind the likeliest ones
-            drawn = token_ids(choice, "token_ids", "")[0]
-            del listed[drawn]
-        likely = {i: lp for i, lp in listed.items() if lp > EXCLUDED}
-        whole = width == ALL or len(likely) < len(listed)
-        return TopLogprobs.ranked(list(likely), list(likely.values()), whole=whole)
+        return vllm_listed(listed, drawn, width)
 
     def too_wide(self, width: int) -> str:
+        """What a user can do when the server does not list that many tokens."""
         wanted = "-1" if width == ALL else f"{width} (or -1 for no limit)"
         return f"start vLLM with --max-logprobs {wanted}, or set top_k below its limit"
 
@@ -145,7 +118,6 @@ class LlamaCpp:
     stop_ids: frozenset[int]
     vocabulary: int
     seeds: bool = True
-    name = "llama.cpp"
     path = "/completion"
     order = ("temperature", "top_k", "top_p", "min_p")
 
@@ -179,7 +151,7 @@ class LlamaCpp:
         asked = {"n_probs": wanted, "post_sampling_probs": True, "seed": RANDOM}
         return self.body(prefix, 1, 0, sampling) | asked
 
-    def read(self, reply: Any, prefix: Ids, width: int = 0) -> Reply:
+    def read(self, reply: Any, prefix: Ids) -> Reply:
         ids = token_ids(reply, "tokens", "the server must support return_tokens")
         if take(reply, "tokens_evaluated") != len(prefix) or reply.get("truncated"):
             raise Unreadable("the server did not evaluate the whole prompt; give it a longer -c")
@@ -190,21 +162,38 @@ class LlamaCpp:
         first = next((n for n, token in enumerate(ids) if token in self.stop_ids), None)
         if first is not None:
             ids, stopped = ids[: first + 1], True
-        return Reply(ids, stopped, self._listed(reply, width) if width else None)
+        return Reply(ids, stopped)
 
-    def _listed(self, reply: Any, width: int) -> TopLogprobs:
+    def listed(self, reply: Any, prefix: Ids, width: int) -> TopLogprobs:
+        self.read(reply, prefix)
         found = take(reply, "completion_probabilities", 0, "top_probs")
-        ids = [int(number(take(one, "id"))) for one in found]
+        ids = np.array([int(number(take(one, "id"))) for one in found])
         probs = np.array([number(take(one, "prob")) for one in found])
-        with np.errstate(divide="ignore"):
-            return TopLogprobs.ranked(
-                [i for i, p in zip(ids, probs, strict=True) if p > 0],
-                np.log(probs[probs > 0]).tolist(),
-                whole=width == ALL or len(found) < width or bool((probs <= 0).any()),
-            )
+        whole = width == ALL or len(found) < width or bool((probs <= 0).any())
+        return TopLogprobs.ranked(ids[probs > 0], np.log(probs[probs > 0]), whole=whole)
 
     def too_wide(self, width: int) -> str:
         return f"the server must list {width} tokens (n_probs); set top_k or top_p"
+
+
+ServerProtocol: TypeAlias = VLLM | LlamaCpp
+"""How one kind of server is spoken to; `VLLM` says what each method does."""
+
+
+def vllm_reply(ids: Ids, reason: Any) -> Reply:
+    """A completion and its finish_reason, from a server or from vLLM in this process."""
+    if reason not in ("stop", "length"):
+        raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
+    return Reply(ids, reason == "stop")
+
+
+def vllm_listed(listed: dict[int, float], drawn: Ids, width: int) -> TopLogprobs:
+    """What vLLM lists for the place of the token `drawn`: log-probabilities by token id."""
+    if 0 < width < len(listed):  # the sampled token was added behind the likeliest ones
+        listed = {i: lp for i, lp in listed.items() if i not in drawn}
+    likely = {i: lp for i, lp in listed.items() if lp > EXCLUDED}
+    whole = width == ALL or len(likely) < len(listed)
+    return TopLogprobs.ranked(list(likely), list(likely.values()), whole=whole)
 
 
 def take(value: Any, *path: str | int) -> Any:
@@ -234,9 +223,7 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def check_completion(
-    reply: Reply, limit: int, vocabulary: int, stop_ids: frozenset[int]
-) -> Sequence[int]:
+def check_completion(reply: Reply, limit: int, vocabulary: int, stop_ids: frozenset[int]) -> Ids:
     """The ids of a completion that keeps to the rules. Raises Unreadable for any other.
 
     1 to `limit` ids below `vocabulary`; a stop id only at the end, and there exactly when the

@@ -13,14 +13,14 @@ has no loop over rows; Python runs per admitted request and per finished rollout
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest
+from pts.engines.base import Answer, SampleRequest
 from pts.engines.transformers.kv_cache import MASK_CELLS, Kv, KvShape, SlotCache, forward
 from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate, uniforms
@@ -58,56 +58,36 @@ class RequestState:
         """Tokens whose KV a rollout enters with."""
         return len(self.ids) - 1
 
-    @property
-    def reach(self) -> int:
-        """Cache positions that the longest rollout needs."""
-        return len(self.ids) + self.request.max_tokens
 
-
-def open_job(request: SampleRequest) -> RequestState:
-    """The state of a new request. Raises EngineError for an empty prefix or a negative limit."""
-    ids = request.prompt + request.prefix
-    if not ids or request.max_tokens < 0:
-        raise EngineError(
-            f"request {request.key}: {len(ids)} prefix tokens and limit {request.max_tokens}; "
-            "a rollout continues at least one token and its limit is not negative"
-        )
-    n = len(request.seeds)
-    active = n if request.max_tokens else 0
-    return RequestState(request, ids, [()] * n, deque(range(active)), active)
-
-
-@dataclass(slots=True)
 class _Rows:
-    """Host-side state of the rows, one entry a row."""
+    """Host-side state of the rows, one entry a row; `owner` has the live ones only."""
 
-    token: np.ndarray[Any, np.dtype[np.int64]]
-    position: np.ndarray[Any, np.dtype[np.int64]]
-    count: np.ndarray[Any, np.dtype[np.int64]]
-    limit: np.ndarray[Any, np.dtype[np.int64]]
-    seed: np.ndarray[Any, np.dtype[np.uint64]]
-    output: np.ndarray[Any, np.dtype[np.int64]]
-    owner: list[tuple[RequestState, int] | None] = field(default_factory=list)
+    def __init__(self, rows: int, width: int) -> None:
+        whole = (np.zeros(rows, np.int64) for _ in range(4))
+        self.token, self.position, self.count, self.limit = whole
+        self.seed = np.zeros(rows, np.uint64)
+        self.output = np.zeros((rows, width), np.int64)
+        self.owner: list[tuple[RequestState, int]] = []
 
-    @classmethod
-    def empty(cls, rows: int, width: int) -> _Rows:
-        token, position, count, limit = (np.zeros(rows, np.int64) for _ in range(4))
-        seed = np.zeros(rows, np.uint64)
-        output = np.zeros((rows, width), np.int64)
-        return cls(token, position, count, limit, seed, output, [None] * rows)
+    @property
+    def columns(self) -> tuple[np.ndarray[Any, Any], ...]:
+        return self.token, self.position, self.count, self.limit, self.seed
 
-    def move(self, source: list[int], target: list[int]) -> None:
-        for column in (self.token, self.position, self.count, self.limit, self.seed, self.output):
+    def move(self, source: list[int], target: list[int], kept: int) -> None:
+        """Copy rows over others, then keep the first `kept` rows."""
+        for column in (*self.columns, self.output):
             column[target] = column[source]
         for a, b in zip(source, target, strict=True):
             self.owner[b] = self.owner[a]
+        del self.owner[kept:]
 
-    def resized(self, rows: int, width: int, live: int) -> _Rows:
-        other = _Rows.empty(rows, max(width, self.output.shape[1]))
-        for name in ("token", "position", "count", "limit", "seed"):
-            getattr(other, name)[:live] = getattr(self, name)[:live]
+    def resized(self, rows: int, width: int) -> _Rows:
+        """The live rows among `rows`, with room for outputs of `width` tokens or more."""
+        other, live = _Rows(rows, max(width, self.output.shape[1])), len(self.owner)
+        for new, old in zip(other.columns, self.columns, strict=True):
+            new[:live] = old[:live]
         other.output[:live, : self.output.shape[1]] = self.output[:live]
-        other.owner[:live] = self.owner[:live]
+        other.owner = self.owner
         return other
 
 
@@ -126,12 +106,16 @@ class ContinuousBatch:
         self.model, self.shape, self.sampling, self.paths = model, shape, sampling, paths
         self.limits = limits
         self.stops = np.array(sorted(stop_ids), np.int64)
-        self.live = 0
         self.waiting: deque[RequestState] = deque()
         self.queued = 0
         self.finished: list[RequestState] = []
         self.cache: SlotCache | None = None
-        self.rows = _Rows.empty(0, 0)
+        self.rows = _Rows(0, 0)
+
+    @property
+    def live(self) -> int:
+        """Rows in use."""
+        return len(self.rows.owner)
 
     @property
     def idle(self) -> bool:
@@ -144,13 +128,15 @@ class ContinuousBatch:
         return self.live + self.queued < self.limits.rows
 
     def add(self, request: SampleRequest) -> None:
-        """Queue a request; one without rollouts or tokens to draw is finished at once."""
-        job = open_job(request)
+        """Queue a request; one without tokens to draw is finished at once."""
+        ids, n = request.prompt + request.prefix, len(request.seeds)
+        active = n if request.max_tokens else 0
+        job = RequestState(request, ids, [()] * n, deque(range(active)), active)
         (self.waiting if job.left else self.finished).append(job)
         self.queued += job.left
 
     @torch.inference_mode()
-    def advance(self) -> list[tuple[SampleRequest, list[Ids]]]:
+    def advance(self) -> list[Answer]:
         """Admit, sample one token in every row, and return the requests finished since."""
         full = False
         try:
@@ -193,35 +179,29 @@ class ContinuousBatch:
                 torch.tensor(source, device=device), torch.tensor(target, device=device), length
             )
         for row in done:
-            job, index = self._owner(row)
+            job, index = self.rows.owner[row]
             job.results[index] = tuple(self.rows.output[row, : self.rows.count[row]].tolist())
             job.left -= 1
             if not job.left:
                 self.finished.append(job)
-        self.rows.move(source, target)
-        self.live = kept
-
-    def _owner(self, row: int) -> tuple[RequestState, int]:
-        owner = self.rows.owner[row]
-        assert owner is not None
-        return owner
+        self.rows.move(source, target, kept)
 
     def _admit(self) -> None:
         """Let waiting rollouts into free rows, prefilling unknown prefixes first.
 
         Rows are refilled in groups: a few free ones wait for more unless the batch is small.
         """
-        if not self.waiting or self.limits.rows - self.live < self.limits.rows // 16:
+        free, pending = self.limits.rows - self.live, 0
+        if not self.waiting or free < self.limits.rows // 16:
             return
         chosen: list[tuple[RequestState, int]] = []
-        free = self.limits.rows - self.live
         for job in self.waiting:
-            room = self._reserve(job.reach, pending=self.limits.rows - self.live - free)
-            count = min(room, len(job.waiting))
+            reach = len(job.ids) + job.request.max_tokens  # positions of the longest rollout
+            count = min(self._reserve(reach, pending), len(job.waiting))
             if count:
                 chosen.append((job, count))
-            free -= count
-            if not free or count < len(job.waiting):
+            pending += count
+            if pending == free or count < len(job.waiting):
                 break
         self._know([job for job, _ in chosen])
         for job, count in chosen:
@@ -229,27 +209,21 @@ class ContinuousBatch:
 
     def _reserve(self, reach: int, pending: int) -> int:
         """Make rows long enough for `reach` positions; return how many are free (0: wait)."""
-        capacity = self.cache.capacity if self.cache else 0
-        if reach <= capacity:
-            return self.cache.rows - self.live - pending if self.cache else 0
+        if self.cache is not None and reach <= self.cache.capacity:
+            return self.cache.rows - self.live - pending
         capacity = -(-reach // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
-        rows = max(1, min(self.limits.rows, self._fitting(capacity)))
+        fitting = self.limits.nbytes // (self.shape.bytes_per_token * capacity)
+        rows = max(1, min(self.limits.rows, fitting))
         if self.live + pending > rows:
             return 0
-        self._resize(rows, capacity)
-        return rows - self.live - pending
-
-    def _fitting(self, capacity: int) -> int:
-        return self.limits.nbytes // (self.shape.bytes_per_token * capacity)
-
-    def _resize(self, rows: int, capacity: int) -> None:
-        self.rows = self.rows.resized(rows, capacity, self.live)  # first: `_halve` reads its size
+        self.rows = self.rows.resized(rows, capacity)  # first: `_halve` reads its size
         if self.live:
             length = int(self.rows.position[: self.live].max())
             self._cache().resize(rows, capacity, self.live, length)
         else:
             self.cache = None  # before the new one: there is no memory for both
             self.cache = SlotCache(self.shape, rows, capacity)
+        return rows - self.live - pending
 
     def _cache(self) -> SlotCache:
         assert self.cache is not None
@@ -298,8 +272,7 @@ class ContinuousBatch:
         rows.limit[start:stop] = job.request.max_tokens
         seeds = [job.request.seeds[i] & 0xFFFFFFFFFFFFFFFF for i in taken]
         rows.seed[start:stop] = np.array(seeds, np.uint64)
-        rows.owner[start:stop] = [(job, i) for i in taken]
-        self.live = stop
+        rows.owner += [(job, i) for i in taken]
         self.queued -= count
         if not job.waiting:
             self.waiting.popleft()
@@ -311,19 +284,18 @@ class ContinuousBatch:
         Nothing is allocated here, and the next request gets a cache of the size that it needs. A
         restarted rollout draws the same numbers, since they depend on its seed and step only.
         """
-        rows = len(self.rows.owner) // 2  # bytes may have bounded them below the limit
+        rows = len(self.rows.token) // 2  # bytes may have bounded them below the limit
         if rows < 1:
             raise EngineError(
                 "one rollout does not fit into device memory; lower max_new_tokens or "
                 "use a smaller model or dtype"
             )
-        for row in range(self.live - 1, -1, -1):
-            job, index = self._owner(row)
+        for job, index in reversed(self.rows.owner):
             job.waiting.appendleft(index)
             self.queued += 1
             if job not in self.waiting:
                 self.waiting.appendleft(job)
-        self.live = 0
+        self.rows.owner.clear()
         self.limits = BatchLimits(rows, self.limits.nbytes)
         self.cache = None
         torch.cuda.empty_cache()

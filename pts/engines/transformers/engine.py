@@ -35,7 +35,7 @@ from typing import Any
 import torch
 
 from pts.config import SamplingConfig
-from pts.engines.base import SampleRequest, answer_requests
+from pts.engines.base import Answer, RequestQueue, answer_requests
 from pts.engines.text import TokenizerEngine, stop_ids_of
 from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.exactness import batches_exactly
@@ -111,7 +111,12 @@ class TransformersEngine(TokenizerEngine):
                 type(model).__name__,
             )
             max_rows = 1
-        self._limits = _limits(self._shape.device, max_rows, memory_bytes)
+        rows, nbytes = CPU_ROWS, CPU_BYTES
+        if self._shape.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._shape.device)
+            rows, nbytes = CUDA_ROWS, free * 6 // 10
+        self.max_rows = max_rows or rows
+        self._limits = BatchLimits(self.max_rows, memory_bytes or nbytes)
         self._paths = PrefixCache(self._limits.nbytes // STORE_SHARE)
 
     @classmethod
@@ -168,9 +173,7 @@ class TransformersEngine(TokenizerEngine):
         self._paths.put(prompt, CachedPrefix(fed, cache.take(0, len(fed))))
         return rows
 
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
+    def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones whenever rows are free.
 
         Raises EngineError as `answer_requests` does, for a request without a prefix and for one
@@ -190,11 +193,3 @@ def weights_digest(model: Any) -> str:
         digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
         digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _limits(device: torch.device, max_rows: int | None, nbytes: int | None) -> BatchLimits:
-    """Rows and bytes for the slots of one `sample`."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return BatchLimits(max_rows or CUDA_ROWS, nbytes or free * 6 // 10)
-    return BatchLimits(max_rows or CPU_ROWS, nbytes or CPU_BYTES)

@@ -37,21 +37,15 @@ class KvShape:
 
     layers: int
     heads: int
-    key_dim: int
-    value_dim: int
+    dims: tuple[int, int]
+    """Of a key and of a value."""
     dtype: torch.dtype
     device: torch.device
 
     @property
-    def dims(self) -> tuple[int, int]:
-        """Of a key and of a value."""
-        return self.key_dim, self.value_dim
-
-    @property
     def bytes_per_token(self) -> int:
         """Over all layers, keys and values together."""
-        size = torch.empty(0, dtype=self.dtype).element_size()
-        return self.layers * self.heads * (self.key_dim + self.value_dim) * size
+        return self.layers * self.heads * sum(self.dims) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +103,7 @@ def kv_shape(model: Any) -> KvShape:
         if len(shapes) == 1:
             ((_, heads, _, key_dim), (*_, value_dim)) = shapes.pop()
             keys = layers[0].keys
-            return KvShape(len(layers), heads, key_dim, value_dim, keys.dtype, keys.device)
+            return KvShape(len(layers), heads, (key_dim, value_dim), keys.dtype, keys.device)
     kinds = sorted({type(layer).__name__ for layer in layers})
     raise EngineError(
         f"{type(model).__name__}: cache layers {', '.join(kinds)} are not attention layers of "
@@ -134,19 +128,15 @@ def exact_length(config: Any) -> tuple[int, str] | None:
         if size and not off and (kinds is None or kind in kinds):
             bounds.append((int(size), key))
     table = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None)
+    rope: Any = getattr(config, "rope_parameters", None)
     if table and not rope:
         bounds.append((int(table), "max_position_embeddings"))
-    if rope and table and {"dynamic", "longrope"} & _rope_types(rope):
+    # Some configs hold one set of RoPE parameters for each kind of layer.
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))] if rope else []
+    if table and any(part.get("rope_type") in ("dynamic", "longrope") for part in parts):
         key = "original_max_position_embeddings"
         bounds.append((int(rope.get(key) or getattr(config, key, None) or table), key))
     return min(bounds) if bounds else None
-
-
-def _rope_types(rope: Any) -> set[str]:
-    """The RoPE variants in use; some configs hold one set of parameters for each kind of layer."""
-    nested = [value for value in rope.values() if isinstance(value, dict)]
-    return {str(part.get("rope_type")) for part in [rope, *nested]}
 
 
 @dataclass(slots=True)
@@ -218,11 +208,6 @@ class SlotCache(Cache):
         ]
         super().__init__(layers=list(self.slots))
 
-    def point(self, positions: torch.Tensor, span: int) -> None:
-        """Aim the next forward of rows 0..n-1 at `positions` [n, Q], reading `span` positions."""
-        self.aim.rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
-        self.aim.positions, self.aim.span = positions, span
-
     def put(self, start: int, count: int, kv: Kv, length: int) -> None:
         """Copy the first `length` tokens of `kv` into rows start..start+count-1."""
         rows = slice(start, start + count)
@@ -270,7 +255,8 @@ def forward(
     the last `keep` columns, [n, keep, V].
     """
     span = int(positions.max()) + 1
-    cache.point(positions, span)
+    cache.aim.rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
+    cache.aim.positions, cache.aim.span = positions, span
     hidden = torch.arange(span, device=positions.device) > positions[:, :, None]
     mask = torch.zeros(hidden.shape, dtype=cache.shape.dtype, device=positions.device)
     mask.masked_fill_(hidden, torch.finfo(cache.shape.dtype).min)

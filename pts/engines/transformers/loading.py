@@ -7,13 +7,13 @@ numbers, other ones each time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from pts.engines.text import json_value
 from pts.errors import EngineError
 
 T = TypeVar("T")
@@ -136,8 +136,7 @@ def _some(kind: str, names: list[str]) -> str:
 
 def _base_of(adapter: Path) -> Path:
     """The base model that an adapter directory names; a relative one is looked up beside it."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path")
+    base = json_value(adapter / "adapter_config.json", "base_model_name_or_path")
     if not base:
         raise EngineError(f"{adapter}/adapter_config.json names no base model; pass it as path")
     beside = adapter.parent / base

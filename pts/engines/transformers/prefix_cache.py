@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from operator import itemgetter
 
 from pts.engines.transformers.kv_cache import Kv
 from pts.types import Ids
@@ -51,24 +52,17 @@ class PrefixCache:
         self._of_prompt.setdefault(prompt, set()).add(path.ids)
         self.nbytes += path.kv.nbytes
         while self.nbytes > self.budget:
-            self._drop(next(iter(self._paths)))
+            (asked, ids), oldest = self._paths.popitem(last=False)
+            self.nbytes -= oldest.kv.nbytes
+            self._of_prompt[asked].discard(ids)
+            if not self._of_prompt[asked]:
+                del self._of_prompt[asked]
 
     def find(self, prompt: Ids, ids: Ids) -> tuple[int, CachedPrefix | None]:
         """How many leading tokens of `ids` a stored path of the prompt covers, and that path."""
-        best, at = 0, None
-        for candidate in self._of_prompt.get(prompt, ()):
-            length = shared_length(candidate, ids)
-            if length > best:
-                best, at = length, candidate
-        if at is None:
+        lengths = ((shared_length(path, ids), path) for path in self._of_prompt.get(prompt, ()))
+        best, at = max(lengths, key=itemgetter(0), default=(0, ids))
+        if not best:
             return 0, None
         self._paths.move_to_end((prompt, at))
         return best, self._paths[(prompt, at)]
-
-    def _drop(self, key: tuple[Ids, Ids]) -> None:
-        path = self._paths.pop(key)
-        self.nbytes -= path.kv.nbytes
-        siblings = self._of_prompt[key[0]]
-        siblings.discard(key[1])
-        if not siblings:
-            del self._of_prompt[key[0]]

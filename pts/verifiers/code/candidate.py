@@ -11,6 +11,7 @@ import builtins
 import io
 import os
 import random
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -45,10 +46,10 @@ BINARY = frozenset(f"__{p}{name}__" for name in _OPERATORS for p in ("", "r", "i
 class Candidate:
     """Runs the code and serves requests: load, call, get, set, special, isinstance."""
 
-    def __init__(self, channel: Callable[[Candidate], Channel]) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._objects: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}
-        self._channel = channel(self)
+        self._channel = Channel(connection, self.refer, self.resolve)
         self._work: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "load": self._load,
             "call": self._call,
@@ -68,8 +69,7 @@ class Candidate:
 
     def _answer(self, message: dict[str, Any]) -> None:
         try:
-            reply = self._work[message["do"]](message)
-            self._channel.send(reply)
+            self._channel.send(self._work[message["do"]](message))
         except ChannelClosed:
             raise
         except BaseException as error:

@@ -10,7 +10,7 @@ is not for the code to see, nor its rollout for the code to say.
 from __future__ import annotations
 
 import builtins
-from collections import deque
+import socket
 from collections.abc import Callable, Iterator
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -61,14 +61,14 @@ class Harness:
     `raised` counts the exceptions of the code, `asked` what was asked of it beside its loading.
     """
 
-    def __init__(self, channel: Callable[[Harness], Channel], named: frozenset[str]) -> None:
+    def __init__(self, connection: socket.socket, named: frozenset[str]) -> None:
         self._named = named
         self._classes: dict[tuple[str, tuple[str, ...]], type[Remote]] = {}
         self._remotes: dict[int, Remote] = {}
         self._errors: dict[str, type[BaseException]] = {}
         self._lent: list[Callable[..., Any]] = []
         self.raised = self.asked = 0
-        self._channel = channel(self)
+        self._channel = Channel(connection, self.refer, self.resolve)
         self.encode = self._channel.encode
 
     def load(self, code: str) -> dict[str, Any]:
@@ -143,15 +143,12 @@ class Harness:
         if base:
             return self._errors.setdefault(name, type(name, (_exception(base),), {}))
         if number not in self._remotes:  # the same object again is the same stand-in: `is` holds
-            kind = self._class(name, tuple(map(str, specials)))
-            self._remotes[number] = kind(self, number)
+            key = name, tuple(map(str, specials))
+            if key not in self._classes:
+                body = {s: _special(s) for s in key[1] if s in FREE | BINARY}
+                self._classes[key] = type(name, (Remote,), {"__slots__": (), **body})
+            self._remotes[number] = self._classes[key](self, number)
         return self._remotes[number]
-
-    def _class(self, name: str, specials: tuple[str, ...]) -> type[Remote]:
-        if (name, specials) not in self._classes:
-            body = {s: _special(s) for s in specials if s in FREE | BINARY}
-            self._classes[name, specials] = type(name, (Remote,), {"__slots__": (), **body})
-        return self._classes[name, specials]
 
     def _error(self, raised: dict[str, Any]) -> BaseException:
         """The exception of the code, rebuilt with its arguments where they are plain."""
@@ -189,11 +186,8 @@ def _restore(old: Any, new: Any) -> None:
     """Give a container the contents that the code left in its copy."""
     if type(old) is not type(new):
         return
-    if isinstance(old, (list, bytearray)):
-        old[:] = new
-    elif isinstance(old, (dict, set)):
-        old.clear()
+    old.clear()
+    if isinstance(old, (dict, set)):
         old.update(new)
-    elif isinstance(old, deque):
-        old.clear()
+    else:
         old.extend(new)

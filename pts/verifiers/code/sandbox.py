@@ -9,6 +9,7 @@ filter of system calls, the limits and the clean environment of `pts.verifiers.c
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import selectors
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pts.errors import VerifierError
+from pts.files import parse, write_all
 
 Isolation = Literal["bwrap", "landlock"]
 START_SECONDS = 60.0
@@ -38,6 +40,7 @@ REPLY_BYTES = 1 << 16
 """Longest reply that is read."""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _PACKAGE = Path(__file__).parent
+_PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 _FILES = ("candidate", "harness", "lockdown", "tests", "wire", "worker")
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); pts = type(sys)('pts'); "
@@ -65,59 +68,49 @@ class Sandbox:
     def __init__(self, isolation: Isolation, limits: JobLimits) -> None:
         self._isolation, self._limits = isolation, limits
         self._lock = threading.Lock()
-        self._server: _Server | None = _Server(isolation, limits)
+        self._start()
 
     def ask(self, job: dict[str, Any]) -> dict[str, Any] | None:
         """The reply to a job; None when it never came and the sandbox was killed."""
         with self._lock:
             for _ in range(2):  # an idle server may have been killed since; a job is never rerun
-                if self._server is None:
-                    self._server = _Server(self._isolation, self._limits)
-                if self._server.take(job):
+                if not self.stop.alive:
+                    self._start()
+                if self._take(job):
                     break
                 self.stop()
             else:
                 raise VerifierError("the sandbox of the code verifier dies before it takes a job")
-            reply = self._server.reply(self._limits.wall + GRACE_SECONDS)
+            reply = parse(self._line(self._limits.wall + GRACE_SECONDS))
             if reply is None or reply.get("last", True):
                 self.stop()
             return reply
 
-    def stop(self) -> None:
-        """End every process of the sandbox."""
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
-
-
-class _Server:
-    """One process tree, from its start to its end."""
-
-    def __init__(self, isolation: Isolation, limits: JobLimits) -> None:
-        numbers = [str(limits.cpu), str(limits.wall), str(limits.memory)]
-        if isolation == "bwrap":
+    def _start(self) -> None:
+        numbers = [str(self._limits.cpu), str(self._limits.wall), str(self._limits.memory)]
+        if self._isolation == "bwrap":
             command, root = _bubblewrap(), "/judge"
         else:
             command, root = [], str(_PACKAGE.parents[2])
             numbers += [path for path in (*_read_only(), *_DEVICES) if os.path.exists(path)]
         self._folder = tempfile.mkdtemp(prefix="pts-code-")
-        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
         code = f"{_START}; main(*sys.argv[1:])"
         try:
             self._process = subprocess.Popen(
-                [*command, python, "-S", "-s", "-P", "-B", "-c", code, root, *numbers],
+                [*command, _PYTHON, "-S", "-s", "-P", "-B", "-c", code, root, *numbers],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=self._folder,
-                env=environment("/tmp" if isolation == "bwrap" else self._folder),
+                env=environment("/tmp" if self._isolation == "bwrap" else self._folder),
                 start_new_session=True,
                 bufsize=0,
             )
         except OSError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
-            raise VerifierError(f"{(command or [python])[0]}: {error.strerror}") from error
+            raise VerifierError(f"{(command or [_PYTHON])[0]}: {error.strerror}") from error
         self.stop = weakref.finalize(self, _stop, self._process, self._folder)
+        """Ends every process of the sandbox; a second call does nothing."""
         if self._line(START_SECONDS) != b"ready\n":
             assert self._process.stdin is not None
             assert self._process.stderr is not None
@@ -127,30 +120,18 @@ class _Server:
             self.stop()
             raise VerifierError(said.splitlines()[-1] if said else "it ended without a word")
 
-    def take(self, job: dict[str, Any]) -> bool:
+    def _take(self, job: dict[str, Any]) -> bool:
         """Hand over a job; False when the server is no more."""
-        assert self._process.stdin is not None
+        assert isinstance(self._process.stdin, io.FileIO)
         frame = json.dumps(job).encode()
-        data = memoryview(b"J" + b"%08x" % len(frame) + frame)
         try:
-            while data:
-                data = data[self._process.stdin.write(data) or 0 :]
+            write_all(self._process.stdin, b"J%08x" % len(frame) + frame)
         except OSError:
             return False
         return self._process.poll() is None
 
-    def reply(self, seconds: float) -> dict[str, Any] | None:
-        line = self._line(seconds)
-        if line is None or not line.endswith(b"\n"):
-            return None
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            return None
-        return reply if isinstance(reply, dict) else None
-
-    def _line(self, seconds: float) -> bytes | None:
-        """One line (shorter at the end of the stream), or None when time is up."""
+    def _line(self, seconds: float) -> bytes:
+        """One line; shorter at the end of the stream, empty when time is up."""
         assert self._process.stdout is not None
         data, deadline = b"", time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
@@ -158,7 +139,7 @@ class _Server:
             while not data.endswith(b"\n") and len(data) <= REPLY_BYTES:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    return None
+                    return b""
                 chunk = os.read(self._process.stdout.fileno(), REPLY_BYTES)
                 if not chunk:
                     break
@@ -199,10 +180,9 @@ def _bubblewrap() -> list[str]:
 
 def _read_only() -> list[str]:
     """The interpreter, its standard library and the system's shared libraries."""
-    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     paths = ["/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"]
-    paths += [os.path.join(sys.base_prefix, "lib"), os.path.dirname(os.__file__), python]
-    paths += [sysconfig.get_config_var("DESTSHARED") or python]
+    paths += [os.path.join(sys.base_prefix, "lib"), os.path.dirname(os.__file__), _PYTHON]
+    paths += [sysconfig.get_config_var("DESTSHARED") or _PYTHON]
     return list(dict.fromkeys(paths))
 
 
@@ -221,13 +201,10 @@ def _packages() -> Iterator[str]:
 def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
     """End the server by closing its input; its processes die with it."""
     assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for pipe in (process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
+    with process:  # it closes the pipes and waits for the end
+        process.stdin.close()
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
     shutil.rmtree(folder, ignore_errors=True)

@@ -7,8 +7,8 @@ import builtins
 import copy
 import importlib
 import math
+import socket
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeGuard
 
@@ -22,13 +22,9 @@ _FILE = "<tests>"
 
 
 def run_tests(
-    tree: ast.Module,
-    code: str,
-    entry_point: str,
-    as_json: bool,
-    make_harness: Callable[[frozenset[str]], Harness],
+    tree: ast.Module, code: str, entry_point: str, as_json: bool, connection: socket.socket
 ) -> dict[str, Any]:
-    """Run the tests against the code.
+    """Run the tests against the code, whose process is at the other end of the connection.
 
     The code's names stand for themselves in the tests, but no builtin (except an entry point of
     that name) and no module of the standard library is replaced: what judges must not come from
@@ -39,7 +35,7 @@ def run_tests(
     ChannelClosed when the code's process is gone.
     """
     used = names_of(tree)
-    harness = make_harness(used)
+    harness = Harness(connection, used)
     try:
         given = harness.load(code)
         names = {n: v for n, v in given.items() if n == entry_point or not hasattr(builtins, n)}
@@ -50,8 +46,6 @@ def run_tests(
         if not entry_point and not used & set(names):
             return failure("missing", "the code defines nothing that the tests use")
         reached = _run(tree, names, entry_point, as_json)
-    except CannotCross as error:
-        return {"verdict": "unscored", "kind": "tests", "detail": str(error)}
     except ChannelClosed:
         raise
     except BaseException as error:
@@ -74,13 +68,11 @@ def _function(given: dict[str, Any], entry_point: str) -> Any:
 
 def names_of(tree: ast.AST) -> frozenset[str]:
     """All names and attributes that the tests use."""
-    found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
-    return frozenset(found)
+    nodes = list(ast.walk(tree))
+    found = {node.id for node in nodes if isinstance(node, ast.Name)}
+    found |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    return frozenset(found | {alias.name for node in imports for alias in node.names})
 
 
 def _run(tree: ast.Module, names: dict[str, Any], entry_point: str, as_json: bool) -> int:
@@ -92,7 +84,8 @@ def _run(tree: ast.Module, names: dict[str, Any], entry_point: str, as_json: boo
     space["__assertion__"], space["__same__"] = lambda: reached.append(None), same_json
     if entry_point:
         space["candidate"] = names[entry_point]
-    exec(compile(_counting(tree, as_json), _FILE, "exec", dont_inherit=True), space)
+    marked = ast.fix_missing_locations(_Marking(as_json).visit(copy.deepcopy(tree)))
+    exec(compile(marked, _FILE, "exec", dont_inherit=True), space)
     for name, takes in runnable(tree):
         space[name](*[names.get(entry_point)][:takes])
     return len(reached)
@@ -129,19 +122,18 @@ def runnable(tree: ast.Module) -> list[tuple[str, int]]:
     return [(n, k) for n, k in takes if (n, k) == ("check", 1) or (n.startswith("test") and k == 0)]
 
 
-def _counting(tree: ast.Module, as_json: bool) -> ast.Module:
-    """The tests with a mark before each assertion: tests that reach none prove nothing."""
+class _Marking(ast.NodeTransformer):
+    """Puts a mark before each assertion: tests that reach none prove nothing."""
 
-    class Mark(ast.NodeTransformer):
-        def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
-            call = ast.Call(ast.Name("__assertion__", ast.Load()), [], [])
-            if as_json and isinstance(node.test, ast.Compare):
-                sides = [node.test.left, *node.test.comparators]
-                node.test = ast.Call(ast.Name("__same__", ast.Load()), sides, [])
-            return [ast.copy_location(ast.Expr(call), node), node]
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
 
-    marked: ast.Module = Mark().visit(copy.deepcopy(tree))
-    return ast.fix_missing_locations(marked)
+    def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
+        call = ast.Call(ast.Name("__assertion__", ast.Load()), [], [])
+        if self._as_json and isinstance(node.test, ast.Compare):
+            sides = [node.test.left, *node.test.comparators]
+            node.test = ast.Call(ast.Name("__same__", ast.Load()), sides, [])
+        return [ast.copy_location(ast.Expr(call), node), node]
 
 
 def same_json(value: Any, expected: Any) -> bool:
@@ -187,7 +179,7 @@ def _ended_by(error: BaseException, tree: ast.Module) -> dict[str, str]:
         return failure(*kind_of(error.__cause__.kind, error.__cause__.message))
     if isinstance(error, AssertionError):
         return failure("assertion", _line(error, tree))
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, (CannotCross, ModuleNotFoundError)):
         return {"verdict": "unscored", "kind": "tests", "detail": str(error)}
     return failure("exception", f"{type(error).__name__}: {error} (in the tests)")
 

@@ -6,16 +6,14 @@ import ast
 import builtins
 import json
 import sys
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pts.errors import DataError
 from pts.verifiers.code.candidate import MODULE
 from pts.verifiers.code.tests import modules_used, runnable
 
 
-@dataclass(frozen=True, slots=True)
-class Asserts:
+class Asserts(NamedTuple):
     """Python that asserts something of what the code defines.
 
     `entry_point` is the function under test, where one is named; `wanted` are the names that the
@@ -28,8 +26,7 @@ class Asserts:
     as_json: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """What a program reads and what it must print."""
 
     stdin: str
@@ -120,16 +117,14 @@ def _calls(name: str, inputs: list[Any], outputs: list[Any]) -> Asserts:
 
 def _cases(data: list[Any] | dict[str, Any]) -> Tests:
     """Cases of a program, or the assertions that calls of a function come to."""
-    inputs, outputs = (
-        (data.get("inputs"), data.get("outputs")) if isinstance(data, dict) else (0, 0)
-    )
+    about = data if isinstance(data, dict) else {}
+    inputs, outputs, name = (about.get(key) for key in ("inputs", "outputs", "fn_name"))
     if not isinstance(inputs, list) or not isinstance(outputs, list):
         raise DataError('JSON tests are ["assert ...", ...] or {"inputs": [...], "outputs": [...]}')
     if len(inputs) != len(outputs):
         raise DataError(f"{len(inputs)} inputs, but {len(outputs)} outputs")
     if not inputs:
         raise DataError("the tests hold no cases")
-    name = data.get("fn_name") if isinstance(data, dict) else None
     if name is not None:
         if not (isinstance(name, str) and name.isidentifier()):
             raise DataError(f"fn_name must be the name of a function, got {name!r}")
@@ -157,14 +152,11 @@ def _check(tests: str, entry_point: str) -> None:
     nodes = list(ast.walk(tree))
     if not any(isinstance(node, ast.Assert) for node in nodes):
         raise DataError("the tests hold no assertion")
-    missing = {m.split(".")[0] for m in _imports(nodes)} - sys.stdlib_module_names - {MODULE}
+    imported = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    imported += [n.module or "." for n in nodes if isinstance(n, ast.ImportFrom)]
+    missing = {m.split(".")[0] for m in imported} - sys.stdlib_module_names - {MODULE}
     if missing:
         names = ", ".join(sorted(missing))
         raise DataError(f"the tests import {names}; only the standard library is there")
     if not entry_point and ("check", 1) in runnable(tree):
         raise DataError("the tests define check(candidate), and no entry point is given")
-
-
-def _imports(nodes: list[ast.AST]) -> list[str]:
-    found = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    return found + [n.module or "." for n in nodes if isinstance(n, ast.ImportFrom)]

@@ -94,7 +94,17 @@ class CodeVerifier:
         prefix: str = "prefix",
         entry_point: str = "entry_point",
     ) -> None:
-        faults = _faults(timeout, memory, isolation)
+        faults = []
+        if not (isinstance(timeout, (int, float)) and 0 < timeout <= 3600):
+            faults.append(f"timeout must be more than 0 and at most 3600 seconds, got {timeout!r}")
+        if not (isinstance(memory, int) and LEAST_MEMORY <= memory <= 1 << 20):
+            faults.append(f"memory must be whole MiB, {LEAST_MEMORY} to {1 << 20}, got {memory!r}")
+        known = ("auto", *ISOLATIONS)
+        if isolation not in known:
+            hint = did_you_mean(str(isolation), known) or f"; give {', '.join(known)}"
+            faults.append(f"no isolation {isolation!r}{hint}")
+        if sys.platform != "linux" or not lockdown.supported():
+            faults.append("the code verifier needs Linux on x86-64 or ARM64")
         if faults:
             raise ConfigError(*faults)
         self.timeout, self.memory = timeout, memory
@@ -196,18 +206,3 @@ def _start(isolation: Isolation | Literal["auto"], limits: JobLimits) -> tuple[I
         except VerifierError as error:
             faults.append(f"{kind}: {error}")
     raise ConfigError(f"no sandbox for code works here ({'; '.join(faults)}); {_REMEDY}")
-
-
-def _faults(timeout: float, memory: int, isolation: str) -> list[str]:
-    faults = []
-    if not (isinstance(timeout, (int, float)) and 0 < timeout <= 3600):
-        faults.append(f"timeout must be more than 0 and at most 3600 seconds, got {timeout!r}")
-    if not (isinstance(memory, int) and LEAST_MEMORY <= memory <= 1 << 20):
-        faults.append(f"memory must be whole MiB, {LEAST_MEMORY} to {1 << 20}, got {memory!r}")
-    known = ("auto", *ISOLATIONS)
-    if isolation not in known:
-        hint = did_you_mean(str(isolation), known) or f"; give {', '.join(known)}"
-        faults.append(f"no isolation {isolation!r}{hint}")
-    if sys.platform != "linux" or not lockdown.supported():
-        faults.append("the code verifier needs Linux on x86-64 or ARM64")
-    return faults

@@ -44,14 +44,22 @@ class Crossing:
     def __init__(self) -> None:
         self.open = True
         self.containers: list[Any] = []
-        self._numbers: dict[int, int] = {}
+        self.numbers: dict[int, int] = {}
+        """Where a container stands among them, by its `id`."""
 
-    def add(self, value: Any) -> None:
-        self._numbers[id(value)] = len(self.containers)
-        self.containers.append(value)
 
-    def number(self, value: Any) -> int | None:
-        return self._numbers.get(id(value))
+def exactly(read: Callable[[int], bytes], size: int) -> bytes:
+    """So many bytes, from as many reads as it takes. Raises ChannelClosed where they end."""
+    data = bytearray()
+    while len(data) < size:
+        try:
+            chunk = read(min(size - len(data), 1 << 16))
+        except OSError:
+            chunk = b""
+        if not chunk:
+            raise ChannelClosed
+        data += chunk
+    return bytes(data)
 
 
 class Channel:
@@ -93,28 +101,16 @@ class Channel:
 
     def receive(self) -> dict[str, Any]:
         """The next message. Raises ChannelClosed at the end and for what is no message."""
-        (size,) = struct.unpack(">I", self._exactly(4))
+        (size,) = struct.unpack(">I", exactly(self._connection.recv, 4))
         if size > LIMIT:
             raise ChannelClosed
         try:
-            message = json.loads(self._exactly(size))
+            message = json.loads(exactly(self._connection.recv, size))
         except (ValueError, RecursionError):
             raise ChannelClosed from None
         if not isinstance(message, dict):
             raise ChannelClosed
         return message
-
-    def _exactly(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            try:
-                chunk = self._connection.recv(min(size - len(data), 1 << 16))
-            except OSError:
-                chunk = b""
-            if not chunk:
-                raise ChannelClosed
-            data += chunk
-        return bytes(data)
 
     def encode(self, value: Any) -> Any:
         """A value as JSON. Raises RecursionError for a value that holds itself."""
@@ -123,16 +119,13 @@ class Channel:
             return value
         if kind is int:
             return value if -(2**63) <= value < 2**63 else ["int", hex(value)]
-        if (
-            kind in _MUTABLE
-            and self._crossing
-            and (known := self._crossing.number(value)) is not None
-        ):
-            return ["same", known]
+        if kind in _MUTABLE and self._crossing and id(value) in self._crossing.numbers:
+            return ["same", self._crossing.numbers[id(value)]]
         if kind in _SEQUENCES:
             data = [kind.__name__, *map(self.encode, value)]
         elif kind in _MAPPINGS:
-            data = [kind.__name__, *self._pairs(value)]
+            pairs = dict.items(value)
+            data = [kind.__name__, *([self.encode(k), self.encode(v)] for k, v in pairs)]
         elif kind in _SCALARS:
             data = [kind.__name__, *_SCALARS[kind][0](value)]
         else:
@@ -144,7 +137,8 @@ class Channel:
     def _crossed(self, value: Any) -> None:
         """Called on both sides when a container and all that it holds have crossed."""
         if type(value) in _MUTABLE and self._crossing and self._crossing.open:
-            self._crossing.add(value)
+            self._crossing.numbers[id(value)] = len(self._crossing.containers)
+            self._crossing.containers.append(value)
 
     def by_value(self, value: Any) -> Any:
         """An instance of a subclass of plain data as the data it is; None if it is none.
@@ -165,9 +159,6 @@ class Channel:
                 return self.encode(read(value))
         return None
 
-    def _pairs(self, value: dict[Any, Any]) -> Iterable[list[Any]]:
-        return ([self.encode(k), self.encode(v)] for k, v in dict.items(value))
-
     def decode(self, data: Any) -> Any:
         """The value of `encode`'s JSON. Raises ValueError, TypeError or the like for the rest."""
         if not isinstance(data, list):
@@ -176,17 +167,6 @@ class Channel:
             return data
         tag, *parts = data
         kind: Any = _BY_NAME.get(tag)
-        if kind is not None:
-            return self._decode_plain(kind, parts)
-        if tag == "same" and self._crossing:
-            return self._crossing.containers[parts[0]]
-        if tag == "builtin":
-            return _CONSTANTS[parts[0]]
-        if tag == "named":
-            return namedtuple(parts[0], parts[1])(*map(self.decode, parts[2:]))
-        return self._resolve(tag, parts)
-
-    def _decode_plain(self, kind: Any, parts: list[Any]) -> Any:
         value: Any
         if kind in _SEQUENCES:
             value = kind(map(self.decode, parts))
@@ -194,8 +174,16 @@ class Channel:
             keys, values = [k for k, _ in parts], [v for _, v in parts]
             pairs = zip(map(self.decode, keys), map(self.decode, values), strict=True)
             value = kind(dict(pairs))  # without a frame of its own: deeper nesting is possible
-        else:
+        elif kind is not None:
             value = _SCALARS[kind][1](*parts)
+        elif tag == "same" and self._crossing:
+            return self._crossing.containers[parts[0]]
+        elif tag == "builtin":
+            return _CONSTANTS[parts[0]]
+        elif tag == "named":
+            return namedtuple(parts[0], parts[1])(*map(self.decode, parts[2:]))
+        else:
+            return self._resolve(tag, parts)
         self._crossed(value)
         return value
 

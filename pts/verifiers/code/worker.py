@@ -23,13 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 from pts.verifiers.code.candidate import Candidate
-from pts.verifiers.code.harness import Harness
 from pts.verifiers.code.lockdown import Lock, control
 from pts.verifiers.code.tests import failure, kind_of, run_tests
-from pts.verifiers.code.wire import Channel, ChannelClosed
+from pts.verifiers.code.wire import Channel, ChannelClosed, exactly
 
 FILE_BYTES = 16 << 20
 """Largest file (and so the longest output) of the judged code."""
@@ -128,17 +128,15 @@ def _read_until(stream: BinaryIO, deadline: float) -> bytes | None:
     return None
 
 
-def _end(harness: int) -> tuple[int, float]:
-    """Kill the harness's group and reap it whole; the harness's status and CPU seconds."""
-    found = 0, 0.0
+def _end(harness: int) -> tuple[int, resource.struct_rusage]:
+    """Kill the harness's group and reap it whole; the harness's status and what it used."""
     os.killpg(harness, signal.SIGKILL)
+    _, status, used = os.wait4(harness, 0)
     while True:
         try:
-            pid, status, usage = os.wait4(-1, 0)
+            os.wait()
         except ChildProcessError:
-            return found
-        if pid == harness:
-            found = status, usage.ru_utime + usage.ru_stime
+            return status, used
 
 
 def _child(work: Callable[[], None]) -> NoReturn:
@@ -160,7 +158,9 @@ def _harness(report: int, cpu: int, memory: int, lock: Lock) -> None:
         if candidate == 0:
             _child(lambda: _candidate(theirs, given.fileno(), printed.fileno(), lock))
         theirs.close()
-        job = _job()
+        standard_input = partial(os.read, 0)
+        size = int(exactly(standard_input, 8), 16)
+        job = json.loads(exactly(standard_input, size))
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):  # what the tests print must not reach the verifier
             os.dup2(nothing, descriptor)
@@ -169,28 +169,14 @@ def _harness(report: int, cpu: int, memory: int, lock: Lock) -> None:
             if "stdin" in job:
                 reply = _program(job, ours, candidate, given, printed, cpu)
             else:
-                reply = _tests(job, ours)
+                tree = ast.parse(job["tests"])
+                reply = run_tests(tree, job["code"], job["entry_point"], job["as_json"], ours)
         except ChannelClosed:
-            _, status, usage = os.wait4(candidate, 0)
-            reply = _death(status, usage.ru_utime + usage.ru_stime, cpu)
+            _, status, used = os.wait4(candidate, 0)
+            reply = _death(status, used, cpu)
         except MemoryError:
             reply = failure("memory", "the tests ran out of memory")
     os.write(report, json.dumps(reply).encode())
-
-
-def _job() -> dict[str, Any]:
-    size = int(_exactly(8), 16)
-    return dict(json.loads(_exactly(size)))
-
-
-def _exactly(size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        chunk = os.read(0, min(size - len(data), 1 << 20))
-        if not chunk:
-            os._exit(BROKEN)
-        data += chunk
-    return bytes(data)
 
 
 def _limit(cpu: int, memory: int) -> None:
@@ -219,16 +205,7 @@ def _candidate(connection: socket.socket, given: int, printed: int, lock: Lock) 
     connection.detach()
     os.closerange(4, 1 << 16)
     lock.close()
-    channel = socket.socket(fileno=3)
-    Candidate(lambda own: Channel(channel, own.refer, own.resolve)).serve()
-
-
-def _tests(job: dict[str, Any], connection: socket.socket) -> dict[str, Any]:
-    def make(named: frozenset[str]) -> Harness:
-        return Harness(lambda own: Channel(connection, own.refer, own.resolve), named)
-
-    tree = ast.parse(job["tests"])
-    return run_tests(tree, job["code"], job["entry_point"], job["as_json"], make)
+    Candidate(socket.socket(fileno=3)).serve()
 
 
 def _program(
@@ -250,11 +227,11 @@ def _program(
         raised = channel.receive().get("raised")
     except ChannelClosed:
         pass
-    _, status, usage = os.wait4(candidate, 0)
+    _, status, used = os.wait4(candidate, 0)
     if isinstance(raised, dict):
         return failure(*kind_of(str(raised.get("type")), str(raised.get("message"))))
     if status != 0:
-        return _death(status, usage.ru_utime + usage.ru_stime, cpu)
+        return _death(status, used, cpu)
     printed.seek(0)
     said, expected = _lines(printed.read().decode(errors="replace")), _lines(job["stdout"])
     if said == expected:
@@ -270,11 +247,11 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-def _death(status: int, used: float, cpu: int) -> dict[str, Any]:
+def _death(status: int, used: resource.struct_rusage, cpu: int) -> dict[str, Any]:
     """What the end of a process means, when it was not asked for."""
     if not os.WIFSIGNALED(status):
         return failure("exited early", f"status {os.waitstatus_to_exitcode(status)}")
     number = os.WTERMSIG(status)
-    if number == signal.SIGXCPU or used >= cpu:
+    if number == signal.SIGXCPU or used.ru_utime + used.ru_stime >= cpu:
         return failure("time limit", f"{cpu} s of CPU time")
     return failure("killed", signal.Signals(number).name)

@@ -414,10 +414,9 @@ def test_it_works_in_threads(verifier: CodeVerifier) -> None:
 
 def test_a_killed_sandbox_is_started_again() -> None:
     verifier = make(available())
-    server = verifier._sandbox._server
-    assert server is not None
-    server._process.kill()
-    server._process.wait()
+    sandbox = verifier._sandbox
+    sandbox._process.kill()
+    sandbox._process.wait()
     assert judge(verifier, "def f(): return 1", "assert f() == 1").verdict is PASS
     verifier.close()
     assert judge(verifier, "def f(): return 2", "assert f() == 2").verdict is PASS
@@ -437,11 +436,10 @@ def test_a_sandbox_that_cannot_start_again_is_unscored(monkeypatch: pytest.Monke
 
 def test_the_sandbox_goes_with_its_verifier() -> None:
     verifier = make(available())
-    server = verifier._sandbox._server
-    assert server is not None
-    process, folder = server._process, Path(server._folder)
+    sandbox = verifier._sandbox
+    process, folder = sandbox._process, Path(sandbox._folder)
     assert process.poll() is None
-    del verifier, server
+    del verifier, sandbox
     gc.collect()
     assert process.poll() is not None
     assert not folder.exists()

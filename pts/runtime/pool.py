@@ -31,7 +31,7 @@ from pts.runtime.journal import Journal, RecordedRollouts
 from pts.runtime.processes import END_SECONDS, Launch
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
+from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec, share
 from pts.runtime.worker import Call, LeasedQuestion, SearchOrder, work
 from pts.types import Problem
 
@@ -73,10 +73,7 @@ class Pool:
     when workers die again and again; errors of a worker are raised here.
     """
 
-    def __init__(
-        self, make_engine: Callable[[], Engine], spec: SearchSpec, window: int, workers: int
-    ) -> None:
-        self._window = window
+    def __init__(self, make_engine: Callable[[], Engine], spec: SearchSpec, workers: int) -> None:
         self._launch = Launch(work, make_engine, spec, workers)
         self._launch.check()
         self._workers: dict[int, _Worker] = {}
@@ -136,8 +133,10 @@ class Pool:
     ) -> Iterator[Record]:
         """Search the problems; yield records as they finish."""
         self._stream, self._journal = iter(problems), journal
-        window = share(left, self._window, self._launch.workers)
-        self._search = SearchOrder(window, journal.path if journal else None)
+        self._search = SearchOrder(
+            share(left, self._launch.spec.window, self._launch.workers),
+            journal.path if journal else None,
+        )
         while self._employ():
             yield from self._listen()
             on_progress(self._progress)
@@ -280,11 +279,6 @@ class Pool:
             worker.pipe.close()
         for worker in self._workers.values():
             worker.process.join()
-
-
-def share(left: int | None, window: int, workers: int) -> int:
-    """Questions that a worker takes at a time: no more than its share of those that are left."""
-    return window if left is None else min(window, max(1, -(-left // workers)))
 
 
 def _death(status: int | None) -> str:

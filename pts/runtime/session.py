@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,7 +25,7 @@ from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.results import Record, ResultFile, read_records
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, SearchSpec, describe_verifier
+from pts.runtime.searcher import EngineInfo, SearchSpec, fingerprint
 from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
 from pts.types import Problem
 
@@ -83,19 +83,12 @@ class RunSession:
             stack.callback(self._file.close)
             return self._file.finished
 
-        self._journal = stack.enter_context(Journal(journal, self._fingerprint(), finished))
+        config = self._spec.config.model_dump(mode="json")
+        run = fingerprint(
+            self._executor.engine_info, self._spec.verifier, self._spec.seed, config=config
+        )
+        self._journal = stack.enter_context(Journal(journal, run, finished))
         self._folder = folder
-
-    def _fingerprint(self) -> dict[str, Any]:
-        engine_info = self._executor.engine_info
-        return {
-            "policy_digest": engine_info.policy_digest,
-            "stop_ids": list(engine_info.stop_ids),
-            "sampling": engine_info.sampling.model_dump(mode="json"),
-            "config": self._spec.config.model_dump(mode="json"),
-            "verifier": describe_verifier(self._spec.verifier),
-            "seed": self._spec.seed,
-        }
 
     def drive(self, problems: Iterable[Problem], progress: bool) -> None:
         """Search what is not finished; keep each record as soon as it is there."""

@@ -35,7 +35,7 @@ from pts.engines.base import Engine
 from pts.errors import EngineError
 from pts.runtime.journal import RecordedRollouts, Recorder
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
+from pts.runtime.searcher import QuestionSearcher, SearchSpec
 from pts.runtime.summary import used_ids
 from pts.types import Problem
 
@@ -61,7 +61,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class SearchOrder:
-    """An order: search what can be leased, `window` questions at a time, for a journal or none."""
+    """An order: search what can be leased, `window` questions at a time, for a journal or none.
+
+    `window` is the worker's share of the questions that are left, where their number is known.
+    """
 
     window: int
     journal: Path | None
@@ -130,8 +133,7 @@ class _Worker:
         self._last = 0.0
 
     def serve(self) -> None:
-        engine = self._questions.engine
-        self._pipe.send(("ready", EngineInfo.of(engine)))
+        self._pipe.send(("ready", self._questions.engine_info))
         while (order := self._pipe.recv()) is not None:
             if isinstance(order, Call):
                 self._pipe.send(("answer", order.function(self._questions, *order.arguments)))

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 from typing import Any
 
 from pts.engines.base import Engine
@@ -265,9 +264,7 @@ class Pool:
         self._start_missing()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End all workers: idle ones in peace, the others, and all after an error, by SIGKILL."""
         peaceful = [w for w in self._workers.values() if kind is None and w.ready and not w.busy]
         for worker in peaceful:

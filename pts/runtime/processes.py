@@ -60,7 +60,7 @@ class Launch:
             args=(theirs, self.make_engine, self.spec),
             name=f"pts-worker-{number}",
         )
-        with _environment(worker_environment(number, self.workers)), _without_interrupt():
+        with _inherited(worker_environment(number, self.workers)):
             process.start()
         theirs.close()
         return process, ours
@@ -93,25 +93,16 @@ def _devices() -> list[str]:
 
 
 @contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Variables for the processes that are started meanwhile; read before any module is."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
+    """What processes have that are started meanwhile: variables, which are read before any module
+    is, and no Ctrl-C, which ends the parent, which ends them."""
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _without_interrupt() -> Iterator[None]:
-    """Processes started meanwhile do not see Ctrl-C, which ends the parent, which ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -83,7 +83,7 @@ class Pool:
         self._lost: deque[WorkItem] = deque()
         self._wasted = 0
         self._answer: Any = None
-        self._progress = Progress()
+        self._progress: Counter[str] = Counter()
         self._token_texts: dict[int, str] = {}
         """Texts of all tokens in the records so far."""
 
@@ -138,7 +138,7 @@ class Pool:
         )
         while self._employ():
             yield from self._listen()
-            on_progress(self._progress)
+            on_progress(Progress(**self._progress))
 
     # Work
 
@@ -159,7 +159,7 @@ class Pool:
             if number not in self._workers:
                 self._workers[number] = _Worker(number, *self._launch.start(number))
 
-    def _next_item(self, worker: _Worker) -> LeasedQuestion | None:
+    def _next_item(self, worker: _Worker) -> LeasedQuestion:
         """The next question for a worker; None when it is to finish what it has."""
         lease = None
         if self._lost and not worker.leases:
@@ -175,7 +175,7 @@ class Pool:
         name, lease.recorded = lease.problem.id, False
         worker.leases[name] = lease
         on_file = self._journal.on_file(name) if self._journal else RecordedRollouts()
-        return LeasedQuestion(lease.problem, on_file)
+        return lease.problem, on_file
 
     # Messages
 
@@ -214,9 +214,7 @@ class Pool:
         elif kind == "next":
             self._send(worker, self._next_item(worker))
         elif kind == "progress":
-            for name in (f.name for f in fields(Progress)):
-                total = getattr(self._progress, name) + getattr(value, name)
-                setattr(self._progress, name, total)
+            self._progress.update(value)  # adds
         else:  # idle, or an answer
             worker.busy = worker.alone = False
             self._answer = value

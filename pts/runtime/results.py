@@ -21,7 +21,7 @@ import io
 import re
 from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import dataclass
-from operator import eq
+from operator import add, attrgetter, eq
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -45,13 +45,10 @@ class RolloutCost:
     unscored: int = 0
 
     def __add__(self, other: RolloutCost) -> RolloutCost:
-        return RolloutCost(
-            self.rollouts + other.rollouts,
-            self.tokens + other.tokens,
-            self.passed + other.passed,
-            self.truncated + other.truncated,
-            self.unscored + other.unscored,
-        )
+        return RolloutCost(*map(add, _counts(self), _counts(other)))
+
+
+_counts = attrgetter("rollouts", "tokens", "passed", "truncated", "unscored")
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,10 +81,7 @@ class RunFolder:
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        if not path.is_file():
-            return None
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return dict(value)
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _whole(text: str) -> str:

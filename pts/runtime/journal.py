@@ -141,7 +141,10 @@ class Journal(Recorder):
             check_header(self.path, parse(header) or {}, fingerprint)
         known = finished()
         for at, offset, line in islice(complete_lines(self.path), 1, None):
-            question = _question(self.path, at, line)
+            # Read without parsing the line where that is possible.
+            question = leading_text(line, b'{"q":') or (parse(line) or {}).get("q")
+            if not isinstance(question, str):
+                raise damaged(self.path, at, "the line names no question")
             if question not in known:
                 self._places.setdefault(question, array("q")).append(offset)
         if not self._file.seek(0, io.SEEK_END):
@@ -191,16 +194,6 @@ class Journal(Recorder):
 
 def _line(entry: Mapping[str, Any]) -> bytes:
     return (dumps(entry) + "\n").encode()
-
-
-def _question(path: Path, number: int, line: bytes) -> str:
-    """The question that a line is about, read without parsing the line where that is possible."""
-    question = leading_text(line, b'{"q":')
-    if question is None:
-        question = (parse(line) or {}).get("q")
-        if not isinstance(question, str):
-            raise damaged(path, number, "the line names no question")
-    return question
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:

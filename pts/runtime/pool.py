@@ -95,6 +95,7 @@ class Pool:
         return self._facts
 
     def check(self, problems: Iterable[Problem]) -> None:
+        """Raise DataError if any problem or completion cannot be searched."""
         longest, limit = self.engine_info.max_model_len, self.engine_info.sampling.max_new_tokens
         room, own = longest and longest - limit, self._launch.spec.config.paths
         told = [p for p in problems if not own or p.completions or may_outgrow(p, room)]
@@ -102,6 +103,7 @@ class Pool:
             self._call(QuestionSearcher.check, told)
 
     def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        """Texts of tokens; once `interrupted`, of those at hand."""
         known = {i: text for i, text in self._token_texts.items() if i in ids}
         missing = ids - known.keys()
         if missing and not interrupted:
@@ -130,7 +132,7 @@ class Pool:
         journal: Journal | None,
         on_progress: Callable[[Progress], None],
     ) -> Iterator[Record]:
-        """Search the problems; yield records as they finish."""
+        """Search the problems (`left` of them, if that is known); yield records as they finish."""
         self._stream, self._journal = iter(problems), journal
         self._search = SearchOrder(
             share(left, self._launch.spec.window, self._launch.workers),

@@ -142,7 +142,8 @@ def run(
     finally:
         if isinstance(answers, Generator):
             answers.close()
-        live.close()
+        for question in live.active.values():
+            question.steps.close()
 
 
 @dataclass(eq=False, slots=True)
@@ -217,10 +218,6 @@ class Scheduler(Generic[R]):
         """The live queue, as engines read it."""
         while self.active:
             yield self.queue.popleft() if self.queue else None
-
-    def close(self) -> None:
-        for question in self.active.values():
-            question.steps.close()
 
     def _start(self, problem: Problem, steps: SearchRoutine[R]) -> None:
         if problem.id in self.seen:

@@ -26,7 +26,7 @@ from pts.errors import ConfigError
 from pts.runtime.pool import Pool
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.searcher import QuestionSearcher, SearchSpec, describe_verifier
-from pts.runtime.session import Executor, RunSession
+from pts.runtime.session import RunSession
 from pts.runtime.summary import RunSummary, SearchRun
 from pts.stats import score_test
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
@@ -92,7 +92,7 @@ def search(
 
 def _executor(
     engine: Engine | Callable[[], Engine], spec: SearchSpec, workers: int, stack: ExitStack
-) -> Executor:
+) -> QuestionSearcher | Pool:
     # isinstance would not see what a wrapper's __getattr__ gives; a class makes engines.
     if hasattr(engine, "sample") and not isinstance(engine, type):
         if workers > 1:

@@ -50,10 +50,8 @@ class EngineInfo:
 
     @classmethod
     def of(cls, engine: Engine) -> EngineInfo:
-        stops = tuple(sorted(engine.stop_ids))
-        return cls(
-            engine.policy_digest, engine.sampling, stops, getattr(engine, "max_model_len", None)
-        )
+        stops, longest = tuple(sorted(engine.stop_ids)), getattr(engine, "max_model_len", None)
+        return cls(engine.policy_digest, engine.sampling, stops, longest)
 
 
 class QuestionSearcher:

@@ -33,10 +33,6 @@ class RunFolder:
                 )
         self.fingerprint: dict[str, Any] = read_fingerprint(self.path / "journal.jsonl")
 
-    @property
-    def policy_digest(self) -> str:
-        return str(self.fingerprint["policy_digest"])
-
     @cached_property
     def config(self) -> SearchConfig:
         """The settings of the search."""

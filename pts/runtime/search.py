@@ -128,7 +128,7 @@ def reselect(
     changed = {name: value for name, value in changes.items() if value is not None}
     config = parse_settings(SearchConfig, {**own.model_dump(), **changed}, "selection")
     margin = None if p_gap is None else config.p_gap - config.indifference_margin
-    selection = Selection(config, folder.policy_digest)
+    selection = Selection(config, folder.fingerprint["policy_digest"])
     for record in folder.records:
         selection.see(_retested(record.result, margin))
     return list(selection.pick(_retested(record.result, margin) for record in folder.records))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pts.config import SearchConfig
 from pts.planning.forecast import Forecast
-from pts.runtime.results import Record
 from pts.runtime.summary import RunSummary
 
 CUT = 0.1
@@ -25,16 +24,14 @@ WIDE = 3.0
 """Ratio of the ends of the tokens' interval above which a larger probe pays."""
 
 
-def advice(
-    records: Sequence[Record], summary: RunSummary, config: SearchConfig, tokens: Forecast
-) -> Iterator[str]:
-    """A sentence for each setting that the probe speaks against."""
+def advice(summary: RunSummary, config: SearchConfig, tokens: Forecast) -> Iterator[str]:
+    """A sentence for each setting that the probe, of which `summary` is, speaks against."""
     if summary.truncated_share > CUT:
         yield (
             f"the length limit cut {summary.truncated_share:.0%} of the rollouts, and what is cut "
             "has failed: raise max_new_tokens"
         )
-    status, n = Counter(summary.questions), len(records)
+    status, n = Counter(summary.questions), sum(summary.questions.values())
     easy, hard, kept = status["too easy"], status["too hard"], status["searched"]
     if status["unscored"]:
         yield (
@@ -48,14 +45,13 @@ def advice(
             f"of the tries ({easy} more often, {hard} less): take {wanted[0]} questions or a "
             f"{wanted[1]} temperature"
         )
-    stopped = Counter(path.stopped for record in records for path in record.result.paths)
-    if stopped.total() and stopped["budget"] > BUDGET * stopped.total():
+    paths, costly = sum(summary.paths.values()), summary.paths.get("budget", 0)
+    if costly > BUDGET * paths:
         yield (
-            f"{stopped['budget']} of {stopped.total()} searched paths ended for want of rollouts: "
+            f"{costly} of {paths} searched paths ended for want of rollouts: "
             f"raise max_rollouts ({config.max_rollouts}) or p_gap ({config.p_gap:g})"
         )
-    proposed = sum(len(path.pairs) for record in records for path in record.result.paths)
-    if stopped.total() and not proposed:
+    if paths and not summary.proposed:
         yield (
             "no pair was proposed in the probe: probe more questions, or lower p_gap "
             f"({config.p_gap:g})"

@@ -150,7 +150,7 @@ def plan_search(
         rate=rate,
         seconds=tokens.times(1 / rate if rate else 0.0),
         truncated_share=summary.truncated_share,
-        advice=tuple(advice(records, summary, config, tokens)),
+        advice=tuple(advice(summary, config, tokens)),
         output=folder,
     )
     values = dataclasses.asdict(plan) | {"output": str(folder), "measured": measured}

@@ -117,7 +117,7 @@ class Completions:
         if not isinstance(given, Sequence):
             raise DataError(f"must be token ids or text, found {type(given).__name__}")
         for at, token in enumerate(given):
-            if not _is_token(token):
+            if isinstance(token, bool) or not isinstance(token, int | np.integer) or token < 0:
                 raise DataError(
                     f"holds {token!r} at position {at}; token ids are whole numbers from 0"
                 )
@@ -159,7 +159,3 @@ def may_outgrow(problem: Problem, room: int | None) -> bool:
 def _prompt_texts(problem: Problem) -> list[str]:
     said = problem.prompt
     return [said] if isinstance(said, str) else [turn.content for turn in said]
-
-
-def _is_token(token: object) -> bool:
-    return isinstance(token, int | np.integer) and not isinstance(token, bool) and int(token) >= 0

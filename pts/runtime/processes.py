@@ -11,8 +11,7 @@ import pickle
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -60,8 +59,19 @@ class Launch:
             args=(theirs, self.make_engine, self.spec),
             name=f"pts-worker-{number}",
         )
-        with _inherited(worker_environment(number, self.workers)):
+        # It has variables, which are read before any module is, and no Ctrl-C, which ends the
+        # parent, which ends it.
+        variables = worker_environment(number, self.workers)
+        before = {name: os.environ[name] for name in variables if name in os.environ}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.environ.update(variables)
+        try:
             process.start()
+        finally:
+            for name in variables:
+                del os.environ[name]
+            os.environ.update(before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         return process, ours
 
@@ -90,19 +100,3 @@ def _devices() -> list[str]:
         return []
     told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in told.splitlines()))]
-
-
-@contextmanager
-def _inherited(variables: Mapping[str, str]) -> Iterator[None]:
-    """What processes have that are started meanwhile: variables, which are read before any module
-    is, and no Ctrl-C, which ends the parent, which ends them."""
-    before = {name: os.environ[name] for name in variables if name in os.environ}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
-        os.environ.update(before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -137,7 +137,11 @@ def run(
                 "unanswered; it must answer every request that it pulls"
             )
     except EngineError as error:
-        live.name_question(error)
+        # Add whose request it is that an engine's error names (see `pts.engines.base`).
+        named = re.match(r"request (\d+):", str(error))
+        job = live.pending.get(int(named[1])) if named else None
+        if job is not None:
+            error.add_note(_in_question(job.question.problem))
         raise
     finally:
         if isinstance(answers, Generator):
@@ -278,13 +282,6 @@ class Scheduler(Generic[R]):
         self._finish(question, self.on_skip(about))
 
     # Requests and answers
-
-    def name_question(self, error: EngineError) -> None:
-        """Add whose request it is that an engine's error names (see `pts.engines.base`)."""
-        named = re.match(r"request (\d+):", str(error))
-        job = self.pending.get(int(named[1])) if named else None
-        if job is not None:
-            error.add_note(_in_question(job.question.problem))
 
     def _score(self, question: _Question[R], query: LogprobQuery) -> list[TokenDistribution]:
         try:

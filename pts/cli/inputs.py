@@ -39,7 +39,7 @@ def read_inputs(given: SearchOptions) -> Inputs:
     asked = faults.attempt(
         lambda: load_problems(given.problems, columns, chat=given.chat, check=check)
     )
-    faults.add(*engine_faults(given))
+    faults.extend(engine_faults(given))
     faults.raise_all()
     assert both is not None
     assert judge is not None

@@ -134,10 +134,8 @@ class Pool:
     ) -> Iterator[Record]:
         """Search the problems (`left` of them, if that is known); yield records as they finish."""
         self._stream, self._journal = iter(problems), journal
-        self._search = SearchOrder(
-            share(left, self._launch.spec.window, self._launch.workers),
-            journal.path if journal else None,
-        )
+        window = share(left, self._launch.spec.window, self._launch.workers)
+        self._search = SearchOrder(window, journal.path if journal else None)
         while self._employ():
             yield from self._listen()
             on_progress(Progress(**self._progress))

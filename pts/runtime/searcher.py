@@ -102,12 +102,10 @@ class QuestionSearcher:
             if given:  # as ids, which the journal is to know the question by
                 problem = dataclasses.replace(problem, completions=given)
             prompt = engine.encode(problem)
-            yield (
-                problem,
-                spec.search_question(
-                    problem.id, prompt, limit, spec.config, spec.seed, given, stop_ids
-                ),
+            steps = spec.search_question(
+                problem.id, prompt, limit, spec.config, spec.seed, given, stop_ids
             )
+            yield problem, steps
 
 
 def share(left: int | None, window: int, workers: int) -> int:

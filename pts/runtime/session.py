@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Iterable, Iterator, Sized
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,8 +58,7 @@ class RunSession:
             )
 
         def finished() -> Collection[str]:
-            self._file = ResultFile(results)
-            stack.callback(self._file.close)
+            self._file = stack.enter_context(closing(ResultFile(results)))
             return self._file.finished
 
         config = self._spec.config.model_dump(mode="json")

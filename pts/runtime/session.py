@@ -1,19 +1,19 @@
 """One call of `search`: where records go, what is finished already, the files of the run.
 
-Questions are searched by an executor: an engine in this process (`QuestionSearcher`) or worker
-processes (`Pool`). All else (the journal's lock, results, their order,
-pairs, totals) is here, in one process, whoever searches. Nothing here grows with the number of
-questions but their ids and, in the output folder, a few bytes for each.
+Questions are searched by an `Executor`: an engine in this process (`QuestionSearcher`) or worker
+processes (`Pool`). All else (the journal's lock, results, their order, pairs, totals) is here, in
+one process, whoever searches. Nothing here grows with the number of questions but their ids and, in
+the output folder, a few bytes for each.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,20 +24,40 @@ from pts.files import asked_digest, write_json
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.results import Record, ResultFile, read_records
-from pts.runtime.searcher import QuestionSearcher, SearchSpec, fingerprint
+from pts.runtime.scheduler import Progress
+from pts.runtime.searcher import EngineInfo, SearchSpec, fingerprint
 from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
 from pts.types import Problem
 
-if TYPE_CHECKING:
-    from pts.runtime.pool import Pool
-
 _SUMMARY = TypeAdapter(RunSummary)
+
+
+class Executor(Protocol):
+    """Who searches the questions: an engine in this process, or worker processes."""
+
+    @property
+    def engine_info(self) -> EngineInfo: ...
+
+    def check(self, problems: Iterable[Problem]) -> None:
+        """Raise DataError if any problem or completion cannot be searched."""
+
+    def search(
+        self,
+        problems: Iterable[Problem],
+        left: int | None,
+        journal: Journal | None,
+        on_progress: Callable[[Progress], None],
+    ) -> Iterator[Record]:
+        """Search the problems (`left` of them, if that is known)."""
+
+    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        """Texts of tokens; once `interrupted`, of those at hand."""
 
 
 class RunSession:
     """One call of `search`."""
 
-    def __init__(self, executor: QuestionSearcher | Pool, spec: SearchSpec) -> None:
+    def __init__(self, executor: Executor, spec: SearchSpec) -> None:
         self._executor, self._spec = executor, spec
         self._file: ResultFile | None = None
         self._journal: Journal | None = None

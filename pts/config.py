@@ -68,13 +68,9 @@ def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     """Names of the settings that stand at a path, through lists, optional and tagged unions."""
     kinds: list[type[BaseModel]] = [kind]
     for part in path:
-        inner = [m for k in kinds if part in k.model_fields for m in _models(k, part)]
-        kinds = inner or kinds
+        found = [k.model_fields[part].annotation for k in kinds if part in k.model_fields]
+        kinds = [model for annotation in found for model in _models_of(annotation)] or kinds
     return [name for k in kinds for name in k.model_fields]
-
-
-def _models(kind: type[BaseModel], field: str) -> list[type[BaseModel]]:
-    return list(_models_of(kind.model_fields[field].annotation))
 
 
 def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -10,9 +10,9 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -25,28 +25,19 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-class replacing:  # noqa: N801 - reads as a verb in `with replacing(path) as file`
+@contextmanager
+def replacing(path: Path) -> Iterator[io.TextIOWrapper]:
     """Context: a text file that takes the place of `path` when the block ends without error."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.tmp")
-
-    def __enter__(self) -> io.TextIOWrapper:
-        self._file = self._temporary.open("w", encoding="utf-8", newline="\n")
-        return self._file
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            os.replace(self._temporary, self._path)
-        else:
-            self._temporary.unlink()
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        try:
+            yield file
+        except BaseException:
+            temporary.unlink()
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from pts.cli.engine import engine_faults
+from pts.cli.engine import engine_faults, load_engine
 from pts.cli.options import SearchOptions
 from pts.cli.settings import Faults, load_settings
-from pts.config import SamplingConfig, SearchConfig
+from pts.config import SearchConfig
 from pts.data.problems import Problems, load_problems
+from pts.engines.base import Engine
 from pts.verifiers.base import Verifier
 from pts.verifiers.registry import ReferenceCheck, make_verifier
 
@@ -17,10 +19,11 @@ from pts.verifiers.registry import ReferenceCheck, make_verifier
 class Inputs:
     """Sound inputs of a search."""
 
-    config: SearchConfig
-    sampling: SamplingConfig
-    verifier: Verifier
     problems: Problems
+    engine: Callable[[], Engine]
+    """Loads it."""
+    verifier: Verifier
+    config: SearchConfig
 
 
 def read_inputs(given: SearchOptions) -> Inputs:
@@ -35,11 +38,12 @@ def read_inputs(given: SearchOptions) -> Inputs:
     asked = faults.attempt(
         lambda: load_problems(given.problems, columns, chat=given.chat, check=check)
     )
-    faults.add(*engine_faults(given))
+    faults.extend(engine_faults(given))
     faults.raise_all()
     if check is not None:
         check.warn()
     assert both is not None
     assert judge is not None
     assert asked is not None
-    return Inputs(*both, judge, asked)
+    config, sampling = both
+    return Inputs(asked, partial(load_engine, given, sampling), judge, config)

@@ -14,7 +14,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -47,7 +46,6 @@ def search(
     ] = 1,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
-    from pts.cli.engine import load_engine
     from pts.cli.inputs import read_inputs
 
     _log_to_stderr(given.quiet)
@@ -58,9 +56,8 @@ def search(
 
     with _interruptible():
         run = run_search(
-            inputs.problems, partial(load_engine, given, inputs.sampling), inputs.verifier,
-            inputs.config, output=given.output, seed=given.seed, window=given.window,
-            workers=workers, progress=not given.quiet,
+            inputs.problems, inputs.engine, inputs.verifier, inputs.config, output=given.output,
+            seed=given.seed, window=given.window, workers=workers, progress=not given.quiet,
         )  # fmt: skip
     typer.echo("\n".join(_summary_lines(run.summary)))
     typer.echo(f"report: {write_report(given.output)}")
@@ -77,7 +74,6 @@ def plan(
 
     Takes what `search` takes, but for --workers. `search` with the same --output goes on from it.
     """
-    from pts.cli.engine import load_engine
     from pts.cli.inputs import read_inputs
 
     _log_to_stderr(given.quiet)
@@ -87,9 +83,8 @@ def plan(
 
     with _interruptible():
         found = plan_search(
-            inputs.problems, load_engine(given, inputs.sampling), inputs.verifier, inputs.config,
-            probe=probe, output=given.output, seed=given.seed, window=given.window,
-            progress=not given.quiet,
+            inputs.problems, inputs.engine(), inputs.verifier, inputs.config, output=given.output,
+            seed=given.seed, window=given.window, probe=probe, progress=not given.quiet,
         )  # fmt: skip
     typer.echo("\n".join(found.lines()))
 

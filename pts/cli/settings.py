@@ -16,27 +16,21 @@ T = TypeVar("T")
 _S = TypeVar("_S", bound=Settings)
 
 
-class Faults:
-    """Gathers the faults of several inputs, so that all are told at once."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(self, *lines: str) -> None:
-        self._lines += lines
+class Faults(list[str]):
+    """Gathers the faults of several inputs, a line each, so that all are told at once."""
 
     def attempt(self, action: Callable[[], T]) -> T | None:
         """The action's value; None, and its message kept, when it raises a PTSError."""
         try:
             return action()
         except PTSError as error:
-            self.add(*str(error).splitlines())
+            self.extend(str(error).splitlines())
             return None
 
     def raise_all(self) -> None:
         """Raise one ConfigError for everything that was found, if anything was."""
-        if self._lines:
-            raise ConfigError(*self._lines)
+        if self:
+            raise ConfigError(*self)
 
 
 def load_settings(
@@ -53,7 +47,7 @@ def load_settings(
         values.update(faults.attempt(lambda item=item: _override(item)) or {})  # type: ignore[misc]
     known = {*SearchConfig.model_fields, *SamplingConfig.model_fields}
     for key in values.keys() - known:
-        faults.add(f"no setting {key!r}{did_you_mean(key, known)}")
+        faults.append(f"no setting {key!r}{did_you_mean(key, known)}")
     search = faults.attempt(lambda: _build(SearchConfig, values))
     if search is not None:
         faults.attempt(lambda: check_criteria(search))

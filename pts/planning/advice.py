@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pts.config import SearchConfig
 from pts.planning.forecast import Forecast
-from pts.runtime.results import Record
 from pts.runtime.summary import RunSummary
 
 CUT = 0.1
@@ -25,51 +24,42 @@ WIDE = 3.0
 """Ratio of the ends of the tokens' interval above which a larger probe pays."""
 
 
-def advice(
-    records: Sequence[Record], summary: RunSummary, config: SearchConfig, tokens: Forecast
-) -> Iterator[str]:
-    """A sentence for each setting that the probe speaks against."""
+def advice(summary: RunSummary, config: SearchConfig, tokens: Forecast) -> Iterator[str]:
+    """A sentence for each setting that the probe, of which `summary` is, speaks against."""
     if summary.truncated_share > CUT:
         yield (
             f"the length limit cut {summary.truncated_share:.0%} of the rollouts, and what is cut "
             "has failed: raise max_new_tokens"
         )
-    yield from _of_the_filter(records, config)
-    stopped = Counter(path.stopped for record in records for path in record.result.paths)
-    if stopped.total() and stopped["budget"] > BUDGET * stopped.total():
+    status, n = Counter(summary.questions), sum(summary.questions.values())
+    easy, hard, kept = status["too easy"], status["too hard"], status["searched"]
+    if status["unscored"]:
         yield (
-            f"{stopped['budget']} of {stopped.total()} searched paths ended for want of rollouts: "
+            f"{status['unscored']} of {n} questions could not be judged: mend the verifier or the "
+            "references"
+        )
+    if kept < KEPT * n and easy + hard:
+        wanted = ("harder", "higher") if easy > hard else ("easier", "lower")
+        yield (
+            f"only {kept} of {n} questions are solved in {config.p_min:.0%} to {config.p_max:.0%} "
+            f"of the tries ({easy} more often, {hard} less): take {wanted[0]} questions or a "
+            f"{wanted[1]} temperature"
+        )
+    paths, costly = sum(summary.paths.values()), summary.paths.get("budget", 0)
+    if costly > BUDGET * paths:
+        yield (
+            f"{costly} of {paths} searched paths ended for want of rollouts: "
             f"raise max_rollouts ({config.max_rollouts}) or p_gap ({config.p_gap:g})"
         )
-    proposed = sum(len(path.pairs) for record in records for path in record.result.paths)
-    if stopped.total() and not proposed:
+    if paths and not summary.proposed:
         yield (
             "no pair was proposed in the probe: probe more questions, or lower p_gap "
             f"({config.p_gap:g})"
         )
-    kept = summary.questions.get("searched", 0)
     if kept < FEW:
         yield (
             f"the forecast rests on {kept} kept question{'s' * (kept != 1)}, and its intervals are "
             "too narrow: probe more"
         )
     elif tokens.high > WIDE * max(tokens.low, 1.0):
-        yield f"the forecast is wide after {len(records)} questions: probe more"
-
-
-def _of_the_filter(records: Sequence[Record], config: SearchConfig) -> Iterator[str]:
-    status = Counter(record.result.status for record in records)
-    easy, hard, n = status["too easy"], status["too hard"], len(records)
-    if status["unscored"]:
-        yield (
-            f"{status['unscored']} of {n} questions could not be judged: mend the verifier or the "
-            "references"
-        )
-    if status["searched"] >= KEPT * n or not easy + hard:
-        return
-    kept = f"only {status['searched']} of {n} questions are solved in {config.p_min:.0%} to "
-    kept += f"{config.p_max:.0%} of the tries ({easy} more often, {hard} less)"
-    if easy > hard:
-        yield f"{kept}: take harder questions or a higher temperature"
-    else:
-        yield f"{kept}: take easier questions or a lower temperature"
+        yield f"the forecast is wide after {n} questions: probe more"

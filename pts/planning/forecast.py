@@ -51,8 +51,6 @@ def forecast(rows: Sequence[Sequence[float]], total: int) -> list[Forecast]:
     n, left = len(values), max(0, total - len(values))
     seen = values.sum(axis=0)
     means = seen + left * values.mean(axis=0)
-    if not left:
-        return [Forecast(float(m), float(m), float(m)) for m in means]
     draw = np.random.default_rng(0)
     resamples = draw.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
     totals = seen + draw.multinomial(left, resamples) @ values

@@ -16,7 +16,7 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -32,7 +32,7 @@ from pts.runtime.results import Record, RolloutCost
 from pts.runtime.search import search
 from pts.runtime.summary import Totals
 from pts.stats import jeffreys
-from pts.types import Estimate, Ids, Problem, Purpose, TokenPair
+from pts.types import Estimate, Ids, Problem, Purpose
 from pts.verifiers.base import Verifier
 
 PURPOSES: tuple[Purpose, ...] = ("filter", "search", "confirm")
@@ -129,8 +129,30 @@ def plan_search(
     )  # fmt: skip
     names = {problem.id for problem in chosen}
     records = [record for record in run.records if record.result.problem_id in names]
+    pairs = Counter(pair.problem_id for pair in run.pairs)
+    rows = [_row(record, pairs[record.result.problem_id]) for record in records]
+    *rollouts, all_rollouts, tokens, confirmed = forecast(rows, len(problems))
     measured = _measured(folder / "plan.json", metered.tokens, run.summary.seconds)
-    plan = _plan(records, run.pairs, config, measured, len(problems), folder)
+    rate = measured["tokens"] / measured["seconds"] if measured["seconds"] else 0.0
+    totals = Totals()
+    for record in records:
+        totals.add(record)
+    summary = totals.summary(measured["seconds"])
+    plan = Plan(
+        probed=len(records),
+        total=len(problems),
+        status=summary.questions,
+        kept=jeffreys(summary.questions.get("searched", 0), len(records)),
+        rollouts=dict(zip(PURPOSES, rollouts, strict=True)),
+        all_rollouts=all_rollouts,
+        tokens=tokens,
+        pairs=confirmed,
+        rate=rate,
+        seconds=tokens.times(1 / rate if rate else 0.0),
+        truncated_share=summary.truncated_share,
+        advice=tuple(advice(summary, config, tokens)),
+        output=folder,
+    )
     values = dataclasses.asdict(plan) | {"output": str(folder), "measured": measured}
     write_json(folder / "plan.json", values)
     return plan
@@ -173,39 +195,6 @@ def _measured(file: Path, tokens: int, seconds: float) -> dict[str, float]:
         "tokens": before.get("tokens", 0) + tokens,
         "seconds": before.get("seconds", 0.0) + seconds,
     }
-
-
-def _plan(
-    records: Sequence[Record],
-    pairs: Sequence[TokenPair],
-    config: SearchConfig,
-    measured: Mapping[str, float],
-    total: int,
-    folder: Path,
-) -> Plan:
-    found = Counter(pair.problem_id for pair in pairs)
-    rows = [_row(record, found[record.result.problem_id]) for record in records]
-    *rollouts, all_rollouts, tokens, confirmed = forecast(rows, total)
-    totals = Totals()
-    for record in records:
-        totals.add(record)
-    summary = totals.summary(measured["seconds"])
-    rate = measured["tokens"] / measured["seconds"] if measured["seconds"] else 0.0
-    return Plan(
-        probed=len(records),
-        total=total,
-        status=summary.questions,
-        kept=jeffreys(summary.questions.get("searched", 0), len(records)),
-        rollouts=dict(zip(PURPOSES, rollouts, strict=True)),
-        all_rollouts=all_rollouts,
-        tokens=tokens,
-        pairs=confirmed,
-        rate=rate,
-        seconds=tokens.times(1 / rate if rate else 0.0),
-        truncated_share=summary.truncated_share,
-        advice=tuple(advice(records, summary, config, tokens)),
-        output=folder,
-    )
 
 
 def _row(record: Record, pairs: int) -> list[float]:

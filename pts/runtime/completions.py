@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Protocol, cast
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -25,16 +24,12 @@ and the length limit could outgrow the engine together. (Tokens are rarely short
 _log = logging.getLogger(__name__)
 
 
-class TextEncoder(Protocol):
-    """What an engine adds to take completions as text."""
-
-    def encode_text(self, text: str) -> Ids:
-        """Ids of a completion's text, as the tokenizer cuts it; nothing is put around it."""
-        ...
-
-
 class Completions:
-    """Reads `Problem.completions` for one engine and one search."""
+    """Reads `Problem.completions` for one engine and one search.
+
+    To take completions as text, an engine has a method `encode_text(text)`: the ids of a
+    completion's text, as the tokenizer cuts it; nothing is put around it.
+    """
 
     def __init__(self, engine: Engine, config: SearchConfig) -> None:
         self._engine, self._config = engine, config
@@ -49,10 +44,11 @@ class Completions:
         found, faults = self._read(problem)
         if faults:
             raise DataError("\n".join(faults))
-        prompt = self._engine.encode(problem) if any(map(_is_text, problem.completions)) else ()
+        texts = [isinstance(given, str) for given in problem.completions]
+        prompt = self._engine.encode(problem) if any(texts) else ()
         return tuple(
-            self._stopped(prompt, ids) if _is_text(given) else ids
-            for given, ids in zip(problem.completions, found, strict=True)
+            self._stopped(prompt, ids) if text else ids
+            for text, ids in zip(texts, found, strict=True)
         )
 
     def check(self, problems: Iterable[Problem]) -> None:
@@ -69,12 +65,17 @@ class Completions:
     def _read(self, problem: Problem) -> tuple[list[Ids], list[str]]:
         """Ids of every completion (texts without their stop token), and what is wrong with them."""
         if isinstance(problem.completions, str) or not isinstance(problem.completions, Sequence):
-            found = type(problem.completions).__name__
             return [], [
                 f"problem {problem.id!r}: completions must be a tuple of token ids or texts, "
-                f"found {found}"
+                f"found {type(problem.completions).__name__}"
             ]
-        broken = [name for name, text in _texts(problem).items() if broken_text(text)]
+        become_bytes: dict[str, object] = {
+            "id": problem.id,
+            "prompt": _prompt_texts(problem),
+            "reference": str(problem.reference),
+            "completion": [text for text in problem.completions if isinstance(text, str)],
+        }
+        broken = [name for name, text in become_bytes.items() if broken_text(text)]
         if broken:
             return [], [f"problem {problem.id!r}: its {name} {BROKEN_TEXT}" for name in broken]
         if not problem.completions and not self._config.paths:
@@ -82,13 +83,13 @@ class Completions:
                 f"problem {problem.id!r}: has no completions, and paths = 0 searches none of the "
                 "policy's own; give completions or set paths"
             ]
-        found_ids, faults = list[Ids](), list[str]()
+        found, faults = list[Ids](), list[str]()
         for index, given in enumerate(problem.completions):
-            ids, fault = self._ids(given)
-            found_ids.append(ids)
-            if fault:
-                faults.append(f"completion {index} of problem {problem.id!r}: {fault}")
-        return found_ids, faults or self._unfinished(problem, found_ids)
+            try:
+                found.append(self._ids(given))
+            except PTSError as error:
+                faults.append(f"completion {index} of problem {problem.id!r}: {error}")
+        return found, faults or self._unfinished(problem, found)
 
     def _too_long(self, problem: Problem) -> list[str]:
         longest, limit = getattr(self._engine, "max_model_len", None), self._engine.sampling
@@ -105,38 +106,38 @@ class Completions:
     def _unfinished(self, problem: Problem, found: Sequence[Ids]) -> list[str]:
         stops = self._engine.stop_ids
         whole = [
-            (*ids, min(stops)) if _is_text(given) and ids[-1] not in stops else ids
+            (*ids, min(stops)) if isinstance(given, str) and ids[-1] not in stops else ids
             for given, ids in zip(problem.completions, found, strict=True)
         ]
         return completion_faults(problem.id, whole, self._engine.sampling.max_new_tokens, stops)
 
-    def _ids(self, given: object) -> tuple[Ids, str]:
+    def _ids(self, given: object) -> Ids:
         if isinstance(given, str):
             return self._encoded(given)
         if not isinstance(given, Sequence):
-            return (), f"must be token ids or text, found {type(given).__name__}"
-        wrong = [(at, token) for at, token in enumerate(given) if not _is_token(token)]
-        if wrong:
-            at, token = wrong[0]
-            return (), f"holds {token!r} at position {at}; token ids are whole numbers from 0"
-        return tuple(map(int, given)), ""
+            raise DataError(f"must be token ids or text, found {type(given).__name__}")
+        for at, token in enumerate(given):
+            if isinstance(token, bool) or not isinstance(token, int | np.integer) or token < 0:
+                raise DataError(
+                    f"holds {token!r} at position {at}; token ids are whole numbers from 0"
+                )
+        return tuple(map(int, given))
 
-    def _encoded(self, text: str) -> tuple[Ids, str]:
-        engine = self._engine
-        if not hasattr(engine, "encode_text"):
-            name = type(engine).__name__
-            return (), f"is text, which {name} cannot encode (no encode_text); give token ids"
+    def _encoded(self, text: str) -> Ids:
+        encode_text: Callable[[str], Ids] | None = getattr(self._engine, "encode_text", None)
+        if encode_text is None:
+            name = type(self._engine).__name__
+            raise DataError(f"is text, which {name} cannot encode (no encode_text); give token ids")
         if not self._warned:
             _log.warning(
                 "completions given as text are cut into tokens anew: these may not be the tokens "
                 "that were once sampled; give token ids where you have them"
             )
             self._warned = True
-        try:
-            ids = tuple(cast(TextEncoder, engine).encode_text(text))
-        except PTSError as error:
-            return (), str(error)
-        return ids, "" if ids else "encodes to no tokens; give a text or drop it"
+        ids = tuple(encode_text(text))
+        if not ids:
+            raise DataError("encodes to no tokens; give a text or drop it")
+        return ids
 
     def _stopped(self, prompt: Ids, ids: Ids) -> Ids:
         """The ids with a stop token at their end."""
@@ -151,27 +152,10 @@ class Completions:
 
 def may_outgrow(problem: Problem, room: int | None) -> bool:
     """Whether a prompt is so long that it has to be encoded to know if it fits into `room`."""
-    said = problem.prompt
-    texts = [said] if isinstance(said, str) else [turn.content for turn in said]
+    texts = _prompt_texts(problem)
     return room is not None and sum(len(t.encode()) for t in texts) + TEMPLATE_TOKENS > room
 
 
-def _texts(problem: Problem) -> dict[str, object]:
-    """What becomes bytes on its way to a tokenizer or a file."""
-    prompt = problem.prompt
-    said = prompt if isinstance(prompt, str) else [turn.content for turn in prompt]
-    given = [text for text in problem.completions if isinstance(text, str)]
-    return {
-        "id": problem.id,
-        "prompt": said,
-        "reference": str(problem.reference),
-        "completion": given,
-    }
-
-
-def _is_text(given: object) -> bool:
-    return isinstance(given, str)
-
-
-def _is_token(token: object) -> bool:
-    return isinstance(token, int | np.integer) and not isinstance(token, bool) and int(token) >= 0
+def _prompt_texts(problem: Problem) -> list[str]:
+    said = problem.prompt
+    return [said] if isinstance(said, str) else [turn.content for turn in said]

@@ -18,19 +18,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pts.errors import JournalError
 from pts.files import complete_lines, damaged, dumps, leading_text, parse, write_all
 from pts.types import Purpose, Rollout, Verdict
-
-__all__ = [
-    "Journal",
-    "RecordedRollouts",
-    "Recorder",
-    "read_fingerprint",
-]
 
 FORMAT = 4
 """Version of the journal; up to 3, workers had files of their own beside it."""
@@ -83,7 +75,7 @@ class Recorder(ABC):
     ) -> None:
         """Record one finished query: rollouts `first`, `first`+1, … at the prefix digest `at`."""
         entry: dict[str, Any] = {"q": question, "at": at, "p": _PURPOSES[purpose], "i": first}
-        entry["o"] = [pack(rollout) for rollout in rollouts]
+        entry["o"] = list(map(pack, rollouts))
         if redrawn[0]:
             entry["r"] = list(redrawn)
         self.append(question, _line(entry))
@@ -127,19 +119,32 @@ class Journal(Recorder):
         self._places: dict[str, array[int]] = {}
         """Offsets of the lines about a question."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _locked(path)
+        self._file = path.open("a+b", buffering=0)
         try:
+            self._lock()
             self._load(json.loads(dumps(fingerprint)), finished)
         except BaseException:
             self._file.close()
             raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JournalError(
+                f"{self.path}: another process is running this search; wait for it to end, "
+                "or give this run another output folder"
+            ) from None
 
     def _load(self, fingerprint: dict[str, Any], finished: Callable[[], Collection[str]]) -> None:
         for _, _, header in islice(complete_lines(self.path), 1):
             check_header(self.path, parse(header) or {}, fingerprint)
         known = finished()
         for at, offset, line in islice(complete_lines(self.path), 1, None):
-            question = _question(self.path, at, line)
+            # Read without parsing the line where that is possible.
+            question = leading_text(line, b'{"q":') or (parse(line) or {}).get("q")
+            if not isinstance(question, str):
+                raise damaged(self.path, at, "the line names no question")
             if question not in known:
                 self._places.setdefault(question, array("q")).append(offset)
         if not self._file.seek(0, io.SEEK_END):
@@ -148,8 +153,18 @@ class Journal(Recorder):
     def on_file(self, question: str) -> RecordedRollouts:
         """What is on file of a question. Lines that are appended from now on will be found too."""
         replay = RecordedRollouts()
-        for entry in self._entries(self._places.setdefault(question, array("q"))):
-            _collect(replay, entry)
+        places = self._places.setdefault(question, array("q"))
+        if not places:
+            return replay
+        with self.path.open("rb") as file:
+            for offset in places:
+                file.seek(offset)
+                entry = parse(file.readline())
+                if entry is None:
+                    file.seek(0)
+                    number = file.read(offset).count(b"\n") + 1
+                    raise damaged(self.path, number, "it is not a JSON object")
+                _collect(replay, entry)
         return replay
 
     def forget(self, question: str) -> None:
@@ -160,18 +175,6 @@ class Journal(Recorder):
         replay = self.on_file(question)
         self.forget(question)
         return replay
-
-    def _entries(self, places: array[int]) -> Iterator[dict[str, Any]]:
-        if not places:
-            return
-        with self.path.open("rb") as file:
-            for offset in places:
-                file.seek(offset)
-                entry = parse(file.readline())
-                if entry is None:
-                    number = _line_number(self.path, offset)
-                    raise damaged(self.path, number, "it is not a JSON object")
-                yield entry
 
     def append(self, question: str, line: bytes) -> None:
         if question in self._places:
@@ -185,43 +188,12 @@ class Journal(Recorder):
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
     return (dumps(entry) + "\n").encode()
-
-
-def _locked(path: Path) -> io.FileIO:
-    """The file, opened to append and locked; JournalError if another process holds it."""
-    file = path.open("a+b", buffering=0)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise JournalError(
-            f"{path}: another process is running this search; wait for it to end, "
-            "or give this run another output folder"
-        ) from None
-    return file
-
-
-def _question(path: Path, number: int, line: bytes) -> str:
-    """The question that a line is about, read without parsing the line where that is possible."""
-    question = leading_text(line, b'{"q":')
-    if question is None:
-        question = (parse(line) or {}).get("q")
-        if not isinstance(question, str):
-            raise damaged(path, number, "the line names no question")
-    return question
-
-
-def _line_number(path: Path, offset: int) -> int:
-    with path.open("rb") as file:
-        return file.read(offset).count(b"\n") + 1
 
 
 def read_fingerprint(path: Path) -> dict[str, Any]:
@@ -239,8 +211,7 @@ def _collect(replay: RecordedRollouts, entry: Mapping[str, Any]) -> None:
         return
     purpose = next(p for p, letter in _PURPOSES.items() if letter == entry["p"])
     key, first = (entry["at"], purpose), entry["i"]
-    rollouts = replay.rollouts.setdefault(key, {})
-    rollouts.update({first + k: unpack(packed) for k, packed in enumerate(entry["o"])})
+    replay.rollouts.setdefault(key, {}).update(enumerate(map(unpack, entry["o"]), first))
     if "r" in entry:
         draws, tokens = entry["r"]
         replay.redrawn.setdefault(key, {})[first] = (draws, tokens)
@@ -256,8 +227,7 @@ def check_header(path: Path, header: dict[str, Any], fingerprint: dict[str, Any]
     differences = list(_differences("", header.get("fingerprint"), fingerprint))
     if differences:
         raise JournalError(
-            f"{path} belongs to another run:\n  "
-            + "\n  ".join(differences)
+            "\n  ".join([f"{path} belongs to another run:", *differences])
             + "\nrestore these settings to resume, or use another output folder"
         )
 

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from types import TracebackType
 from typing import Any
 
 from pts.engines.base import Engine
@@ -31,7 +30,7 @@ from pts.runtime.journal import Journal, RecordedRollouts
 from pts.runtime.processes import END_SECONDS, Launch
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
+from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec, share
 from pts.runtime.worker import Call, LeasedQuestion, SearchOrder, work
 from pts.types import Problem
 
@@ -73,10 +72,7 @@ class Pool:
     when workers die again and again; errors of a worker are raised here.
     """
 
-    def __init__(
-        self, make_engine: Callable[[], Engine], spec: SearchSpec, window: int, workers: int
-    ) -> None:
-        self._window = window
+    def __init__(self, make_engine: Callable[[], Engine], spec: SearchSpec, workers: int) -> None:
         self._launch = Launch(work, make_engine, spec, workers)
         self._launch.check()
         self._workers: dict[int, _Worker] = {}
@@ -87,7 +83,7 @@ class Pool:
         self._lost: deque[WorkItem] = deque()
         self._wasted = 0
         self._answer: Any = None
-        self._progress = Progress()
+        self._progress: Counter[str] = Counter()
         self._token_texts: dict[int, str] = {}
         """Texts of all tokens in the records so far."""
 
@@ -99,6 +95,7 @@ class Pool:
         return self._facts
 
     def check(self, problems: Iterable[Problem]) -> None:
+        """Raise DataError if any problem or completion cannot be searched."""
         longest, limit = self.engine_info.max_model_len, self.engine_info.sampling.max_new_tokens
         room, own = longest and longest - limit, self._launch.spec.config.paths
         told = [p for p in problems if not own or p.completions or may_outgrow(p, room)]
@@ -106,6 +103,7 @@ class Pool:
             self._call(QuestionSearcher.check, told)
 
     def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
+        """Texts of tokens; once `interrupted`, of those at hand."""
         known = {i: text for i, text in self._token_texts.items() if i in ids}
         missing = ids - known.keys()
         if missing and not interrupted:
@@ -134,13 +132,13 @@ class Pool:
         journal: Journal | None,
         on_progress: Callable[[Progress], None],
     ) -> Iterator[Record]:
-        """Search the problems; yield records as they finish."""
+        """Search the problems (`left` of them, if that is known); yield records as they finish."""
         self._stream, self._journal = iter(problems), journal
-        window = share(left, self._window, self._launch.workers)
+        window = share(left, self._launch.spec.window, self._launch.workers)
         self._search = SearchOrder(window, journal.path if journal else None)
         while self._employ():
             yield from self._listen()
-            on_progress(self._progress)
+            on_progress(Progress(**self._progress))
 
     # Work
 
@@ -161,7 +159,7 @@ class Pool:
             if number not in self._workers:
                 self._workers[number] = _Worker(number, *self._launch.start(number))
 
-    def _next_item(self, worker: _Worker) -> LeasedQuestion | None:
+    def _next_item(self, worker: _Worker) -> LeasedQuestion:
         """The next question for a worker; None when it is to finish what it has."""
         lease = None
         if self._lost and not worker.leases:
@@ -177,7 +175,7 @@ class Pool:
         name, lease.recorded = lease.problem.id, False
         worker.leases[name] = lease
         on_file = self._journal.on_file(name) if self._journal else RecordedRollouts()
-        return LeasedQuestion(lease.problem, on_file)
+        return lease.problem, on_file
 
     # Messages
 
@@ -216,9 +214,7 @@ class Pool:
         elif kind == "next":
             self._send(worker, self._next_item(worker))
         elif kind == "progress":
-            for name in (f.name for f in fields(Progress)):
-                total = getattr(self._progress, name) + getattr(value, name)
-                setattr(self._progress, name, total)
+            self._progress.update(value)  # adds
         else:  # idle, or an answer
             worker.busy = worker.alone = False
             self._answer = value
@@ -266,9 +262,7 @@ class Pool:
         self._start_missing()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End all workers: idle ones in peace, the others, and all after an error, by SIGKILL."""
         peaceful = [w for w in self._workers.values() if kind is None and w.ready and not w.busy]
         for worker in peaceful:
@@ -280,11 +274,6 @@ class Pool:
             worker.pipe.close()
         for worker in self._workers.values():
             worker.process.join()
-
-
-def share(left: int | None, window: int, workers: int) -> int:
-    """Questions that a worker takes at a time: no more than its share of those that are left."""
-    return window if left is None else min(window, max(1, -(-left // workers)))
 
 
 def _death(status: int | None) -> str:

@@ -11,8 +11,7 @@ import pickle
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -60,8 +59,19 @@ class Launch:
             args=(theirs, self.make_engine, self.spec),
             name=f"pts-worker-{number}",
         )
-        with _environment(worker_environment(number, self.workers)), _without_interrupt():
+        # It has variables, which are read before any module is, and no Ctrl-C, which ends the
+        # parent, which ends it.
+        variables = worker_environment(number, self.workers)
+        before = {name: os.environ[name] for name in variables if name in os.environ}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.environ.update(variables)
+        try:
             process.start()
+        finally:
+            for name in variables:
+                del os.environ[name]
+            os.environ.update(before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         return process, ours
 
@@ -90,28 +100,3 @@ def _devices() -> list[str]:
         return []
     told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
     return [str(i) for i in range(sum(line.startswith("GPU ") for line in told.splitlines()))]
-
-
-@contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Variables for the processes that are started meanwhile; read before any module is."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _without_interrupt() -> Iterator[None]:
-    """Processes started meanwhile do not see Ctrl-C, which ends the parent, which ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

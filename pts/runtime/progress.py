@@ -6,7 +6,6 @@ import logging
 import shutil
 import sys
 import time
-from types import TracebackType
 
 from pts.runtime.scheduler import Progress
 
@@ -43,9 +42,7 @@ class ProgressReporter:
     def __enter__(self) -> ProgressReporter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._draw("")
 

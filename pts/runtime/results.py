@@ -21,17 +21,14 @@ import io
 import re
 from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import dataclass
-from operator import eq
+from operator import add, attrgetter, eq
 from pathlib import Path
-from typing import TypeVar
 
 from pydantic import TypeAdapter
 
 from pts.errors import DataError
 from pts.files import JsonLines, complete_lines, dumps, leading_text, replacing, write_all
-from pts.types import Purpose, QuestionResult, TokenPair
-
-_T = TypeVar("_T")
+from pts.types import Purpose, QuestionResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +45,10 @@ class RolloutCost:
     unscored: int = 0
 
     def __add__(self, other: RolloutCost) -> RolloutCost:
-        return RolloutCost(
-            self.rollouts + other.rollouts,
-            self.tokens + other.tokens,
-            self.passed + other.passed,
-            self.truncated + other.truncated,
-            self.unscored + other.unscored,
-        )
+        return RolloutCost(*map(add, _counts(self), _counts(other)))
+
+
+_counts = attrgetter("rollouts", "tokens", "passed", "truncated", "unscored")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,6 @@ class Record:
 
 _ASKED = re.compile(rb',"asked":"([0-9a-f]+)"}\n$')
 _RECORD = TypeAdapter(Record)
-_PAIR = TypeAdapter(TokenPair)
 
 
 def read_records(path: Path) -> JsonLines[Record]:
@@ -96,9 +89,12 @@ class ResultFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
-        self._offsets = {
-            _problem_id(path, number, line): offset for number, offset, line in complete_lines(path)
-        }
+        self._offsets: dict[str, int] = {}
+        for number, offset, line in complete_lines(path):
+            name = leading_text(line, b'{"result":{"problem_id":')
+            if name is None:
+                raise DataError(f"{path}, line {number}: not the result of a question")
+            self._offsets[name] = offset
 
     @property
     def finished(self) -> KeysView[str]:
@@ -135,10 +131,3 @@ class ResultFile:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _problem_id(path: Path, number: int, line: bytes) -> str:
-    name = leading_text(line, b'{"result":{"problem_id":')
-    if name is None:
-        raise DataError(f"{path}, line {number}: not the result of a question")
-    return name

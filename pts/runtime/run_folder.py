@@ -33,10 +33,6 @@ class RunFolder:
                 )
         self.fingerprint: dict[str, Any] = read_fingerprint(self.path / "journal.jsonl")
 
-    @property
-    def policy_digest(self) -> str:
-        return str(self.fingerprint["policy_digest"])
-
     @cached_property
     def config(self) -> SearchConfig:
         """The settings of the search."""
@@ -81,10 +77,7 @@ class RunFolder:
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        if not path.is_file():
-            return None
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return dict(value)
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _whole(text: str) -> str:

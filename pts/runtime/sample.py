@@ -23,7 +23,7 @@ from pts.files import JsonLines, dumps, replacing
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.scheduler import SkippedQuestion, run
-from pts.runtime.searcher import describe_verifier
+from pts.runtime.searcher import EngineInfo, fingerprint
 from pts.types import Ids, Problem, Rollout, RolloutQuery
 from pts.verifiers.base import Verifier
 
@@ -86,14 +86,8 @@ def sample(
     with ExitStack() as stack:
         journal = None
         if output is not None:
-            fingerprint = {
-                "policy_digest": engine.policy_digest,
-                "stop_ids": sorted(engine.stop_ids),
-                "sampling": engine.sampling.model_dump(mode="json"),
-                "verifier": describe_verifier(verifier),
-                "seed": seed,
-            }
-            journal = stack.enter_context(Journal(Path(output) / "journal.jsonl", fingerprint))
+            known_by = fingerprint(EngineInfo.of(engine), verifier, seed)
+            journal = stack.enter_context(Journal(Path(output) / "journal.jsonl", known_by))
         reporter = stack.enter_context(ProgressReporter(total, progress))
         for done in run(
             routines(), engine, verifier, seed=seed, window=window, journal=journal,

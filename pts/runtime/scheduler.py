@@ -48,7 +48,6 @@ from pts.types import (
     Measurement,
     Problem,
     Purpose,
-    Requests,
     RolloutQuery,
     StepQuery,
     TokenDistribution,
@@ -129,7 +128,6 @@ def run(
             answers = engine.sample(live.requests())
         for request, completions in answers:
             live.receive(request, completions)
-            yield from live.take_finished()
             yield from live.fill(stream, window)
             if on_progress is not None:
                 on_progress(live.progress)
@@ -139,12 +137,17 @@ def run(
                 "unanswered; it must answer every request that it pulls"
             )
     except EngineError as error:
-        live.name_question(error)
+        # Add whose request it is that an engine's error names (see `pts.engines.base`).
+        named = re.match(r"request (\d+):", str(error))
+        job = live.pending.get(int(named[1])) if named else None
+        if job is not None:
+            error.add_note(_in_question(job.question.problem))
         raise
     finally:
         if isinstance(answers, Generator):
             answers.close()
-        live.close()
+        for question in live.active.values():
+            question.steps.close()
 
 
 @dataclass(eq=False, slots=True)
@@ -167,9 +170,6 @@ class _Question(Generic[R]):
     hopeless: bool = False
     """A rollout of the yield at hand cannot be had."""
 
-    def spend(self, purpose: Purpose, tally: RolloutCost) -> None:
-        self.spent[purpose] = self.spent.get(purpose, RolloutCost()) + tally
-
     def too_unscored(self, limit: float, *, at_end: bool) -> bool:
         total = sum(self.spent.values(), RolloutCost())
         readable = at_end or limit == 0 or total.rollouts >= 1 / limit
@@ -185,60 +185,48 @@ class PendingRollouts(Generic[R]):
     draw: RolloutBatch
 
 
+@dataclass(eq=False, slots=True)
 class Scheduler(Generic[R]):
     """The questions under way and the queue between them and the engine."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        verifier: Verifier,
-        seed: int,
-        journal: Recorder | None,
-        unscored_limit: float,
-        on_skip: Callable[[SkippedQuestion], R] | None,
-    ) -> None:
-        self.engine, self.verifier, self.seed = engine, verifier, seed
-        self.journal, self.unscored_limit, self.on_skip = journal, unscored_limit, on_skip
-        self.queue: deque[SampleRequest] = deque()
-        self.pending: dict[int, PendingRollouts[R]] = {}
-        self.active: dict[str, _Question[R]] = {}
-        self.finished: deque[Finished[R]] = deque()
-        self.progress = Progress()
-        self._seen: set[str] = set()
-        self._exhausted = False
-        self._keys = count()
+    engine: Engine
+    verifier: Verifier
+    seed: int
+    journal: Recorder | None
+    unscored_limit: float
+    on_skip: Callable[[SkippedQuestion], R] | None
+    queue: deque[SampleRequest] = field(default_factory=deque)
+    pending: dict[int, PendingRollouts[R]] = field(default_factory=dict)
+    active: dict[str, _Question[R]] = field(default_factory=dict)
+    finished: deque[Finished[R]] = field(default_factory=deque)
+    progress: Progress = field(default_factory=Progress)
+    seen: set[str] = field(default_factory=set)
+    keys: Iterator[int] = field(default_factory=count)
 
     # The window
 
     def fill(
         self, stream: Iterator[tuple[Problem, SearchRoutine[R]]], window: int
     ) -> Iterator[Finished[R]]:
-        """Start questions until the window is full or the stream has ended."""
-        while len(self.active) < window and not self._exhausted:
-            following = next(stream, None)
+        """Hand over what has finished; start questions until the window is full or the stream has
+        ended."""
+        while True:
+            while self.finished:
+                yield self.finished.popleft()
+            following = next(stream, None) if len(self.active) < window else None
             if following is None:
-                self._exhausted = True
-            else:
-                self._start(*following)
-            yield from self.take_finished()
-
-    def take_finished(self) -> Iterator[Finished[R]]:
-        while self.finished:
-            yield self.finished.popleft()
+                return
+            self._start(*following)
 
     def requests(self) -> Iterator[SampleRequest | None]:
         """The live queue, as engines read it."""
         while self.active:
             yield self.queue.popleft() if self.queue else None
 
-    def close(self) -> None:
-        for question in self.active.values():
-            question.steps.close()
-
     def _start(self, problem: Problem, steps: SearchRoutine[R]) -> None:
-        if problem.id in self._seen:
+        if problem.id in self.seen:
             raise DataError(f"two problems have the id {problem.id!r}; ids must be unique")
-        self._seen.add(problem.id)
+        self.seen.add(problem.id)
         prompt = self.engine.encode(problem)
         replay = RecordedRollouts()
         if self.journal is not None:
@@ -256,9 +244,16 @@ class Scheduler(Generic[R]):
             if question.too_unscored(self.unscored_limit, at_end=False):
                 return self._give_up(question)
             try:
-                queries = _step(question)
+                steps = question.steps
+                queries = steps.send(question.answers) if question.started else next(steps)
+                question.started = True
             except StopIteration as stop:
-                return self._end(question, stop.value)
+                if question.too_unscored(self.unscored_limit, at_end=True):
+                    return self._give_up(question)
+                return self._finish(question, stop.value)
+            except Exception as error:
+                error.add_note(_in_question(question.problem))
+                raise
             question.answers = [[] for _ in queries]
             for slot, query in enumerate(queries):
                 if isinstance(query, LogprobQuery):
@@ -268,12 +263,6 @@ class Scheduler(Generic[R]):
                 else:
                     self._take_up(question, slot, query)
         return None
-
-    def _end(self, question: _Question[R], result: R) -> None:
-        if question.too_unscored(self.unscored_limit, at_end=True):
-            self._give_up(question)
-        else:
-            self._finish(question, result)
 
     def _finish(self, question: _Question[R], result: R) -> None:
         del self.active[question.problem.id]
@@ -293,13 +282,6 @@ class Scheduler(Generic[R]):
         self._finish(question, self.on_skip(about))
 
     # Requests and answers
-
-    def name_question(self, error: EngineError) -> None:
-        """Add whose request it is that an engine's error names (see `pts.engines.base`)."""
-        named = re.match(r"request (\d+):", str(error))
-        job = self.pending.get(int(named[1])) if named else None
-        if job is not None:
-            error.add_note(_in_question(job.question.problem))
 
     def _score(self, question: _Question[R], query: LogprobQuery) -> list[TokenDistribution]:
         try:
@@ -324,18 +306,7 @@ class Scheduler(Generic[R]):
         draw = RolloutBatch(question.problem.id, sample, question.drawn)
         draw.replay(question.replay)
         self.progress.replayed += draw.replayed
-        if draw.missing:
-            question.waiting += 1
-            self._submit(PendingRollouts(question, slot, draw))
-        else:
-            self._settle(PendingRollouts(question, slot, draw))
-
-    def _submit(self, job: PendingRollouts[R]) -> None:
-        question, at = job.question, job.draw.sample.prefix
-        limit, seeds = question.judge.room(at), job.draw.seeds(self.seed)
-        request = SampleRequest(next(self._keys), question.prompt, at, limit, seeds)
-        self.pending[request.key] = job
-        self.queue.append(request)
+        self._submit_or_settle(PendingRollouts(question, slot, draw))
 
     def receive(self, request: SampleRequest, completions: list[Ids]) -> None:
         """Judge what the engine delivered; settle the request or draw what is UNSCORED again."""
@@ -351,34 +322,28 @@ class Scheduler(Generic[R]):
         )
         self.progress.rollouts += len(completions)
         self.progress.tokens += sum(map(len, completions))
-        if job.draw.missing and not job.draw.exhausted:
-            self._submit(job)
-            return
         job.question.waiting -= 1
-        self._settle(job)
+        self._submit_or_settle(job)
         self._advance(job.question)
 
-    def _settle(self, job: PendingRollouts[R]) -> None:
-        """Hand over and record the rollouts; without all of them the question is hopeless."""
-        question, draw = job.question, job.draw
-        question.spend(draw.sample.purpose, draw.spent)
+    def _submit_or_settle(self, job: PendingRollouts[R]) -> None:
+        """Queue what is missing. Otherwise hand over and record the rollouts; without all of them
+        the question is hopeless."""
+        question, draw, purpose = job.question, job.draw, job.draw.sample.purpose
+        if draw.missing and not draw.exhausted:
+            at, seeds = draw.sample.prefix, draw.seeds(self.seed)
+            limit = question.judge.room(at)
+            request = SampleRequest(next(self.keys), question.prompt, at, limit, seeds)
+            self.pending[request.key] = job
+            self.queue.append(request)
+            question.waiting += 1
+            return
+        question.spent[purpose] = question.spent.get(purpose, RolloutCost()) + draw.spent
         question.answers[job.slot] = draw.rollouts
         if draw.exhausted:
             question.hopeless = True
         elif self.journal is not None:
             draw.record(self.journal)
-
-
-def _step(question: _Question[R]) -> Requests:
-    """The next yield of a question's generator; StopIteration carries its result."""
-    try:
-        if question.started:
-            return question.steps.send(question.answers)
-        question.started = True
-        return next(question.steps)
-    except Exception as error:
-        error.add_note(_in_question(question.problem))
-        raise
 
 
 def _in_question(problem: Problem) -> str:

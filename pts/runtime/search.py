@@ -25,8 +25,8 @@ from pts.engines.base import Engine
 from pts.errors import ConfigError
 from pts.runtime.pool import Pool
 from pts.runtime.run_folder import RunFolder
-from pts.runtime.searcher import InProcessExecutor, SearchSpec, describe_verifier
-from pts.runtime.session import Executor, RunSession
+from pts.runtime.searcher import QuestionSearcher, SearchSpec, describe_verifier
+from pts.runtime.session import RunSession
 from pts.runtime.summary import RunSummary, SearchRun
 from pts.stats import score_test
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
@@ -75,9 +75,12 @@ def search(
     start = time.monotonic()
     config = config or SearchConfig()
     check_criteria(config)
-    spec = SearchSpec(search_question, verifier, config, seed)
+    for name, value in (("workers", workers), ("window", window)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+    spec = SearchSpec(search_question, verifier, config, seed, window)
     with ExitStack() as stack:
-        executor = _executor(engine, spec, window, workers, stack)
+        executor = _executor(engine, spec, workers, stack)
         if isinstance(problems, Sized):  # can be iterated again
             executor.check(problems)
         session = RunSession(executor, spec)
@@ -88,15 +91,8 @@ def search(
 
 
 def _executor(
-    engine: Engine | Callable[[], Engine],
-    spec: SearchSpec,
-    window: int,
-    workers: int,
-    stack: ExitStack,
-) -> Executor:
-    for name, value in (("workers", workers), ("window", window)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    engine: Engine | Callable[[], Engine], spec: SearchSpec, workers: int, stack: ExitStack
+) -> QuestionSearcher | Pool:
     # isinstance would not see what a wrapper's __getattr__ gives; a class makes engines.
     if hasattr(engine, "sample") and not isinstance(engine, type):
         if workers > 1:
@@ -104,10 +100,10 @@ def _executor(
                 f"with {workers} workers, engine must be a function that loads one in each of "
                 "them, e.g. functools.partial(pts.TransformersEngine.load, path, sampling)"
             )
-        return InProcessExecutor(cast(Engine, engine), spec, window)
+        return QuestionSearcher(cast(Engine, engine), spec)
     if workers == 1:
-        return InProcessExecutor(engine(), spec, window)
-    return stack.enter_context(Pool(engine, spec, window, workers))
+        return QuestionSearcher(engine(), spec)
+    return stack.enter_context(Pool(engine, spec, workers))
 
 
 def reselect(
@@ -132,7 +128,7 @@ def reselect(
     changed = {name: value for name, value in changes.items() if value is not None}
     config = parse_settings(SearchConfig, {**own.model_dump(), **changed}, "selection")
     margin = None if p_gap is None else config.p_gap - config.indifference_margin
-    selection = Selection(config, folder.policy_digest)
+    selection = Selection(config, folder.fingerprint["policy_digest"])
     for record in folder.records:
         selection.see(_retested(record.result, margin))
     return list(selection.pick(_retested(record.result, margin) for record in folder.records))

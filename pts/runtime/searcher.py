@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine
 from pts.files import plain
 from pts.runtime.completions import Completions
-from pts.runtime.journal import Journal, Recorder
+from pts.runtime.journal import Recorder
 from pts.runtime.results import Record, RolloutCost
-from pts.runtime.scheduler import Finished, Progress, SkippedQuestion, run
+from pts.runtime.scheduler import Progress, SkippedQuestion, run
 from pts.stats import jeffreys
 from pts.types import Cost, Ids, Problem, QuestionResult, Search
 from pts.verifiers.base import Verifier
 
-
-class SearchQuestion(Protocol):
-    """The search of one question: `pts.algorithm.question.search_question`."""
-
-    def __call__(
-        self,
-        problem_id: str,
-        prompt_ids: Ids,
-        limit: int,
-        config: SearchConfig,
-        seed: int,
-        completions: Sequence[Ids] | None = None,
-        stop_ids: frozenset[int] = frozenset(),
-    ) -> Search: ...
+SearchQuestion: TypeAlias = Callable[
+    [str, Ids, int, SearchConfig, int, tuple[Ids, ...], frozenset[int]], Search
+]
+"""The search of one question, as `pts.algorithm.question.search_question` is called: problem id,
+prompt ids, length limit, settings, seed, completions and stop ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +34,8 @@ class SearchSpec:
     verifier: Verifier
     config: SearchConfig
     seed: int
+    window: int
+    """Questions that one engine has under way at a time, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,94 +50,67 @@ class EngineInfo:
 
     @classmethod
     def of(cls, engine: Engine) -> EngineInfo:
-        stops = tuple(sorted(engine.stop_ids))
-        return cls(
-            engine.policy_digest, engine.sampling, stops, getattr(engine, "max_model_len", None)
-        )
+        stops, longest = tuple(sorted(engine.stop_ids)), getattr(engine, "max_model_len", None)
+        return cls(engine.policy_digest, engine.sampling, stops, longest)
 
 
 class QuestionSearcher:
-    """What one engine does for a run."""
+    """What one engine does for a run: in this process an executor, else a worker's part of one."""
 
     def __init__(self, engine: Engine, spec: SearchSpec) -> None:
-        self.engine, self._spec = engine, spec
+        self._engine, self._spec = engine, spec
         self._given = Completions(engine, spec.config)
+        self.engine_info = EngineInfo.of(engine)
 
     def check(self, problems: Iterable[Problem]) -> None:
         """Raise one DataError for all problems and completions that cannot be searched."""
         self._given.check(problems)
 
-    def token_texts(self, ids: Iterable[int]) -> dict[int, str]:
+    def token_texts(self, ids: set[int], *, interrupted: bool = False) -> dict[int, str]:
         """The text of each token."""
         asked = tuple(sorted(ids))
-        return dict(zip(asked, self.engine.token_texts(asked), strict=True))
-
-    def search(
-        self,
-        problems: Iterable[Problem],
-        window: int,
-        journal: Recorder | None,
-        on_progress: Callable[[Progress], None],
-    ) -> Iterator[Record]:
-        """Search the problems, `window` at a time; yield records as they finish."""
-        finished = run(
-            self._searches(problems),
-            self.engine,
-            self._spec.verifier,
-            seed=self._spec.seed,
-            window=window,
-            journal=journal,
-            unscored_limit=self._spec.config.unscored_limit,
-            on_skip=_skipped,
-            on_progress=on_progress,
-        )
-        yield from map(_record, finished)
-
-    def _searches(self, problems: Iterable[Problem]) -> Iterator[tuple[Problem, Search]]:
-        for problem in problems:
-            completions = self._given.of(problem)
-            if completions:  # as ids, which the journal is to know the question by
-                problem = dataclasses.replace(problem, completions=completions)
-            yield problem, self._search(problem, completions)
-
-    def _search(self, problem: Problem, completions: tuple[Ids, ...]) -> Search:
-        return self._spec.search_question(
-            problem.id,
-            self.engine.encode(problem),
-            self.engine.sampling.max_new_tokens,
-            self._spec.config,
-            self._spec.seed,
-            completions,
-            self.engine.stop_ids,
-        )
-
-
-class InProcessExecutor:
-    """One engine in this process."""
-
-    def __init__(self, engine: Engine, spec: SearchSpec, window: int) -> None:
-        self._questions, self._window = QuestionSearcher(engine, spec), window
-        self.engine_info = EngineInfo.of(engine)
-
-    def check(self, problems: Iterable[Problem]) -> None:
-        self._questions.check(problems)
+        return dict(zip(asked, self._engine.token_texts(asked), strict=True))
 
     def search(
         self,
         problems: Iterable[Problem],
         left: int | None,
-        journal: Journal | None,
+        journal: Recorder | None,
         on_progress: Callable[[Progress], None],
     ) -> Iterator[Record]:
-        return self._questions.search(problems, self._window, journal, on_progress)
+        """Search the problems (`left` of them, if that is known); yield records as they finish."""
+        finished = run(
+            self._searches(problems),
+            self._engine,
+            self._spec.verifier,
+            seed=self._spec.seed,
+            window=share(left, self._spec.window, workers=1),
+            journal=journal,
+            unscored_limit=self._spec.config.unscored_limit,
+            on_skip=_skipped,
+            on_progress=on_progress,
+        )
+        for done in finished:
+            redrawn = sum(tally.unscored for tally in done.spent.values())
+            yield Record(dataclasses.replace(done.result, redrawn=redrawn), done.spent)
 
-    def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
-        return self._questions.token_texts(ids)
+    def _searches(self, problems: Iterable[Problem]) -> Iterator[tuple[Problem, Search]]:
+        engine, spec = self._engine, self._spec
+        limit, stop_ids = engine.sampling.max_new_tokens, engine.stop_ids
+        for problem in problems:
+            given = self._given.of(problem)
+            if given:  # as ids, which the journal is to know the question by
+                problem = dataclasses.replace(problem, completions=given)
+            prompt = engine.encode(problem)
+            steps = spec.search_question(
+                problem.id, prompt, limit, spec.config, spec.seed, given, stop_ids
+            )
+            yield problem, steps
 
 
-def _record(done: Finished[QuestionResult]) -> Record:
-    redrawn = sum(tally.unscored for tally in done.spent.values())
-    return Record(dataclasses.replace(done.result, redrawn=redrawn), done.spent)
+def share(left: int | None, window: int, workers: int) -> int:
+    """Questions that a worker takes at a time: no more than its share of those that are left."""
+    return window if left is None else min(window, max(1, -(-left // workers)))
 
 
 def _skipped(about: SkippedQuestion) -> QuestionResult:
@@ -157,6 +123,20 @@ def _skipped(about: SkippedQuestion) -> QuestionResult:
         paths=(),
         cost={p: Cost(t.rollouts, t.tokens) for p, t in about.spent.items()},
     )
+
+
+def fingerprint(
+    engine: EngineInfo, verifier: Verifier, seed: int, **settings: Any
+) -> dict[str, Any]:
+    """What a run's journal is known by; `settings` are those of the search, if it is one."""
+    return {
+        "policy_digest": engine.policy_digest,
+        "stop_ids": list(engine.stop_ids),
+        "sampling": engine.sampling.model_dump(mode="json"),
+        **settings,
+        "verifier": describe_verifier(verifier),
+        "seed": seed,
+    }
 
 
 def describe_verifier(verifier: Verifier) -> str:

@@ -1,8 +1,9 @@
 """One call of `search`: where records go, what is finished already, the files of the run.
 
-Questions are searched by an `Executor`. All else (the journal's lock, results, their order,
-pairs, totals) is here, in one process, whoever searches. Nothing here grows with the number of
-questions but their ids and, in the output folder, a few bytes for each.
+Questions are searched by an `Executor`: an engine in this process (`QuestionSearcher`) or worker
+processes (`Pool`). All else (the journal's lock, results, their order, pairs, totals) is here, in
+one process, whoever searches. Nothing here grows with the number of questions but their ids and, in
+the output folder, a few bytes for each.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sized
-from contextlib import ExitStack
-from itertools import chain
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,7 +25,7 @@ from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.results import Record, ResultFile, read_records
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, SearchSpec, describe_verifier
+from pts.runtime.searcher import EngineInfo, SearchSpec, fingerprint
 from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
 from pts.types import Problem
 
@@ -59,7 +59,6 @@ class RunSession:
 
     def __init__(self, executor: Executor, spec: SearchSpec) -> None:
         self._executor, self._spec = executor, spec
-        self._folder: Path | None = None
         self._file: ResultFile | None = None
         self._journal: Journal | None = None
         self._memory: list[Record] = []
@@ -79,23 +78,14 @@ class RunSession:
             )
 
         def finished() -> Collection[str]:
-            self._file = ResultFile(results)
-            stack.callback(self._file.close)
+            self._file = stack.enter_context(closing(ResultFile(results)))
             return self._file.finished
 
-        self._journal = stack.enter_context(Journal(journal, self._fingerprint(), finished))
-        self._folder = folder
-
-    def _fingerprint(self) -> dict[str, Any]:
-        engine_info = self._executor.engine_info
-        return {
-            "policy_digest": engine_info.policy_digest,
-            "stop_ids": list(engine_info.stop_ids),
-            "sampling": engine_info.sampling.model_dump(mode="json"),
-            "config": self._spec.config.model_dump(mode="json"),
-            "verifier": describe_verifier(self._spec.verifier),
-            "seed": self._spec.seed,
-        }
+        config = self._spec.config.model_dump(mode="json")
+        run = fingerprint(
+            self._executor.engine_info, self._spec.verifier, self._spec.seed, config=config
+        )
+        self._journal = stack.enter_context(Journal(journal, run, finished))
 
     def drive(self, problems: Iterable[Problem], progress: bool) -> None:
         """Search what is not finished; keep each record as soon as it is there."""
@@ -135,73 +125,68 @@ class RunSession:
 
     def _keep(self, record: Record) -> None:
         record = dataclasses.replace(record, asked=self._asked.pop(record.result.problem_id))
-        if self._file is None or self._folder is None:
+        if self._file is None:
             self._memory.append(record)
             return
         if not self._added:  # what an earlier session wrote of the whole run holds no longer
             for name in ("summary.json", "pairs.jsonl"):
-                (self._folder / name).unlink(missing_ok=True)
+                self._file.path.with_name(name).unlink(missing_ok=True)
         self._added = True
         self._file.append(record)
 
     def end(self, seconds: float) -> SearchRun:
         """Put the results in order, select pairs, write the files that are written whole."""
-        stored = self._stored_summary()
-        if stored is not None and self._settled():
-            assert self._file is not None
-            return SearchRun(read_records(self._file.path), stored, self._folder)
-        records = self._sorted()
+        file = self._file
+        if file is None:
+            self._memory.sort(key=lambda record: self._order[record.result.problem_id])
+            records: Records = self._memory
+        else:
+            folder, records = file.path.parent, read_records(file.path)
+            stored = self._stored_summary(file)
+            # The files of a finished run stay as they are: for some of its problems (a plan's
+            # probe), or for all in the order that they have.
+            some = stored is not None and len(self._order) < len(file.finished)
+            moved = not some and file.sort(self._order)
+            if stored is not None and not moved:
+                return SearchRun(records, stored, folder)
         totals = Totals()
         selection = Selection(self._spec.config, self._executor.engine_info.policy_digest)
         for record in records:
             totals.add(record)
             selection.see(record.result)
         pairs = totals.confirmed(selection.pick(record.result for record in records))
-        if self._folder is None:
+        if file is None:
             selected = list(pairs)
             return SearchRun(records, totals.summary(seconds), None, selected)
-        self._write_token_texts(self._executor.token_texts(totals.ids, interrupted=False))
-        write_pairs(self._folder / "pairs.jsonl", pairs)
+        texts = self._executor.token_texts(totals.ids, interrupted=False)
+        _write_token_texts(folder / "token_texts.json", texts)
+        write_pairs(folder / "pairs.jsonl", pairs)
         summary = totals.summary(seconds)
-        write_json(self._folder / "summary.json", dataclasses.asdict(summary))
-        return SearchRun(records, summary, self._folder)
+        write_json(folder / "summary.json", dataclasses.asdict(summary))
+        return SearchRun(records, summary, folder)
 
-    def _settled(self) -> bool:
-        """Whether the files of a finished run stay as they are: for some of its problems (a plan's
-        probe), or for all in the order that they have."""
-        assert self._file is not None
-        return len(self._order) < len(self._file.finished) or not self._file.sort(self._order)
-
-    def _sorted(self) -> Records:
-        """The results in the order of the problems."""
-        if self._file is None:
-            self._memory.sort(key=lambda record: self._order[record.result.problem_id])
-            return self._memory
-        self._file.sort(self._order)
-        return read_records(self._file.path)
-
-    def _stored_summary(self) -> RunSummary | None:
+    def _stored_summary(self, file: ResultFile) -> RunSummary | None:
         """That of a finished run to which this session has added nothing; it is written last."""
-        if self._folder is None or self._file is None or self._added:
+        if self._added:
             return None
         try:
-            summary = _SUMMARY.validate_json((self._folder / "summary.json").read_bytes())
+            summary = _SUMMARY.validate_json(file.path.with_name("summary.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        return summary if sum(summary.questions.values()) == len(self._file.finished) else None
+        return summary if sum(summary.questions.values()) == len(file.finished) else None
 
     def _keep_token_texts(self) -> None:
         """Write the token texts that are at hand, for a report of an interrupted run."""
-        if self._file is None or self._folder is None:
+        if self._file is None:
             return
-        records = read_records(self._file.path)
-        ids = set(chain.from_iterable(used_ids(record.result) for record in records))
-        path = self._folder / "token_texts.json"
+        ids = set[int]()
+        for record in read_records(self._file.path):
+            ids |= used_ids(record.result)
+        path = self._file.path.with_name("token_texts.json")
         old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known = {int(i): text for i, text in old.items()}
-        self._write_token_texts(known | self._executor.token_texts(ids, interrupted=True))
+        _write_token_texts(path, known | self._executor.token_texts(ids, interrupted=True))
 
-    def _write_token_texts(self, texts: dict[int, str]) -> None:
-        if self._folder is not None:
-            named = {str(i): texts[i] for i in sorted(texts)}
-            write_json(self._folder / "token_texts.json", named)
+
+def _write_token_texts(path: Path, texts: dict[int, str]) -> None:
+    write_json(path, {str(i): texts[i] for i in sorted(texts)})

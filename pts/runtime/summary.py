@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from pts.data.pairs import read_pairs
+from pts.files import JsonLines
 from pts.runtime.results import Record, RolloutCost
 from pts.types import Purpose, QuestionResult, TokenPair
 
@@ -38,11 +39,8 @@ class RunSummary:
     """Tokens, or steps, that were decided to be pivotal."""
 
 
-class Records(Protocol):
-    """Results with their costs: iterable again and again, from memory or from a file."""
-
-    def __iter__(self) -> Iterator[Record]: ...
-    def __len__(self) -> int: ...
+Records: TypeAlias = list[Record] | JsonLines[Record]
+"""Results with their costs: iterable again and again, from memory or from a file."""
 
 
 @dataclass(frozen=True)

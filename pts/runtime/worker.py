@@ -3,10 +3,10 @@
 The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, each a pair:
 
     ("ready", engine_info)    the engine is loaded
-    ("next", None)            room for a question: the parent sends a `LeasedQuestion` or None
+    ("next", None)            room for a question: the parent sends a `LeasedQuestion`
     ("line", (id, line))      of the journal, about a question
     ("done", (record, texts)) a question is finished, with texts of tokens not seen before
-    ("progress", Progress)    what was done since the last such message
+    ("progress", counts)      what was done since the last such message, as in `Progress`
     ("idle", None)            everything leased is finished; waits for an order
     ("answer", value)         of a `Call`
     ("failed", error)         the worker ends
@@ -29,13 +29,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pts.engines.base import Engine
 from pts.errors import EngineError
 from pts.runtime.journal import RecordedRollouts, Recorder
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec
+from pts.runtime.searcher import QuestionSearcher, SearchSpec
 from pts.runtime.summary import used_ids
 from pts.types import Problem
 
@@ -43,12 +43,8 @@ PROGRESS_SECONDS = 0.2
 """Between two messages about progress."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedQuestion:
-    """A question to be searched, and what the journal holds of it."""
-
-    problem: Problem
-    on_file: RecordedRollouts
+LeasedQuestion: TypeAlias = tuple[Problem, RecordedRollouts] | None
+"""A question to be searched, and what the journal holds of it; None when there is no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class SearchOrder:
-    """An order: search what can be leased, `window` questions at a time, for a journal or none."""
+    """An order: search what can be leased, `window` questions at a time, for a journal or none.
+
+    `window` is the worker's share of the questions that are left, where their number is known.
+    """
 
     window: int
     journal: Path | None
@@ -126,12 +125,11 @@ class _Worker:
     def __init__(self, pipe: _Line, questions: QuestionSearcher) -> None:
         self._pipe, self._questions = pipe, questions
         self._told: set[int] = set()
-        self._sent = Progress()
+        self._sent: dict[str, int] = {}
         self._last = 0.0
 
     def serve(self) -> None:
-        engine = self._questions.engine
-        self._pipe.send(("ready", EngineInfo.of(engine)))
+        self._pipe.send(("ready", self._questions.engine_info))
         while (order := self._pipe.recv()) is not None:
             if isinstance(order, Call):
                 self._pipe.send(("answer", order.function(self._questions, *order.arguments)))
@@ -148,7 +146,7 @@ class _Worker:
             if time.monotonic() - self._last >= PROGRESS_SECONDS:
                 self._report(now)
 
-        self._sent = Progress()
+        self._sent = {}
         leased = self._leased(journal)
         for record in self._questions.search(leased, order.window, journal, keep):
             new = used_ids(record.result) - self._told
@@ -160,19 +158,20 @@ class _Worker:
     def _leased(self, journal: _RemoteJournal | None) -> Iterator[Problem]:
         while True:
             self._pipe.send(("next", None))
-            leased: LeasedQuestion | None = self._pipe.recv()
+            leased: LeasedQuestion = self._pipe.recv()
             if leased is None:
                 return
+            problem, on_file = leased
             if journal is not None:
-                journal.leased[leased.problem.id] = leased.on_file
-            yield leased.problem
+                journal.leased[problem.id] = on_file
+            yield problem
 
     def _report(self, now: Progress) -> None:
         """Send what has been done since the last report."""
-        old, names = self._sent, [f.name for f in dataclasses.fields(Progress)]
-        gained = {name: getattr(now, name) - getattr(old, name) for name in names}
-        self._pipe.send(("progress", Progress(**gained)))
-        self._sent, self._last = dataclasses.replace(now), time.monotonic()
+        done = dataclasses.asdict(now)
+        gained = {name: n - self._sent.get(name, 0) for name, n in done.items()}
+        self._pipe.send(("progress", gained))
+        self._sent, self._last = done, time.monotonic()
 
 
 def portable(error: Exception) -> Exception:

@@ -243,6 +243,15 @@ def test_an_interrupted_run_has_its_token_texts(tmp_path: Path) -> None:
     assert folder.pairs == []
 
 
+def test_a_finished_run_is_put_into_another_order_of_its_problems(tmp_path: Path) -> None:
+    search(problems(6), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    backwards = problems(6)[::-1]
+    again = search(backwards, ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path)
+    assert (tmp_path / "results.jsonl").read_text().splitlines() == lines[::-1]
+    assert [result.problem_id for result in again.results] == [p.id for p in backwards]
+
+
 def test_the_tabular_engine_is_searched_the_same_in_any_window() -> None:
     machines = [sparse(np.random.default_rng(k), 40).machine for k in range(4)]
     engine = TabularEngine(machines, SamplingConfig(max_new_tokens=64))

@@ -16,7 +16,7 @@ PTS = [
     {"planning", "report"},
     {"runtime", "testing"},
     {"engines", "verifiers", "algorithm", "data"},
-    {"config", "stats", "files"},
+    {"config", "stats", "files", "plain_text"},
     {"types"},
     {"errors"},
 ]

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import Field
 
 from align.context import StageEntry
@@ -35,6 +34,7 @@ from align.settings import EvaluateConfig, ModelConfig, TaskConfig, data_folder
 from align.stages import STAGES
 from pts.config import SamplingConfig, Settings, parse_settings
 from pts.errors import ConfigError, did_you_mean
+from pts.plain_text import read_yaml
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = recipe_path(name)
     try:
-        data = _yaml(path.read_text(encoding="utf-8-sig"))
+        data = read_yaml(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RecipeError(
             f"{path}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
@@ -223,7 +223,7 @@ def _parsed(item: str) -> _Change:
         raise RecipeError(f"override {item!r}: must read key.path=value, e.g. seed=1")
     keys = key.split(".")
     try:
-        return _Change(keys, _yaml(value), item)
+        return _Change(keys, read_yaml(value), item)
     except ValueError:
         raise RecipeError(
             f"override {item!r}: {value!r} is not a YAML value; text is quoted: "
@@ -319,14 +319,3 @@ def _pairs_misfits(
             f"{entry.name}.weight_by: got 'expected_gain', which {source}.pairs_from: coin does "
             "not measure; set it to 'none'"
         )
-
-
-def _yaml(text: str) -> Any:
-    """The value of a YAML text. Raises ValueError for what is none."""
-    try:
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("brackets are nested too deeply") from None
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError) as error:
-        # PyYAML lets through what goes wrong in building a date or a number.
-        raise ValueError(str(error)) from None

@@ -6,7 +6,7 @@ import os
 import random
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from align.data.chat import Chat
 from align.errors import RecipeError
@@ -151,12 +151,38 @@ def _chat(row: Row) -> Chat | str:
         return row
     if "messages" not in row:
         return missing("messages", row)
+    unsupported = _unsupported(row)
+    if unsupported:
+        return unsupported
     messages = read_messages(row["messages"])
     if not messages:
         return f"messages: messages with role and content are needed, not {shown(row['messages'])}"
     if messages[-1].role != "assistant":
         return _roles_fault(messages) or "messages must end with the assistant's turn"
     return _roles_fault(messages) or messages
+
+
+MEANINGFUL = (
+    *("tools", "functions", "tool_calls", "function_call", "tool_call_id"),
+    *("loss", "weight", "train", "reasoning_content"),
+)
+"""Keys of rows and messages that change what is trained on, and that are not supported."""
+
+
+def _unsupported(row: dict[str, Any]) -> str | None:
+    """The first such key that says more than the default."""
+    turns = row["messages"] if isinstance(row["messages"], list) else []
+    places = [("", row)]
+    places += [(f"messages.{i}.", turn) for i, turn in enumerate(turns) if isinstance(turn, dict)]
+    for place, held in places:
+        for key in MEANINGFUL:
+            value = held.get(key)
+            if value not in (None, True, 1, "", [], {}):
+                return (
+                    f"{place}{key} is {shown(value)}, which this task does not honour; "
+                    "leave the row out, or mend it"
+                )
+    return None
 
 
 def _overlaps(problems: dict[str, list[Problem]]) -> list[str]:

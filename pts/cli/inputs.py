@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from pts.cli.engine import engine_faults, load_engine
 from pts.cli.options import SearchOptions

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from pts.algorithm.criteria import check_criteria
 from pts.config import SamplingConfig, SearchConfig, Settings, parse_settings
 from pts.errors import ConfigError, PTSError, did_you_mean
+from pts.plain_text import read_yaml
 
 T = TypeVar("T")
 _S = TypeVar("_S", bound=Settings)
@@ -64,9 +63,9 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{file}: no such file")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: not YAML: {error}") from None
     if not isinstance(values, dict) and values is not None:
         raise ConfigError(f"{file}: keys and values are needed, e.g. p_gap: 0.2")
     return {str(key): value for key, value in (values or {}).items()}
@@ -77,8 +76,8 @@ def _override(item: str) -> dict[str, Any]:
     if not equals or not key:
         raise ConfigError(f"{item!r}: settings are given as key=value, e.g. p_gap=0.3")
     try:
-        return {key: yaml.safe_load(text)}
-    except yaml.YAMLError:
+        return {key: read_yaml(text)}
+    except ValueError:
         raise ConfigError(f"{item!r}: the value is not YAML") from None
 
 

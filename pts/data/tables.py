@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from pts.errors import DataError
+from pts.plain_text import read_json
 
 Row: TypeAlias = dict[str, Any] | str
 """Values by column, or what is wrong with the row."""
@@ -60,7 +61,7 @@ class JsonRows:
 
     def _row(self, line: bytes) -> Row:
         try:
-            row = json.loads(line.removeprefix(codecs.BOM_UTF8))
+            row = read_json(line.removeprefix(codecs.BOM_UTF8))
         except UnicodeDecodeError as error:
             return not_utf8(error)
         except ValueError as error:

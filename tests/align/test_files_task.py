@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from align.pipeline.check import check_recipe
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.run_folder import data_digests
 from align.settings import FilesTask
-from align.tasks.files import FileTask
+from align.tasks.files import FileTask, _read_chats
 from pts.data.rows import SHOWN
+from pts.errors import DataError
 from pts.types import Verdict
 
 CHAT = {
@@ -244,3 +246,27 @@ def test_folders_of_data_have_a_digest_as_files_do(tmp_path: Path) -> None:
         [],
     )
     assert data_digests(other)["task.train"] != digests["task.train"]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"loss": False}, "loss is false"),
+        ({"weight": 0}, "weight is 0"),
+        ({"tools": [{"name": "add"}]}, "tools is"),
+        ({"train": False}, "train is false"),
+    ],
+)
+def test_chats_that_forbid_what_would_be_done_are_refused(
+    tmp_path: Path, row: dict[str, object], fault: str
+) -> None:
+    chat = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": "2"}]
+    for messages, keys, place in (
+        (chat, row, ""),
+        ([chat[0], {**chat[1], **row}], {}, "messages.1."),
+    ):
+        (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": messages, **keys}) + "\n")
+        with pytest.raises(DataError, match=f"line 1: {re.escape(place + fault)}.*not honour"):
+            _read_chats(str(tmp_path / "chats.jsonl"))
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": chat, "weight": 1}) + "\n")
+    assert len(_read_chats(str(tmp_path / "chats.jsonl"))) == 1

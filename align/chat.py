@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from align.errors import ManifestError
-from align.run_folder import read_manifest
+from align.run_folder import check_policies, read_manifest
 from pts.errors import ConfigError
 
 
@@ -17,13 +17,15 @@ def policy_folder(folder: Path) -> Path:
     """
     if (folder / "config.json").is_file():
         return folder
-    stages = read_manifest(folder)["stages"].values()
+    manifest = read_manifest(folder)
+    stages = manifest["stages"].values()
     models: list[str] = [stage["model"] for stage in stages if stage.get("model")]
     if not models:
         raise ManifestError(f"{folder}: no stage of this run has made a model yet")
     policy = folder / models[-1]
     if not (policy / "config.json").is_file():
         raise ManifestError(f"{policy}: holds no config.json; restore it, or give another folder")
+    check_policies(folder, manifest)
     return policy
 
 

@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from align.context import StageResult
 from align.errors import ManifestError
 from align.settings import FilesTask
-from pts.files import write_json
+from pts.files import output_fault, write_json
 
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
@@ -60,6 +60,8 @@ class Manifest:
         Raises:
             ManifestError: another process holds the folder, or it is not a run's folder.
         """
+        if fault := output_fault(folder, "manifest.json"):
+            raise ManifestError(f"{folder}: cannot be the folder of a run ({fault})")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / ".lock").open("w")
@@ -80,6 +82,7 @@ class Manifest:
         data["labels"] = recipe.labels()
         data["git"] = git_state()
         data["versions"] = versions()
+        write_json(folder / "manifest.json", data)  # from now on this is the folder of a run
         return cls(folder, data, lock)
 
     def __enter__(self) -> Manifest:
@@ -165,6 +168,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     data.setdefault("recipe", {})
     manifest: dict[str, Any] = data
     return manifest
+
+
+def check_policies(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise ManifestError for a policy of a run that is not what its stage made."""
+    for name, record in manifest["stages"].items():
+        model = record.get("model")
+        digest = record.get("outputs", {}).get(model)
+        if not model or not digest:
+            continue
+        if not (folder / model).exists() or tree_digest(folder / model) != digest:
+            raise ManifestError(
+                f"{folder / model}: is gone or was changed since stage {name!r} made it; "
+                "restore it, or make the run again with another --output"
+            )
 
 
 def chain_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +38,43 @@ def replacing(path: Path) -> Iterator[io.TextIOWrapper]:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def output_fault(folder: Path, mark: str, written: Collection[str] = ()) -> str:
+    """Why a folder cannot be written to; empty if it can.
+
+    A folder with the file `mark` was written before. In another one no file of the names `written`
+    (without names: nothing but hidden files) may stand: others' files are never written over.
+    """
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"{there} is a file, not a folder; give another --output"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written to; give another --output"
+    if there != folder or (folder / mark).exists():
+        return ""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    names = [name for name in names if not written or name in written]
+    if not names:
+        return ""
+    more = ", …" if len(names) > 3 else ""
+    return (
+        f"it holds {', '.join(names[:3])}{more} but no {mark}, so this command did not write it; "
+        "give a new or an empty --output"
+    )
+
+
+def context_length(model: Path) -> int | None:
+    """The tokens that a model folder's config.json allows; None where it tells no number."""
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        held = {**config, **config.get("text_config", {})}
+        length = held.get("max_position_embeddings", held.get("n_positions"))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None  # loading the model tells what is wrong
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from align.context import StageContext, StageEntry, StageResult
+from align.errors import RecipeError
 from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
 from align.models.load import device_of, prepare_base
@@ -26,10 +27,20 @@ from align.pipeline.background import BackgroundWorker, cores, share_cores
 from align.pipeline.check import check_recipe
 from align.pipeline.recipe import BASE, Recipe, parse_recipe
 from align.report.page import write_report
-from align.run_folder import Manifest, data_digests, read_manifest, recipe_digest, tree_digest
+from align.run_folder import (
+    Manifest,
+    check_policies,
+    data_digests,
+    read_manifest,
+    recipe_digest,
+    tree_digest,
+)
 from align.stages import STAGES
 from align.tasks.registry import build_task
 from pts.files import write_json
+
+MEASURED_BY = ("evaluate", "sampling", "model")
+"""Sections of a recipe that another evaluation of a run may change."""
 
 Timed = tuple[StageResult, float]
 """What a stage made, and its seconds."""
@@ -63,7 +74,15 @@ def evaluate_again(
     Raises:
         RecipeError, ManifestError: the run or an override is wrong.
     """
-    stages = read_manifest(folder)["stages"]
+    made = read_manifest(folder)
+    check_policies(folder, made)
+    strange = [item for item in overrides if item.partition(".")[0] not in MEASURED_BY]
+    if strange:
+        raise RecipeError(
+            f"override {strange[0]!r}: changes nothing of an evaluation; "
+            f"{', '.join(f'{key}.*' for key in MEASURED_BY)} do"
+        )
+    stages = made["stages"]
     recipe = run_recipe(folder, overrides)
     output = output or folder / "evaluations" / recipe_digest(recipe, data_digests(recipe))
     with Manifest.open(output, recipe) as manifest, BackgroundWorker(parallel=False) as worker:

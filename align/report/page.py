@@ -28,7 +28,7 @@ from align.report.answers import (
     visible,
 )
 from align.report.charts import forest, legend, lines
-from align.run_folder import chain_of, read_manifest
+from align.run_folder import chain_of, check_policies, read_manifest
 from pts.files import replacing
 
 CURVES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -72,6 +72,7 @@ def write_report(run_folder: Path) -> Path:
         DataError, JournalError, StageError: files of the run are damaged.
     """
     manifest = read_manifest(run_folder)
+    check_policies(run_folder, manifest)
     # The chain's order: a folder may hold rows of an earlier recipe, made in any order.
     chain = chain_of(manifest)
     labels = {stage["name"]: stage["label"] for stage in chain}

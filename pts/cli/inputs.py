@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from pts.cli.engine import engine_faults, load_engine
 from pts.cli.options import SearchOptions
 from pts.cli.settings import Faults, load_settings
-from pts.config import SearchConfig
+from pts.config import SamplingConfig, SearchConfig
 from pts.data.problems import Problems, load_problems
 from pts.engines.base import Engine
+from pts.files import context_length, output_fault
+from pts.runtime.results import WRITTEN
 from pts.verifiers.base import Verifier
 from pts.verifiers.registry import ReferenceCheck, make_verifier
 
@@ -40,6 +42,10 @@ def read_inputs(given: SearchOptions) -> Inputs:
         lambda: load_problems(given.problems, columns, chat=given.chat, check=check)
     )
     faults.extend(engine_faults(given))
+    if fault := output_fault(given.output, "journal.jsonl", WRITTEN):
+        faults.append(f"--output: {given.output}: {fault}")
+    if both is not None:
+        faults.extend(_misfits(given, *both))
     faults.raise_all()
     if check is not None:
         check.warn()
@@ -48,3 +54,20 @@ def read_inputs(given: SearchOptions) -> Inputs:
     assert asked is not None
     config, sampling = both
     return Inputs(asked, partial(load_engine, given, sampling), judge, config)
+
+
+def _misfits(given: SearchOptions, config: SearchConfig, sampling: SamplingConfig) -> Iterator[str]:
+    """What is wrong between settings that are right by themselves."""
+    if sampling.temperature == 0:
+        yield "temperature: got 0, with which all rollouts are one; a search needs more than 0"
+    if config.paths == 0 and not given.completions:
+        yield (
+            "paths: got 0, which searches given completions alone; name their column with "
+            "--completions"
+        )
+    longest = None if given.server else context_length(given.model)
+    if longest is not None and sampling.max_new_tokens > longest:
+        yield (
+            f"max_new_tokens: got {sampling.max_new_tokens:,}, but the context of {given.model} is "
+            f"{longest:,} tokens (config.json); lower it"
+        )

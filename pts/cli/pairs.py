@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -93,9 +94,25 @@ def write_form(found: Found, form: Form | None, output: Path | None) -> None:
         return
     lines = _text_lines(found) if form == "text" else map(pair_line, found.pairs)
     if output is not None:
+        _check_file(output, form)
         output.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext(sys.stdout) if output is None else replacing(output) as file:
         file.writelines(line + "\n" for line in lines)
+
+
+def _check_file(output: Path, form: Form) -> None:
+    """Raise ConfigError for a file that holds something else than pairs of that form."""
+    if output.is_dir():
+        raise ConfigError(f"--output: {output} is a folder; name a file")
+    if not output.exists() or not output.stat().st_size:
+        return
+    with output.open("rb") as file:
+        first = file.readline().decode(errors="replace")
+    begins = r'\{"problem_id":' if form == "jsonl" else r".+ \(\w+\): "
+    if not re.match(begins, first):
+        raise ConfigError(
+            f"--output: {output} exists and holds no pairs of this form; it is not written over"
+        )
 
 
 def _text_lines(found: Found) -> Iterator[str]:

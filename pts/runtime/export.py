@@ -14,7 +14,7 @@ from typing import Any
 
 from pts.data.pairs import pairs_dataset
 from pts.errors import DataError
-from pts.files import replacing
+from pts.files import output_fault, replacing
 from pts.runtime.run_folder import RunFolder
 from pts.types import TokenPair
 
@@ -58,11 +58,13 @@ def export_dataset(pairs: Sequence[TokenPair], output: Path, run: RunFolder | No
     The card tells the policies' digests, counts, columns and, with `run`, the settings of the
     search. It names no license: whoever publishes the pairs chooses one.
 
-    Raises DataError for no pairs at all.
+    Raises DataError for no pairs at all, and for a folder that holds something else.
     """
     if not pairs:
         raise DataError("no pair was selected, so there is no dataset to write")
     data = output / "data"
+    if fault := output_fault(output, "data/train.parquet", ("README.md", "data")):
+        raise DataError(f"{output}: {fault}")
     data.mkdir(parents=True, exist_ok=True)
     part = data / ".train.parquet.tmp"
     pairs_dataset(pairs).to_parquet(str(part))

@@ -30,6 +30,9 @@ from pts.errors import DataError
 from pts.files import JsonLines, complete_lines, dumps, leading_text, replacing, write_all
 from pts.types import Purpose, QuestionResult
 
+WRITTEN = ("summary.json", "pairs.jsonl", "token_texts.json", "report.html", "manifest.json")
+"""Files that a search (or a run of `align`) writes beside its results and its journal."""
+
 
 @dataclass(frozen=True, slots=True)
 class RolloutCost:

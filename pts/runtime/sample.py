@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 
 from pts.algorithm.requests import SearchRoutine, request
 from pts.engines.base import Engine
-from pts.errors import ConfigError
-from pts.files import JsonLines, dumps, replacing
+from pts.errors import ConfigError, JournalError
+from pts.files import JsonLines, dumps, output_fault, replacing
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.scheduler import SkippedQuestion, run
@@ -86,6 +86,8 @@ def sample(
     with ExitStack() as stack:
         journal = None
         if output is not None:
+            if fault := output_fault(Path(output), "journal.jsonl", ("samples.jsonl",)):
+                raise JournalError(f"{output}: {fault}")
             known_by = fingerprint(EngineInfo.of(engine), verifier, seed)
             journal = stack.enter_context(Journal(Path(output) / "journal.jsonl", known_by))
         reporter = stack.enter_context(ProgressReporter(total, progress))

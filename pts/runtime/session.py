@@ -20,10 +20,10 @@ from pydantic import TypeAdapter, ValidationError
 from pts.algorithm.selection import Selection
 from pts.data.pairs import write_pairs
 from pts.errors import DataError, JournalError
-from pts.files import asked_digest, write_json
+from pts.files import asked_digest, output_fault, write_json
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
-from pts.runtime.results import Record, ResultFile, read_records
+from pts.runtime.results import WRITTEN, Record, ResultFile, read_records
 from pts.runtime.scheduler import Progress
 from pts.runtime.searcher import EngineInfo, SearchSpec, fingerprint
 from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
@@ -69,6 +69,8 @@ class RunSession:
 
     def open(self, folder: Path, stack: ExitStack) -> None:
         """Take hold of a run folder: the lock first, then what earlier sessions left."""
+        if fault := output_fault(folder, "journal.jsonl", WRITTEN):
+            raise JournalError(f"{folder}: {fault}")
         folder.mkdir(parents=True, exist_ok=True)
         results, journal = folder / "results.jsonl", folder / "journal.jsonl"
         if results.exists() and results.stat().st_size and not journal.exists():

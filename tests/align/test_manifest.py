@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from align.context import StageResult
-from align.errors import ManifestError
+from align.errors import ManifestError, RecipeError
 from align.pipeline.recipe import load_recipe
-from align.run_folder import Manifest, data_digests, read_manifest, tree_digest
+from align.pipeline.run import evaluate_again
+from align.run_folder import Manifest, check_policies, data_digests, read_manifest, tree_digest
 from align.settings import FilesTask
 
 RECIPE = load_recipe("phi-nano")
@@ -123,3 +126,31 @@ def test_digests_of_data_files_follow_a_tilde(
     (tmp_path / "t.jsonl").touch()
     task = FilesTask(kind="files", problems={"test": Path("~/t.jsonl")}, chats=Path("~/none"))
     assert data_digests(RECIPE.model_copy(update={"task": task})).keys() == {"task.test"}
+
+
+def test_a_folder_of_another_command_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    with pytest.raises(ManifestError, match=r"it holds journal\.jsonl but no manifest\.json"):
+        Manifest.open(tmp_path, load_recipe("phi-nano"))
+
+
+def test_policies_that_were_changed_are_told(tmp_path: Path) -> None:
+    model = tmp_path / "sft" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    record = {"model": "sft/model", "outputs": {"sft/model": tree_digest(model)}}
+    made = {"stages": {"sft": record, "eval/sft": {"outputs": {}}}}
+    check_policies(tmp_path, made)
+    (model / "config.json").write_text("{} ")
+    with pytest.raises(ManifestError, match="was changed since stage 'sft' made it"):
+        check_policies(tmp_path, made)
+    shutil.rmtree(model)
+    with pytest.raises(ManifestError, match="is gone or was changed"):
+        check_policies(tmp_path, made)
+
+
+def test_overrides_without_effect_on_an_evaluation_are_refused(tmp_path: Path) -> None:
+    with Manifest.open(tmp_path, load_recipe("phi-nano")):
+        pass
+    with pytest.raises(RecipeError, match=r"'sft\.num_examples=3': changes nothing"):
+        evaluate_again(tmp_path, ["evaluate.seed=1", "sft.num_examples=3"], None, Console())

@@ -258,6 +258,7 @@ def test_an_interrupted_search_says_how_to_go_on(
     monkeypatch.setattr("pts.runtime.search.search", interrupted)
     command = ["search", "--model", model, "--problems", asked, "--output", tmp_path / "out"]
     command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])"]
+    command += ["max_new_tokens=8"]
     assert "the same command continues" in pts(*command, status=130, capsys=capsys)
 
 

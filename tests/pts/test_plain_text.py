@@ -15,8 +15,7 @@ from pts.plain_text import read_json, read_yaml
 
 LETTERS = "abcdefghi"
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
-    f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n"
-    for before, after in pairwise(LETTERS)
+    f"{after}: &{after} [{', '.join([f'*{before}'] * 10)}]\n" for before, after in pairwise(LETTERS)
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from align.errors import ManifestError
 from align.run_folder import check_policies, read_manifest
-from pts.errors import ConfigError
+from pts.errors import ConfigError, printable
 
 
 def policy_folder(folder: Path) -> Path:
@@ -48,7 +48,14 @@ def chat_loop(folder: Path, temperature: float, max_new_tokens: int) -> None:
             f"{policy}: its tokenizer has no chat template, as is usual for a base model; "
             "give the folder of a run, or of a model that has learnt to chat"
         )
-    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+    class Escaped(TextStreamer):
+        """Model text cannot steer the terminal."""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(printable(text), stream_end)
+
+    streamer = Escaped(tokenizer, skip_prompt=True, skip_special_tokens=True)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
     messages: list[dict[str, str]] = []
     while line := _ask():

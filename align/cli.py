@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from pts.errors import PTSError, told
+from pts.errors import PTSError, outside, printable, told
 
 app = typer.Typer(
     help="The three-stage post-train: SFT, DPO on pivotal tokens, DPO on full-length pairs.",
@@ -147,6 +147,12 @@ def main() -> None:
         app()
     except PTSError as error:
         print(told(error), file=sys.stderr)
+        sys.exit(2)
+    except (OSError, MemoryError, RuntimeError) as error:
+        said = outside(error)
+        if said is None:
+            raise
+        print(f"error:\n  {printable(said)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped; the same command continues.", file=sys.stderr)

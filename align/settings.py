@@ -39,9 +39,9 @@ class TrainingConfig(Settings):
     gradient_accumulation: int = Field(1, ge=1)
     """Forward passes in one optimiser step. Its rows are sorted by length, to pad less (except in
     token DPO)."""
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, le=10_000)
     """Passes over the data; ignored where max_steps is set."""
-    max_steps: int = Field(0, ge=0)
+    max_steps: int = Field(0, ge=0, le=10**9)
     """Optimiser steps; 0 takes them from epochs."""
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     """Share of the steps with a rising learning rate."""
@@ -60,13 +60,13 @@ class TrainingConfig(Settings):
 class EvaluateConfig(Settings):
     """What is measured after every stage."""
 
-    problems: int = Field(1000, ge=10)
+    problems: int = Field(1000, ge=10, le=10**9)
     """Held-out problems."""
     split: Literal["dev", "test"] = "test"
     """Tune on dev; publish test."""
     seed: int = 0
     """Seed of the problem set (the published table takes it from the measured commit)."""
-    samples: int = Field(8, ge=1)
+    samples: int = Field(8, ge=1, le=100_000)
     """Sampled completions a problem at the recipe's temperature (pass@k uses all of them)."""
     temperatures: tuple[Annotated[float, Field(ge=0, le=10)], ...] = ()
     """Temperatures tried on the dev split; the best one is measured on `split` as well."""

@@ -92,7 +92,7 @@ class SamplingConfig(Settings):
     """Keep the smallest set of tokens that holds this much probability."""
     min_p: float = Field(0.0, ge=0, lt=1)
     """Drop tokens less likely than this fraction of the most likely one."""
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: int = Field(512, ge=1, le=10**7)
     """Length limit of the whole completion; a completion cut by it counts as a failure."""
 
 
@@ -118,32 +118,32 @@ class SearchConfig(Settings):
     """Questions solved less often than this are set aside as too hard."""
     p_max: float = Field(0.8, ge=0, le=1)
     """Questions solved more often than this are set aside as too easy."""
-    filter_rollouts: int = Field(16, ge=2)
+    filter_rollouts: int = Field(16, ge=2, le=10**6)
     """Rollouts that estimate p(success) of a question before it is searched."""
-    paths: int = Field(1, ge=0)
+    paths: int = Field(1, ge=0, le=10**6)
     """Completions searched in each kept question: the first filter rollouts, whatever became
     of them (choosing passed ones would bias the search). 0 searches given completions alone."""
-    bisect_rollouts: int = Field(64, ge=1)
+    bisect_rollouts: int = Field(64, ge=1, le=10**6)
     """`bisect`: rollouts that estimate p(success) of each prefix."""
-    round_rollouts: int = Field(8, ge=1)
+    round_rollouts: int = Field(8, ge=1, le=10**6)
     """`branch`: rollouts given to each block that a round selects."""
-    round_blocks: int = Field(2, ge=1)
+    round_blocks: int = Field(2, ge=1, le=10**6)
     """`branch`: blocks that a round selects."""
-    max_rollouts: int = Field(1200, ge=1)
+    max_rollouts: int = Field(1200, ge=1, le=10**6)
     """`branch`: rollouts at most on one path, confirmation apart; most paths need far fewer."""
-    z: float = Field(2.24, gt=0)
+    z: float = Field(2.24, gt=0, le=100)
     """Half-width of intervals in standard errors; `branch` also decides by them. As `branch` stops
     when it likes what it sees, its intervals cover less than their nominal level: 0.980 or more at
     2.24 on the benchmark's shapes, down to 0.93 at 1.96."""
     min_sibling_prob: float = Field(0.05, gt=0, lt=1)
     """Siblings less likely than this never enter a pair."""
-    fork_rollouts: int = Field(8, ge=1)
+    fork_rollouts: int = Field(8, ge=1, le=10**6)
     """`fork`: rollouts that screen each sibling before a pair is proposed."""
-    confirm_rollouts: int = Field(48, ge=4)
+    confirm_rollouts: int = Field(48, ge=4, le=10**6)
     """Fresh rollouts on each side of a proposed pair, never seen by the search."""
     fdr: float = Field(0.05, gt=0, lt=1)
     """Benjamini-Hochberg level over the run's pairs, `path` and `fork` apart."""
-    max_pairs: int = Field(4, ge=1)
+    max_pairs: int = Field(4, ge=1, le=10**6)
     """Pairs proposed (and confirmed) at most in one question, by estimated expected gain."""
     unscored_limit: float = Field(0.02, ge=0, lt=1)
     """A question with a larger share of UNSCORED rollouts is set aside."""

@@ -14,7 +14,20 @@ Each message names the place, the value that was found and what to do about it.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+_MACHINE = {
+    errno.ENOSPC: "free some space on the disk",
+    errno.EDQUOT: "free some of your quota on the disk",
+    errno.EROFS: "give an --output that can be written to",
+    errno.EACCES: "give an --output that can be written to, or mend its permissions",
+    errno.EPERM: "give an --output that can be written to, or mend its permissions",
+    errno.EIO: "the disk fails",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+}
+"""Failures of the machine, with remedies."""
 
 
 class PTSError(Exception):
@@ -54,10 +67,28 @@ class MissingExtra(PTSError, ImportError):
 
 def told(error: PTSError) -> str:
     """The error as the commands print it: how many there are, a line each, then its notes."""
-    lines = str(error).splitlines()
+    lines = [printable(line) for line in str(error).split("\n")]
     head = "error:" if len(lines) == 1 else f"{len(lines)} errors:"
     notes: list[str] = getattr(error, "__notes__", [])
-    return "\n".join([head, *(f"  {line}" for line in (*lines, *notes))])
+    return "\n".join([head, *(f"  {line}" for line in (*lines, *map(printable, notes)))])
+
+
+def printable(text: str) -> str:
+    """Text with everything escaped that could steer a terminal, line breaks excepted."""
+    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def outside(error: BaseException) -> str | None:
+    """What the commands say of a failure of the machine; None for a fault of the program."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            "memory ran out; use a smaller model, dtype, window or batch_size. The same command "
+            "continues"
+        )
+    if not isinstance(error, OSError) or error.errno not in _MACHINE:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror}; {_MACHINE[error.errno]}. The same command continues"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

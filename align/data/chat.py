@@ -97,15 +97,19 @@ def template_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def check_prompts(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat], rows: Sequence[ChatIds]
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Chat],
+    rows: Sequence[ChatIds],
+    places: Sequence[str] | None = None,
 ) -> list[str]:
     """Complaints about rows that do not start with the ids that an engine would continue."""
     faults = []
-    for number, (chat, row) in enumerate(zip(chats, rows, strict=True)):
+    named = places or [f"chat {number}" for number in range(len(chats))]
+    for place, chat, row in zip(named, chats, rows, strict=True):
         turns = [i for i, message in enumerate(chat) if message.role == "assistant"]
         heads = [open_turn(tokenizer, chat[:turn]) for turn in turns[:1]]
         if any(row.ids[: len(head)] != head for head in heads):
-            faults.append(f"chat {number}: its first prompt is tokenised differently on its own")
+            faults.append(f"{place}: its first prompt is tokenised differently on its own")
     return faults
 
 

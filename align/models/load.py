@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from align.errors import RecipeError
 from align.models import smollm2
 from align.settings import ModelConfig, data_folder
+from pts.errors import EngineError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -138,6 +139,24 @@ def device_of(config: ModelConfig) -> str:
             "here; give auto or cpu, or install a build of PyTorch for this device"
         )
     return config.device
+
+
+def load_tokenizer(path: Path, config: ModelConfig) -> Any:
+    """The tokenizer of a folder, with the recipe's chat template.
+
+    Raises:
+        EngineError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # of transformers, tokenizers and json
+        raise EngineError(f"cannot load a tokenizer from {path}: {error}") from error
+    template = chat_template(config)
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
 
 
 def load_policy(

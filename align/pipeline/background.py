@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.synchronize import Event
 from types import TracebackType
 from typing import TypeVar
 
@@ -23,7 +24,13 @@ class BackgroundWorker:
     """Runs calls in order, in one worker process or, with `parallel=False`, right away."""
 
     def __init__(self, parallel: bool) -> None:
-        self._pool = _pool() if parallel else None
+        context = multiprocessing.get_context("spawn")
+        self._stop = context.Event()
+        self._pool = (
+            ProcessPoolExecutor(1, context, initializer=_begin, initargs=(os.getpid(), self._stop))
+            if parallel
+            else None
+        )
 
     def __enter__(self) -> BackgroundWorker:
         return self
@@ -35,6 +42,8 @@ class BackgroundWorker:
         trace: TracebackType | None,
     ) -> None:
         if self._pool is not None:
+            if kind is not None:  # an evaluation is not waited for: its journal keeps what is done
+                self._stop.set()
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, call: Callable[..., T], *arguments: object) -> Future[T]:
@@ -59,21 +68,13 @@ def share_cores(processes: int = 2) -> None:
         torch.set_num_threads(max(1, cores() // processes))
 
 
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        1,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(os.getpid(),),
-    )
-
-
-def _begin(parent: int) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _begin(parent: int, stop: Event) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
     share_cores()
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with(parent: int, stop: Event) -> None:
+    while os.getppid() == parent and not stop.wait(0.5):
+        pass
     os._exit(1)

@@ -9,11 +9,13 @@ from align.errors import RecipeError
 from align.models.load import base_path, chat_template
 from align.pipeline.recipe import BASE, Recipe
 from align.stages import STAGES
-from align.tasks.base import Split, Task
+from align.tasks.base import Split, Task, place_of
 from align.tasks.registry import build_task
 from pts.errors import ConfigError
 from pts.types import Problem
 
+SHOWN = 20
+"""Chats that an error names; the others are counted."""
 INTERVAL = 2
 """Problems that an interval of a mean needs at least."""
 
@@ -25,10 +27,11 @@ def check_recipe(recipe: Recipe) -> None:
         RecipeError: every fault at once.
     """
     faults: list[str] = []
+    tasks: list[Task] = []
     attempts: tuple[Callable[[], object], ...] = (
         lambda: base_path(recipe.model),
         lambda: chat_template(recipe.model),
-        lambda: _check_task(recipe),
+        lambda: tasks.append(_check_task(recipe)),
     )
     for attempt in attempts:
         try:
@@ -46,6 +49,7 @@ def check_recipe(recipe: Recipe) -> None:
         faults += _loss_fault(name, getattr(config, "loss", "sigmoid"))
     if faults:
         raise RecipeError(*faults)
+    _check_chats(recipe, *tasks)
 
 
 def _loss_fault(name: str, loss: str) -> list[str]:
@@ -61,7 +65,23 @@ def _loss_fault(name: str, loss: str) -> list[str]:
     return []
 
 
-def _check_task(recipe: Recipe) -> None:
+def _check_chats(recipe: Recipe, task: Task) -> None:
+    """Render the chats of a user's files with the tokenizer, which needs no weights."""
+    named, base = place_of(task), Path(base_path(recipe.model))
+    kinds = {entry.kind: entry.settings for entry in recipe.stages}
+    if named is None or "sft" not in kinds or not (base / "tokenizer_config.json").is_file():
+        return
+    from align.models.load import load_tokenizer
+    from align.training.chat_rows import render_checked
+
+    chats = task.demonstrations(kinds["sft"].num_examples, 0)  # type: ignore[attr-defined]
+    _, faults = render_checked(load_tokenizer(base, recipe.model), chats, [*map(named, chats)])
+    if faults:
+        more = [f"… and {len(faults) - SHOWN} more chats"] if len(faults) > SHOWN else []
+        raise RecipeError(*faults[:SHOWN], *more)
+
+
+def _check_task(recipe: Recipe) -> Task:
     """Build the task and draw a little of everything that the stages and evaluations will draw."""
     task = build_task(recipe.task)
     lacks: dict[str, list[str]] = {}
@@ -75,6 +95,7 @@ def _check_task(recipe: Recipe) -> None:
         raise RecipeError(
             *(f"{lack} (needed by {', '.join(users)})" for lack, users in lacks.items())
         )
+    return task
 
 
 def _uses(recipe: Recipe, task: Task) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -28,7 +28,7 @@ class FullDPOConfig(TrainingConfig):
 
     num_problems: int = Field(400, ge=1)
     """Problems to sample."""
-    samples: int = Field(6, ge=2)
+    samples: int = Field(6, ge=2, le=100_000)
     """Completions a question."""
     pairs_per_question: int = Field(1, ge=1)
     """Right/wrong pairs at most of one question."""

@@ -23,7 +23,7 @@ class RejectionSFTConfig(TrainingConfig):
 
     num_problems: int = Field(400, ge=1)
     """Problems to sample."""
-    samples: int = Field(6, ge=1)
+    samples: int = Field(6, ge=1, le=100_000)
     """Completions a problem; the right ones become rows."""
     max_length: int = Field(1024, ge=8)
     """Longer rows are dropped, counted and shown, never cut."""

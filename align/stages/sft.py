@@ -23,6 +23,7 @@ def run(context: StageContext) -> StageResult:
     Raises:
         StageError: the validation found faults; all are listed.
     """
+    from align.tasks.base import place_of
     from align.training import loop
     from align.training.chat_rows import prepare, validate
     from align.training.trl import train_sft
@@ -34,5 +35,5 @@ def run(context: StageContext) -> StageResult:
     policy, tokenizer = loop.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = prepare(policy, tokenizer)
     chats = context.task.demonstrations(config.num_examples, context.problem_seed)
-    validated = validate(tokenizer, chats, config.max_length)
+    validated = validate(tokenizer, chats, config.max_length, place_of(context.task))
     return train_sft(context, config, policy, tokenizer, validated, new_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from pts.types import Problem
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 
 Split: TypeAlias = Literal["train", "dev", "test"]
 """Disjoint by construction: hyper-parameters are tuned on `dev`, published numbers use `test`."""
+
+
+def place_of(task: Task) -> Callable[[Chat], str] | None:
+    """What tells where a task's chats come from, for messages; None for chats that are made up."""
+    return getattr(task, "place_of", None)
 
 
 class Task(Protocol):

@@ -55,7 +55,9 @@ class FileTask:
         if references is not None:
             references.warn()
         try:
-            self._chats = _read_chats(_expanded(config.chats))
+            found_at = _read_chats(_expanded(config.chats))
+            self._chats = [chat for _, chat in found_at]
+            self._places = {chat: f"{config.chats}, {place}" for place, chat in reversed(found_at)}
         except DataError as error:
             faults += str(error).splitlines()
         overlaps = _overlaps(self._problems)
@@ -88,6 +90,10 @@ class FileTask:
         if not self._chats:
             raise RecipeError("task.chats: holds no chats; name a file that holds some")
         return _draw(self._chats, n, seed)
+
+    def place_of(self, chat: Chat) -> str:
+        """File and line of a chat; where it stands several times, of the first."""
+        return self._places[chat]
 
     def few_shot(self, problem: Problem) -> Problem:
         """The question as plain text after four solved ones from the chats.
@@ -131,8 +137,8 @@ def _roles_fault(messages: tuple[Message, ...]) -> str | None:
     return next((f"role must be one of {', '.join(ROLES)}, got {role!r}" for role in unknown), None)
 
 
-def _read_chats(source: str) -> list[Chat]:
-    """Raises DataError with every fault."""
+def _read_chats(source: str) -> list[tuple[str, Chat]]:
+    """Chats with their places. Raises DataError with every fault."""
     table = open_table(source)
     faults, chats = Faults(table), []
     for number, row in table:
@@ -140,7 +146,7 @@ def _read_chats(source: str) -> list[Chat]:
         if isinstance(chat, str):
             faults.add(number, chat)
         else:
-            chats.append(chat)
+            chats.append((f"{table.unit} {number}", chat))
     faults.raise_all()
     return chats
 

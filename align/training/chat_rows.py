@@ -7,7 +7,7 @@ the weights (`prepare`). Every row is validated before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,24 +95,53 @@ class ValidatedRows:
     metrics: dict[str, Any]
 
 
-def validate(tokenizer: Any, chats: Sequence[Chat], max_length: int) -> ValidatedRows:
-    """Render chats and check them.
+def validate(
+    tokenizer: Any,
+    chats: Sequence[Chat],
+    max_length: int,
+    place_of: Callable[[Chat], str] | None = None,
+) -> ValidatedRows:
+    """Render chats and check them; `place_of` tells where a chat comes from.
 
     Raises:
         StageError: listing every kind of fault.
     """
-    rows = render_chats(tokenizer, chats)
+    places = [place_of(c) if place_of else f"chat {n}" for n, c in enumerate(chats)]
+    rows, faults = render_checked(tokenizer, chats, places)
+    return validate_rows(
+        tokenizer, rows, max_length, faults or check_prompts(tokenizer, chats, rows, places)
+    )
+
+
+def render_checked(
+    tokenizer: Any, chats: Sequence[Chat], places: Sequence[str]
+) -> tuple[list[ChatIds], list[str]]:
+    """Rows of chats; and a fault for each that holds a special token as text, or that the chat
+    template refuses (it has no row).
+
+    Raises:
+        StageError: as `render_chats`.
+    """
     specials = sorted(set(tokenizer.all_special_tokens))
     faults = [
-        f"chat {number}: the {message.role}'s text holds the special token {token}"
-        for number, chat in enumerate(chats)
+        f"{place}: the {message.role}'s text holds the special token {token}"
+        for place, chat in zip(places, chats, strict=True)
         for message in chat
         for token in specials
         if token in message.content
     ]
-    return validate_rows(
-        tokenizer, rows, max_length, faults or check_prompts(tokenizer, chats, rows)
-    )
+    try:
+        return render_chats(tokenizer, chats), faults
+    except StageError:
+        raise
+    except Exception:  # what a template raises; one by one tells which of the chats it refuses
+        rows = []
+    for place, chat in zip(places, chats, strict=True):
+        try:
+            rows += render_chats(tokenizer, [chat])
+        except Exception as error:
+            faults.append(f"{place}: the chat template refuses it ({error})")
+    return rows, faults
 
 
 def validate_rows(

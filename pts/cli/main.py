@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pts.cli.options import SearchOptions, with_search_options
-from pts.errors import PTSError, told
+from pts.errors import PTSError, outside, printable, told
 
 if TYPE_CHECKING:
     from pts.runtime.search import RunSummary
@@ -191,6 +191,12 @@ def main() -> None:
         app(standalone_mode=True)
     except PTSError as error:
         print(told(error), file=sys.stderr)
+        sys.exit(2)
+    except (OSError, MemoryError, RuntimeError) as error:
+        said = outside(error)
+        if said is None:
+            raise
+        print(f"error:\n  {printable(said)}", file=sys.stderr)
         sys.exit(2)
 
 

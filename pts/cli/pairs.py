@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pts.data.pairs import pair_line, read_pairs
-from pts.errors import ConfigError, DataError
+from pts.errors import ConfigError, DataError, printable
 from pts.files import replacing
-from pts.report.text import printable
 from pts.runtime.run_folder import RunFolder
 from pts.types import Ids, TokenPair
 

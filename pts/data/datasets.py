@@ -25,7 +25,17 @@ class ArrowRows:
     unit: str = "row"
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
-        return enumerate((row for batch in self.batches() for row in _rows(batch)), 1)
+        number = 0
+        try:
+            for batch in self.batches():
+                for row in _rows(batch):
+                    number += 1
+                    yield number, row
+        except (OSError, pa_errors()) as error:
+            raise DataError(
+                f"{self.place}: cannot be read behind row {number:,} ({_first_line(error)}); "
+                "fetch or write it again"
+            ) from None
 
 
 def _rows(batch: Any) -> list[Row]:
@@ -38,6 +48,14 @@ def _rows(batch: Any) -> list[Row]:
     return [row for at in range(batch.num_rows) for row in _rows(batch.slice(at, 1))]
 
 
+def pa_errors() -> type[Exception]:
+    """The root of what Arrow raises, imported when it is needed."""
+    import pyarrow as pa
+
+    found: type[Exception] = pa.ArrowException
+    return found
+
+
 def parquet_rows(path: Path) -> ArrowRows:
     """Rows of a Parquet file."""
     import pyarrow as pa
@@ -45,7 +63,7 @@ def parquet_rows(path: Path) -> ArrowRows:
 
     try:
         columns = pq.read_schema(path).names
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not Parquet ({_first_line(error)})") from None
 
     def batches() -> Iterator[Any]:
@@ -62,7 +80,7 @@ def disk_rows(folder: Path) -> ArrowRows:
     saved = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
     try:
         loaded = load_from_disk(str(folder)) if saved else load_dataset(str(folder))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # scripts, clashing types, damaged files: what the library raises
         raise DataError(
             f"{folder}: no dataset here ({_first_line(error)}); give a folder of save_to_disk, one "
             "with the files of a dataset, or a file"
@@ -105,7 +123,7 @@ def hub_rows(source: str) -> ArrowRows:
     name, config, split = parts.groups()
     try:
         loaded = load_dataset(name, config, split=split)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         reason = _first_line(error)
         raise DataError(f"{source}: cannot be read: {reason}; {_remedy(error, name)}") from None
     start = f"hf:{name}:{f'{config}:' if config else ''}"

@@ -37,13 +37,19 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
                 "pass chat_template or use a text prompt"
             )
         turns = [{"role": m.role, "content": m.content} for m in problem.prompt]
-        ids = tokenizer.apply_chat_template(
-            turns,
-            chat_template=chat_template,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
+        try:
+            ids = tokenizer.apply_chat_template(
+                turns,
+                chat_template=chat_template,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+            )
+        except Exception as error:  # what a template raises: it is broken, or refuses a role
+            raise EngineError(
+                f"problem {problem.id!r}: the chat template fails ({type(error).__name__}: "
+                f"{error}); roles here: {', '.join(m.role for m in problem.prompt)}"
+            ) from error
     if not ids:
         raise EngineError(f"problem {problem.id!r} encodes to no tokens; give it a prompt")
     return tuple(int(i) for i in ids)
@@ -106,7 +112,7 @@ def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, f
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of transformers, tokenizers and json
         raise EngineError(f"cannot load a tokenizer from {folder}: {error}") from error
     eos = json_value(folder / "generation_config.json", "eos_token_id")
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=eos))

@@ -188,7 +188,10 @@ class _Metered:
 def _measured(file: Path, tokens: int, seconds: float) -> dict[str, float]:
     """Tokens and seconds of this session and of earlier ones; a session that sampled nothing new
     tells nothing of the rate."""
-    before = json.loads(file.read_text(encoding="utf-8"))["measured"] if file.is_file() else {}
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))["measured"] if file.is_file() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: damaged ({error}); delete it and plan again") from None
     if not tokens and before:
         return dict(before)
     return {

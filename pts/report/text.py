@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Set
 
-from pts.errors import DataError, did_you_mean
+from pts.errors import DataError, did_you_mean, printable
 from pts.runtime.run_folder import RunFolder
 from pts.types import (
     CandidatePair,
@@ -138,11 +138,6 @@ def _marked(folder: RunFolder, path: CompletionResult) -> str:
         said += text if delta is None else f"⟦{text} {delta:+.2f}⟧"
         at = end
     return said
-
-
-def printable(text: str) -> str:
-    """Text with control characters, newlines apart, as escapes."""
-    return "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _interval(estimate: Estimate) -> str:

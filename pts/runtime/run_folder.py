@@ -77,7 +77,14 @@ class RunFolder:
 
     def _json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"{path}: damaged ({error}); delete it, and the search writes it again"
+            ) from None
 
 
 def _whole(text: str) -> str:

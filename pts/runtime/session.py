@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sized
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -185,8 +185,10 @@ class RunSession:
         for record in read_records(self._file.path):
             ids |= used_ids(record.result)
         path = self._file.path.with_name("token_texts.json")
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known = {int(i): text for i, text in old.items()}
+        known: dict[int, str] = {}
+        with suppress(OSError, ValueError, AttributeError):  # damaged: it is written anew
+            old = json.loads(path.read_text(encoding="utf-8"))
+            known = {int(i): text for i, text in old.items()}
         _write_token_texts(path, known | self._executor.token_texts(ids, interrupted=True))
 
 

@@ -270,3 +270,14 @@ def test_chats_that_forbid_what_would_be_done_are_refused(
             _read_chats(str(tmp_path / "chats.jsonl"))
     (tmp_path / "chats.jsonl").write_text(json.dumps({"messages": chat, "weight": 1}) + "\n")
     assert len(_read_chats(str(tmp_path / "chats.jsonl"))) == 1
+
+
+def test_chats_that_cannot_be_trained_on_are_told_by_file_and_line(tmp_path: Path) -> None:
+    rows = [problem(str(n), f"{n}+3?") for n in range(30)]
+    splits = {name: rows[10 * i : 10 * i + 10] for i, name in enumerate(("train", "dev", "test"))}
+    files = {name: write(tmp_path / f"{name}.jsonl", *rows) for name, rows in splits.items()}
+    question, _ = CHAT["messages"]
+    answer = {"role": "assistant", "content": "The answer is 2.<|im_end|>"}
+    task = config(tmp_path, CHAT, CHAT, {"messages": [question, answer]}, **files)
+    (fault,) = faults_in_check(task, "evaluate.problems=10", "evaluate.dev_problems=10")
+    assert fault.startswith(f"{tmp_path}/chats.jsonl, line 3: the assistant's text holds")

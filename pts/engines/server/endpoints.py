@@ -69,7 +69,9 @@ def base_urls(urls: Sequence[str]) -> list[str]:
     faults, clean = [], []
     for url in urls:
         parts = urlsplit(url)
-        shown = url if "@" not in parts.netloc else f"{parts.scheme}://***@{parts.hostname}"
+        shown = url.partition("?")[0]  # without what may be secret: a key or a password
+        if "@" in parts.netloc:
+            shown = f"{parts.scheme}://***@{parts.hostname}"
         if parts.scheme not in ("http", "https") or not parts.hostname:
             faults.append(f"{shown!r} is no base URL; give e.g. http://localhost:8000")
         elif "@" in parts.netloc or parts.query:
@@ -78,7 +80,7 @@ def base_urls(urls: Sequence[str]) -> list[str]:
     if not clean:
         faults.append("no server URL was given; give e.g. http://localhost:8000")
     if len(set(clean)) < len(clean):
-        faults.append(f"a server URL occurs twice: {', '.join(clean)}")
+        faults.append("a server URL occurs twice; give each once")
     if faults:
         raise ConfigError(*faults)
     return clean

@@ -9,6 +9,8 @@ filter of system calls, the limits and the clean environment of `pts.verifiers.c
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import os
@@ -38,6 +40,8 @@ TMP_BYTES = 64 << 20
 """Size of the code's /tmp."""
 REPLY_BYTES = 1 << 16
 """Longest reply that is read."""
+PREFIX = "pts-code-"
+"""Of the folders of sandboxes, in the folder for temporary files."""
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _PACKAGE = Path(__file__).parent
 _PYTHON = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
@@ -93,7 +97,9 @@ class Sandbox:
         else:
             command, root = [], str(_PACKAGE.parents[2])
             numbers += [path for path in (*_read_only(), *_DEVICES) if os.path.exists(path)]
-        self._folder = tempfile.mkdtemp(prefix="pts-code-")
+        _sweep()
+        self._folder = tempfile.mkdtemp(prefix=PREFIX)
+        held = _hold(self._folder)
         code = f"{_START}; main(*sys.argv[1:])"
         try:
             self._process = subprocess.Popen(
@@ -107,9 +113,9 @@ class Sandbox:
                 bufsize=0,
             )
         except OSError as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            _remove(self._folder, held)
             raise VerifierError(f"{(command or [_PYTHON])[0]}: {error.strerror}") from error
-        self.stop = weakref.finalize(self, _stop, self._process, self._folder)
+        self.stop = weakref.finalize(self, _stop, self._process, self._folder, held)
         """Ends every process of the sandbox; a second call does nothing."""
         if self._line(START_SECONDS) != b"ready\n":
             assert self._process.stdin is not None
@@ -198,7 +204,7 @@ def _packages() -> Iterator[str]:
                 yield path
 
 
-def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
+def _stop(process: subprocess.Popen[bytes], folder: str, held: int) -> None:
     """End the server by closing its input; its processes die with it."""
     assert process.stdin is not None
     with process:  # it closes the pipes and waits for the end
@@ -207,4 +213,31 @@ def _stop(process: subprocess.Popen[bytes], folder: str) -> None:
             process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
+    _remove(folder, held)
+
+
+def _hold(folder: str) -> int:
+    """Lock the file beside a folder: the system lets go of it when this process ends."""
+    held = os.open(f"{folder}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return held
+
+
+def _remove(folder: str, held: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.unlink(f"{folder}.lock")
+    os.close(held)
+
+
+def _sweep() -> None:
+    """Remove what processes that were killed have left behind."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*.lock"):
+        with contextlib.suppress(OSError):  # held by a process that runs, or another user's
+            held = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(held)
+                raise
+            _remove(str(lock).removesuffix(".lock"), held)

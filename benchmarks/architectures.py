@@ -50,10 +50,11 @@ def shrunk(config: Any, heads: int) -> Any:
     sizes = SIZES | {"num_key_value_heads": heads}
     for name, size in sizes.items():
         try:
-            if type(getattr(config, name, None)) is int:
+            held = getattr(config, name, "")
+            if type(held) is int or (held is None and name in ("head_dim", "num_key_value_heads")):
                 setattr(config, name, size)
-        except (AttributeError, ValueError):
-            pass  # derived from others
+        except Exception:  # derived from others, or another one for each layer
+            continue
     if hasattr(config, "is_decoder") and not getattr(config, "is_encoder_decoder", False):
         config.is_decoder = True
     for inner in ("text_config", "decoder", "llm_config"):

@@ -13,6 +13,7 @@ from pts.config import SamplingConfig, SearchConfig
 from pts.data.problems import Problems, load_problems
 from pts.engines.base import Engine
 from pts.files import context_length, output_fault
+from pts.runtime.completions import SHOWN, may_outgrow
 from pts.runtime.results import WRITTEN
 from pts.verifiers.base import Verifier
 from pts.verifiers.registry import ReferenceCheck, make_verifier
@@ -53,6 +54,8 @@ def read_inputs(given: SearchOptions) -> Inputs:
     assert judge is not None
     assert asked is not None
     config, sampling = both
+    faults.extend(_too_long(given, sampling, asked))
+    faults.raise_all()
     return Inputs(asked, partial(load_engine, given, sampling), judge, config)
 
 
@@ -71,3 +74,27 @@ def _misfits(given: SearchOptions, config: SearchConfig, sampling: SamplingConfi
             f"max_new_tokens: got {sampling.max_new_tokens:,}, but the context of {given.model} is "
             f"{longest:,} tokens (config.json); lower it"
         )
+
+
+def _too_long(given: SearchOptions, sampling: SamplingConfig, problems: Problems) -> Iterator[str]:
+    """Prompts that leave no room for a completion, found by the tokenizer alone."""
+    longest = None if given.server else context_length(given.model)
+    if longest is None:
+        return
+    room = longest - sampling.max_new_tokens
+    suspects = [problem for problem in problems if may_outgrow(problem, room)]
+    if not suspects:
+        return
+    from pts.engines.text import encode_problem, load_tokenizer
+
+    tokenizer, _, _ = load_tokenizer(given.model, None)
+    lengths = ((problem, len(encode_problem(tokenizer, problem))) for problem in suspects)
+    found = [(problem, length) for problem, length in lengths if length > room]
+    for problem, length in found[:SHOWN]:
+        yield (
+            f"problem {problem.id!r}: its prompt has {length:,} tokens, which with max_new_tokens "
+            f"= {sampling.max_new_tokens:,} exceed the {longest:,} of {given.model}; shorten or "
+            "drop it"
+        )
+    if len(found) > SHOWN:
+        yield f"… and {len(found) - SHOWN:,} more prompts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import os
 import subprocess
 import sys
@@ -312,3 +313,19 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "search" in done.stdout
     assert done.stdout.endswith("heavy: set()\n")
+
+
+def test_prompts_beyond_the_context_are_told_before_the_weights_are_read(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    (folder / "model.safetensors").unlink()
+    rows = [{"prompt": "1+" * n, "reference": "B"} for n in (4, 30)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["search", "--model", folder, "--problems", tmp_path / "long.jsonl", "--quiet"]
+    command += ["--output", tmp_path / "run", "--verifier", "choice", "max_new_tokens=30"]
+    said = pts(*command, status=2, capsys=capsys)
+    assert "problem '2': its prompt has 60 tokens" in said
+    assert "exceed the 64 of" in said
+    assert "problem '1'" not in said

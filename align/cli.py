@@ -148,7 +148,7 @@ def main() -> None:
     except PTSError as error:
         print(told(error), file=sys.stderr)
         sys.exit(2)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         said = outside(error)
         if said is None:
             raise

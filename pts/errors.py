@@ -85,6 +85,9 @@ def outside(error: BaseException) -> str | None:
             "memory ran out; use a smaller model, dtype, window or batch_size. The same command "
             "continues"
         )
+    if not isinstance(error, OSError) and "No space left on device" in str(error):
+        # As libraries in other languages raise it.
+        return f"{error}; {_MACHINE[errno.ENOSPC]}. The same command continues"
     if not isinstance(error, OSError) or error.errno not in _MACHINE:
         return None
     place = f"{error.filename}: " if error.filename else ""

@@ -12,6 +12,7 @@ from align.stages import STAGES
 from align.tasks.base import Split, Task, place_of
 from align.tasks.registry import build_task
 from pts.errors import ConfigError
+from pts.files import context_length
 from pts.types import Problem
 
 SHOWN = 20
@@ -38,6 +39,7 @@ def check_recipe(recipe: Recipe) -> None:
             attempt()
         except ConfigError as error:
             faults += error.problems
+    faults += _context_fault(recipe)
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
     for name, config in settings.items():
         reference = getattr(config, "reference", "start")
@@ -50,6 +52,18 @@ def check_recipe(recipe: Recipe) -> None:
     if faults:
         raise RecipeError(*faults)
     _check_chats(recipe, *tasks)
+
+
+def _context_fault(recipe: Recipe) -> list[str]:
+    """Completions longer than what the base model reads; other faults of it are told elsewhere."""
+    try:
+        longest = context_length(Path(base_path(recipe.model)))
+    except ConfigError:
+        return []
+    wanted = recipe.sampling.max_new_tokens
+    if longest is None or wanted <= longest:
+        return []
+    return [f"sampling.max_new_tokens: got {wanted:,}, but the model's context is {longest:,}"]
 
 
 def _loss_fault(name: str, loss: str) -> list[str]:

@@ -301,6 +301,12 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     for name, makes in known.items():
         if makes == "pairs" and name not in used:
             yield f"stages: {name!r} makes pairs that no stage trains on; name a token_dpo after it"
+    drawing = [entry.name for entry in recipe.stages if STAGES[entry.kind].draws == "problems"]
+    if recipe.sampling.temperature == 0 and drawing:
+        yield (
+            f"sampling.temperature: got 0, with which all completions of {', '.join(drawing)} are "
+            "one; give more than 0"
+        )
     for name in recipe.evaluate.skip:
         if name not in known and name not in STAGES:
             yield f"evaluate.skip: no stage {name!r}{did_you_mean(name, known)}"

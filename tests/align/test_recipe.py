@@ -190,3 +190,14 @@ def test_an_unknown_loss_is_told_before_the_run() -> None:
     with pytest.raises(RecipeError, match=r"token_dpo.loss: no loss 'hing'; did you mean 'hinge'"):
         check_recipe(recipe)
     check_recipe(load_recipe("phi-nano", ["token_dpo.loss=ipo"]))
+
+
+def test_settings_that_cannot_go_together_are_told(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"sampling\.temperature: got 0, with which all"):
+        load_recipe("phi-nano", ["sampling.temperature=0"])
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    recipe = load_recipe("phi-nano", [f"model.path={tmp_path}"])
+    with pytest.raises(
+        RecipeError, match=r"max_new_tokens: got 120, but the model's context is 64"
+    ):
+        check_recipe(recipe)

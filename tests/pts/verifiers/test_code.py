@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import pickle
 import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -523,3 +525,18 @@ def test_it_is_loaded_only_when_asked_for() -> None:
     name = "pts.verifiers.code.verifier.verifier"
     code = f"import pts, sys; pts.make_verifier; assert {name!r} not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    script = (
+        "import os, signal\n"
+        "from pts.verifiers.code.verifier import CodeVerifier\n"
+        f"CodeVerifier(isolation={available()!r})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+        time.sleep(0.2)  # the sandbox ends when its verifier is gone
+        assert len(list(tmp_path.glob("pts-code-*.lock"))) == 1
+        assert len([path for path in tmp_path.iterdir() if path.is_dir()]) <= 1

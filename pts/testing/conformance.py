@@ -21,13 +21,12 @@ from itertools import count
 from pts.config import SamplingConfig
 from pts.engines.base import Engine, SampleRequest
 from pts.errors import ConfigError
+from pts.files import hash64
 from pts.testing.contract import check_contract
-from pts.testing.driver import seed_of
 from pts.testing.factory import MakeEngine, engines_to_check
-from pts.testing.probes import ProbePath
 from pts.testing.report import ConformanceReport, FindingCollector, clipped
 from pts.testing.rollouts import EngineHarness
-from pts.testing.rows import check_places, check_settings, scored
+from pts.testing.rows import ProbePath, check_places, check_settings, scored
 from pts.testing.sampling import DistributionTest, check_distributions
 from pts.types import Ids, Problem
 
@@ -77,7 +76,7 @@ def check_engine(
     numbers = count()
 
     def seeds(n: int) -> tuple[int, ...]:
-        return tuple(seed_of(f"conformance|{seed}|{next(numbers)}") for _ in range(n))
+        return tuple(hash64(f"conformance|{seed}|{next(numbers)}") for _ in range(n))
 
     for k, (label, tested) in enumerate(all_tested):
         limit = min(max_new_tokens, tested.sampling.max_new_tokens)
@@ -131,9 +130,9 @@ def _paths(harness: EngineHarness, problems: Sequence[Problem]) -> list[ProbePat
     found = []
     for request, name in zip(requests, prompts, strict=True):
         longest = max(answers.get(request.key, []), key=len, default=())
-        rows = scored(harness, request.prompt, longest, name) if longest else None
-        if rows is not None:
-            found.append(ProbePath(name, request.prompt, longest, rows))
+        path = scored(harness, request.prompt, longest, name) if longest else None
+        if path is not None:
+            found.append(path)
     return found
 
 

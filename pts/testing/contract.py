@@ -8,9 +8,9 @@ from itertools import chain, count
 from typing import TypeAlias
 
 from pts.engines.base import SampleRequest
-from pts.testing.probes import ProbePath
 from pts.testing.report import clipped
 from pts.testing.rollouts import EngineHarness, asked
+from pts.testing.rows import ProbePath
 from pts.types import Ids
 
 EACH = 4
@@ -45,9 +45,8 @@ def check_queue(harness: EngineHarness, path: ProbePath) -> None:
         harness.notes.add("queue", harness.settings, expected, "answers", cause)
     answers = harness.engine.sample(iter([request(limit, 2) for _ in range(4)]))
     next(answers)
-    close = getattr(answers, "close", None)
-    if close is not None:
-        close()
+    if hasattr(answers, "close"):
+        answers.close()
     harness.collect([request(limit, 2)])
 
 

@@ -110,10 +110,9 @@ def check_seeds(harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
     move a draw across an edge once in about a million tokens.
     """
     for way, (again, cause) in _WAYS.items():
-        first = _difference(harness, paths, again)
-        second = _difference(harness, paths, again) if first is not None else None
-        if second is not None:
-            request, usual, other = second
+        found = _difference(harness, paths, again) and _difference(harness, paths, again)
+        if found:
+            request, usual, other = found
             expected = f"the same rollout for the same seed: {clipped(usual, 60)}"
             harness.add("seeds", f"{asked(request)}; {way}", expected, clipped(other, 60), cause)
             return

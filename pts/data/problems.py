@@ -71,11 +71,6 @@ def load_problems(
         raise ConfigError(*(f"no field {n!r}{did_you_mean(n, FIELDS)}" for n in unknown))
     table = open_table(str(source))
     reader = RowReader(columns or {}, chat)
-    return Problems(table, reader, _check(table, reader, check))
-
-
-def _check(table: Table, reader: RowReader, check: Callable[[Problem], str | None] | None) -> int:
-    """Read everything once; the number of problems. Raises DataError with all faults."""
     faults = Faults(table)
     if table.columns is not None:
         reader.check_columns(table.columns, faults)
@@ -92,7 +87,7 @@ def _check(table: Table, reader: RowReader, check: Callable[[Problem], str | Non
         faults.add(None, "holds no problems")
     _add_repeated(table, reader, digests, faults)
     faults.raise_all(rows)
-    return rows
+    return Problems(table, reader, rows)
 
 
 def _add_repeated(table: Table, reader: RowReader, digests: array[int], faults: Faults) -> None:

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pts.data.tables import Row, not_utf8
+from pts.data.tables import Row, Table, not_utf8
 from pts.errors import DataError, did_you_mean
 
 BATCH = 256
 """Rows that are in memory at a time."""
 
 
-@dataclass(slots=True)
-class ArrowRows:
+def _table(place: str, columns: Sequence[str], batches: Callable[[], Iterator[Any]]) -> Table:
     """Rows of Arrow's batches, counted from 1; `batches` begins them anew."""
 
-    place: str
-    columns: Sequence[str]
-    batches: Callable[[], Iterator[Any]]
-    unit: str = "row"
+    def rows() -> Iterator[tuple[int, Row]]:
+        return enumerate((row for batch in batches() for row in _rows(batch)), 1)
 
-    def __iter__(self) -> Iterator[tuple[int, Row]]:
-        return enumerate((row for batch in self.batches() for row in _rows(batch)), 1)
+    return Table(place, "row", columns, rows)
 
 
 def _rows(batch: Any) -> list[Row]:
@@ -38,7 +33,7 @@ def _rows(batch: Any) -> list[Row]:
     return [row for at in range(batch.num_rows) for row in _rows(batch.slice(at, 1))]
 
 
-def parquet_rows(path: Path) -> ArrowRows:
+def parquet_rows(path: Path) -> Table:
     """Rows of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -52,10 +47,10 @@ def parquet_rows(path: Path) -> ArrowRows:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BATCH)
 
-    return ArrowRows(str(path), columns, batches)
+    return _table(str(path), columns, batches)
 
 
-def disk_rows(folder: Path) -> ArrowRows:
+def disk_rows(folder: Path) -> Table:
     """The dataset in a folder: of `save_to_disk`, or files as they lie on the Hub."""
     from datasets import load_dataset, load_from_disk
 
@@ -71,7 +66,7 @@ def disk_rows(folder: Path) -> ArrowRows:
     return _one_split(str(folder), loaded, lambda split: named.format(folder, split))
 
 
-def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> ArrowRows:
+def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> Table:
     """Rows of a dataset, or of the only split; the data stay on disk, memory-mapped.
 
     `named` tells how another split is asked for.
@@ -85,10 +80,10 @@ def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> ArrowRow
             )
         loaded = loaded[splits[0]]
     rows = loaded.with_format("arrow")
-    return ArrowRows(place, loaded.column_names, lambda: rows.iter(BATCH))
+    return _table(place, loaded.column_names, lambda: rows.iter(BATCH))
 
 
-def hub_rows(source: str) -> ArrowRows:
+def hub_rows(source: str) -> Table:
     """`hf:NAME`, `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, downloaded once to the cache.
 
     Raises DataError when it cannot be had: offline, no such dataset, no such config or split.

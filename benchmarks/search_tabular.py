@@ -40,7 +40,6 @@ from pts.types import (
     Cost,
     Estimate,
     Ids,
-    LogprobQuery,
     Problem,
     Rollout,
     RolloutQuery,
@@ -93,7 +92,7 @@ def parts(
     if given is not None:
         ((judged,),) = yield from request([RolloutQuery(given, 1, "search")])
         ids, verdict = given, judged.verdict
-    (rows,) = yield from request_logprobs([LogprobQuery(ids)])
+    (rows,) = yield from request_logprobs([ids])
     path = ScoredCompletion(ids, verdict, tuple(rows))
     finding = yield from with_cost(searched(path, rollouts, config, rng), meter["search"])
     proposals = yield from with_cost(screen(finding, config), meter["screen"])

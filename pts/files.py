@@ -114,6 +114,11 @@ class JsonLines(Generic[_T]):
         return sum(1 for _ in self._lines())
 
 
+def hash64(text: str) -> int:
+    """64 bits that stand for a text in every process; seeds of rollouts are made by it."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
 def prefix_digest(prefix: Ids) -> str:
     """24 hex digits that stand for a completion prefix in the journal and in seeds."""
     return hashlib.blake2b(np.asarray(prefix, dtype="<i8").tobytes(), digest_size=12).hexdigest()

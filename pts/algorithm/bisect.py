@@ -18,7 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pts.algorithm.paths import ScoredCompletion, SiblingCounts, SuccessCount
+from pts.algorithm.paths import ScoredCompletion, SiblingCounts
 from pts.algorithm.requests import SearchRoutine, request
 from pts.algorithm.results import completion_result, pivots_along
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
@@ -95,9 +95,8 @@ class _Track:
         """p(success) after `at` tokens: the raw proportion with an interval, or the verdict."""
         if at == len(self.path.ids):
             return exact(self.path.end)
-        tally = SuccessCount()
-        tally.add(self.memo[self.path.ids[:at]])
-        return interval(tally.successes, tally.n, self.config.z)
+        rollouts = self.memo[self.path.ids[:at]]
+        return interval(sum(r.success for r in rollouts), len(rollouts), self.config.z)
 
     def finding(self) -> PathAnalysis:
         path, config, marks = self.path, self.config, sorted(self.measured)

@@ -24,7 +24,7 @@ confirms it by fresh rollouts (`pts.algorithm.pairs.confirm`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -66,19 +66,14 @@ def search_branch(
         view = RoundState(pool, config)
         if not view.open or budget <= 0:
             return _finding(pool, view, config, max(0, budget) + screening_budget(config))
-        requests = view.allocate(budget)
-        budget -= sum(n for _, n in requests)
-        yield from _sample(pool, requests)
-
-
-def _sample(pool: Branches, requests: Iterable[tuple[int, int]]) -> SearchRoutine[None]:
-    drawn = Counter(exit_ for k, n in requests for exit_ in pool.draw(k, n))
-    queries = [
-        RolloutQuery((*pool.path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()
-    ]
-    answers = yield from request(queries)
-    for exit_, rollouts in zip(drawn, answers, strict=True):
-        pool.record(exit_, rollouts)
+        drawn = Counter(exit_ for k, n in view.allocate(budget) for exit_ in pool.draw(k, n))
+        budget -= drawn.total()
+        queries = [
+            RolloutQuery((*path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()
+        ]
+        answers = yield from request(queries)
+        for exit_, rollouts in zip(drawn, answers, strict=True):
+            pool.record(exit_, rollouts)
 
 
 class RoundState:

@@ -80,52 +80,40 @@ def screen(analysis: PathAnalysis, config: SearchConfig) -> SearchRoutine[list[P
 def confirm(
     proposals: Sequence[PairProposal], config: SearchConfig
 ) -> SearchRoutine[list[CandidatePair]]:
-    """Test each proposal with up to `confirm_rollouts` fresh rollouts a side, in its order."""
-    trials = [PairTest(proposal, config) for proposal in proposals]
+    """Test each proposal with up to `confirm_rollouts` fresh rollouts a side, in its order.
+
+    A pair that shows less than p_gap - indifference margin after the first half is dropped.
+    """
+    margin = config.p_gap - config.indifference_margin
+    trials = [(proposal, SuccessCount(), SuccessCount()) for proposal in proposals]
+    going = trials
     first = config.confirm_rollouts // 2
     for n in (first, config.confirm_rollouts - first):
-        sides = [side for trial in trials if not trial.dropped for side in trial.sides]
+        sides = [
+            ((*proposal.prefix, sibling.token), count)
+            for proposal, c, r in going
+            for sibling, count in ((proposal.chosen, c), (proposal.rejected, r))
+        ]
         answers = yield from request([RolloutQuery(at, n, "confirm") for at, _ in sides])
-        for (_, tally), rollouts in zip(sides, answers, strict=True):
-            tally.add(rollouts)
-        for trial in trials:
-            trial.review()
-    return [trial.result() for trial in trials]
-
-
-class PairTest:
-    """The confirmation of one pair."""
-
-    def __init__(self, proposal: PairProposal, config: SearchConfig) -> None:
-        self.proposal, self.config = proposal, config
-        self.dropped = False
-        self.chosen, self.rejected = SuccessCount(), SuccessCount()
-        self.sides: tuple[tuple[Ids, SuccessCount], ...] = (
-            ((*proposal.prefix, proposal.chosen.token), self.chosen),
-            ((*proposal.prefix, proposal.rejected.token), self.rejected),
+        for (_, count), rollouts in zip(sides, answers, strict=True):
+            count.add(rollouts)
+        going = [(p, c, r) for p, c, r in going if c.successes / c.n - r.successes / r.n >= margin]
+    return [
+        CandidatePair(
+            position=proposal.position,
+            chosen=proposal.chosen.token,
+            rejected=proposal.rejected.token,
+            chosen_prob=proposal.chosen.prob,
+            rejected_prob=proposal.rejected.prob,
+            criterion=proposal.criterion,
+            search_gap=proposal.gap,
+            confirm_chosen=Counts(c.successes, c.n),
+            confirm_rejected=Counts(r.successes, r.n),
+            pvalue=(
+                score_test(c.successes, c.n, r.successes, r.n, margin)
+                if c.n == config.confirm_rollouts
+                else 1.0
+            ),
         )
-
-    def review(self) -> None:
-        """Drop a pair that shows less than p_gap - indifference margin while rollouts are still to
-        come."""
-        gap = self.chosen.successes / self.chosen.n - self.rejected.successes / self.rejected.n
-        unfinished = self.chosen.n < self.config.confirm_rollouts
-        self.dropped = unfinished and gap < self.config.p_gap - self.config.indifference_margin
-
-    def result(self) -> CandidatePair:
-        c = Counts(self.chosen.successes, self.chosen.n)
-        r = Counts(self.rejected.successes, self.rejected.n)
-        margin = self.config.p_gap - self.config.indifference_margin
-        pvalue = 1.0 if self.dropped else score_test(c.successes, c.n, r.successes, r.n, margin)
-        return CandidatePair(
-            position=self.proposal.position,
-            chosen=self.proposal.chosen.token,
-            rejected=self.proposal.rejected.token,
-            chosen_prob=self.proposal.chosen.prob,
-            rejected_prob=self.proposal.rejected.prob,
-            criterion=self.proposal.criterion,
-            search_gap=self.proposal.gap,
-            confirm_chosen=c,
-            confirm_rejected=r,
-            pvalue=pvalue,
-        )
+        for proposal, c, r in trials
+    ]

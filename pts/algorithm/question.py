@@ -36,7 +36,6 @@ from pts.types import (
     CompletionResult,
     Cost,
     Ids,
-    LogprobQuery,
     Purpose,
     QuestionResult,
     Rollout,
@@ -99,7 +98,7 @@ def _search_kept(
     judged = yield from request([RolloutQuery(ids, 1, "search") for ids in given])
     found = {rollout.ids: rollout.verdict for rollout in rollouts[: config.paths]}
     found |= {ids: rollout.verdict for ids, (rollout,) in zip(given, judged, strict=True)}
-    rows = yield from request_logprobs([LogprobQuery(ids) for ids in found])
+    rows = yield from request_logprobs(list(found))
     ends: Sequence[Sequence[int]] = [()] * len(found)
     if config.unit == "step":
         ends = yield from request_steps(list(found))

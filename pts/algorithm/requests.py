@@ -30,11 +30,9 @@ def request(samples: Sequence[RolloutQuery]) -> SearchRoutine[list[list[Rollout]
     return _ask(samples)
 
 
-def request_logprobs(
-    scores: Sequence[LogprobQuery],
-) -> SearchRoutine[list[list[TokenDistribution]]]:
-    """Yield the scores (nothing if there are none) and return their rows in order."""
-    return _ask(scores)
+def request_logprobs(completions: Sequence[Ids]) -> SearchRoutine[list[list[TokenDistribution]]]:
+    """Yield `LogprobQuery` of the completions and return their rows in order."""
+    return _ask([LogprobQuery(ids) for ids in completions])
 
 
 def request_steps(completions: Sequence[Ids]) -> SearchRoutine[list[list[int]]]:

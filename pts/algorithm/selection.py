@@ -11,10 +11,10 @@ import numpy as np
 from pts.algorithm.criteria import CRITERIA
 from pts.config import SearchConfig
 from pts.stats import benjamini_hochberg, jeffreys, newcombe
-from pts.types import CandidatePair, CompletionResult, Ids, QuestionResult, TokenPair
+from pts.types import CandidatePair, CompletionResult, QuestionResult, TokenPair
 
 KEY_BYTES = 16
-"""Of the digest by which a `Selection` knows equal pairs."""
+"""Of the digest of (prefix, chosen, rejected) by which a `Selection` knows equal pairs."""
 
 
 def select_pairs(
@@ -55,7 +55,9 @@ class Selection:
                 if pair.criterion not in self._names:
                     self._names.append(pair.criterion)
                 self._families.append(self._names.index(pair.criterion))
-                self._keys += _pair_key(result.prompt_ids + path.ids[: pair.position], pair)
+                prefix = result.prompt_ids + path.ids[: pair.position]
+                key = np.asarray((*prefix, pair.chosen, pair.rejected), dtype="<i8").tobytes()
+                self._keys += hashlib.blake2b(key, digest_size=KEY_BYTES).digest()
 
     def pick(self, results: Iterable[QuestionResult]) -> Iterator[TokenPair]:
         """The confirmed pairs of the results, none twice."""
@@ -80,12 +82,6 @@ class Selection:
                     seen.add(key)
                     accepted[i] = 1
         return accepted
-
-
-def _pair_key(prompt: Ids, pair: CandidatePair) -> bytes:
-    """Stands for (prefix, chosen, rejected)."""
-    ids = np.asarray((*prompt, pair.chosen, pair.rejected), dtype="<i8")
-    return hashlib.blake2b(ids.tobytes(), digest_size=KEY_BYTES).digest()
 
 
 def _token_pair(

@@ -106,8 +106,7 @@ def _read(row: _Row) -> _Pivot:
         raise DataError(f"no record of codelion/pts; its columns are {', '.join(map(repr, row))}")
     chosen = _Token(_text(row, "chosen"), None, _number(about, "prob_chosen"))
     rejected = _Token(_text(row, "rejected"), None, _number(about, "prob_rejected"))
-    delta = _number(about, "prob_delta")
-    return _Pivot(_text(row, "prompt"), chosen, rejected, None if delta is None else abs(delta))
+    return _Pivot(_text(row, "prompt"), chosen, rejected, _number(about, "prob_delta"))
 
 
 def _sided(row: _Row, context: str, token: str, token_id: str, other: _Row) -> _Pivot:
@@ -122,7 +121,7 @@ def _sided(row: _Row, context: str, token: str, token_id: str, other: _Row) -> _
     sides: tuple[_Token | None, _Token | None] = pivot, _alternative(other, "rejected")
     if delta <= 0:
         sides = _alternative(other, "chosen") or sides[1], pivot
-    return _Pivot(_text(row, context), *sides, abs(delta))
+    return _Pivot(_text(row, context), *sides, delta)
 
 
 def _alternative(row: _Row, side: str) -> _Token | None:
@@ -150,7 +149,7 @@ def _rebuild(pivot: _Pivot, row: _Row, tokenizer: Any) -> TokenPair | str:
     if pivot.chosen.p is not None and pivot.rejected.p is not None:
         gap, method = pivot.chosen.p - pivot.rejected.p, "reported"
     elif pivot.delta is not None:
-        gap, method = pivot.delta, "reported against the prefix"
+        gap, method = abs(pivot.delta), "reported against the prefix"
     return TokenPair(
         problem_id=_question(row),
         prompt_ids=prompt,

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pts.data.tables import Row, not_utf8
+from pts.data.tables import Row, Table, not_utf8
 from pts.errors import DataError, did_you_mean
 
 BATCH = 256
 """Rows that are in memory at a time."""
 
 
-@dataclass(slots=True)
-class ArrowRows:
+def _table(place: str, columns: Sequence[str], batches: Callable[[], Iterator[Any]]) -> Table:
     """Rows of Arrow's batches, counted from 1; `batches` begins them anew."""
 
-    place: str
-    columns: Sequence[str]
-    batches: Callable[[], Iterator[Any]]
-    unit: str = "row"
-
-    def __iter__(self) -> Iterator[tuple[int, Row]]:
+    def rows() -> Iterator[tuple[int, Row]]:
         number = 0
         try:
-            for batch in self.batches():
+            for batch in batches():
                 for row in _rows(batch):
                     number += 1
                     yield number, row
         except (OSError, pa_errors()) as error:
             raise DataError(
-                f"{self.place}: cannot be read behind row {number:,} ({_first_line(error)}); "
+                f"{place}: cannot be read behind row {number:,} ({_first_line(error)}); "
                 "fetch or write it again"
             ) from None
+
+    return Table(place, "row", columns, rows)
 
 
 def _rows(batch: Any) -> list[Row]:
@@ -56,7 +51,7 @@ def pa_errors() -> type[Exception]:
     return found
 
 
-def parquet_rows(path: Path) -> ArrowRows:
+def parquet_rows(path: Path) -> Table:
     """Rows of a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -70,10 +65,10 @@ def parquet_rows(path: Path) -> ArrowRows:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BATCH)
 
-    return ArrowRows(str(path), columns, batches)
+    return _table(str(path), columns, batches)
 
 
-def disk_rows(folder: Path) -> ArrowRows:
+def disk_rows(folder: Path) -> Table:
     """The dataset in a folder: of `save_to_disk`, or files as they lie on the Hub."""
     from datasets import load_dataset, load_from_disk
 
@@ -89,7 +84,7 @@ def disk_rows(folder: Path) -> ArrowRows:
     return _one_split(str(folder), loaded, lambda split: named.format(folder, split))
 
 
-def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> ArrowRows:
+def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> Table:
     """Rows of a dataset, or of the only split; the data stay on disk, memory-mapped.
 
     `named` tells how another split is asked for.
@@ -103,10 +98,10 @@ def _one_split(place: str, loaded: Any, named: Callable[[str], str]) -> ArrowRow
             )
         loaded = loaded[splits[0]]
     rows = loaded.with_format("arrow")
-    return ArrowRows(place, loaded.column_names, lambda: rows.iter(BATCH))
+    return _table(place, loaded.column_names, lambda: rows.iter(BATCH))
 
 
-def hub_rows(source: str) -> ArrowRows:
+def hub_rows(source: str) -> Table:
     """`hf:NAME`, `hf:NAME:SPLIT` or `hf:NAME:CONFIG:SPLIT`, downloaded once to the cache.
 
     Raises DataError when it cannot be had: offline, no such dataset, no such config or split.

@@ -12,7 +12,6 @@ rows; the check keeps 8 bytes of each id, by which repeated ones are found.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from pts.data.rows import FIELDS, Faults, RowReader
 from pts.data.sources import open_table
 from pts.data.tables import Table
 from pts.errors import ConfigError, did_you_mean
+from pts.files import hash64
 from pts.types import Problem
 
 
@@ -71,11 +71,6 @@ def load_problems(
         raise ConfigError(*(f"no field {n!r}{did_you_mean(n, FIELDS)}" for n in unknown))
     table = open_table(str(source))
     reader = RowReader(columns or {}, chat)
-    return Problems(table, reader, _check(table, reader, check))
-
-
-def _check(table: Table, reader: RowReader, check: Callable[[Problem], str | None] | None) -> int:
-    """Read everything once; the number of problems. Raises DataError with all faults."""
     faults = Faults(table)
     if table.columns is not None:
         reader.check_columns(table.columns, faults)
@@ -87,16 +82,12 @@ def _check(table: Table, reader: RowReader, check: Callable[[Problem], str | Non
         if problem and check and (what := check(problem)) is not None:
             faults.add(number, what)
         if isinstance(row, dict):
-            digests.append(_digest(reader.id_of(number, row)))
+            digests.append(hash64(reader.id_of(number, row)))
     if not rows:
         faults.add(None, "holds no problems")
     _add_repeated(table, reader, digests, faults)
     faults.raise_all(rows)
-    return rows
-
-
-def _digest(problem_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(problem_id.encode(), digest_size=8).digest(), "big")
+    return Problems(table, reader, rows)
 
 
 def _add_repeated(table: Table, reader: RowReader, digests: array[int], faults: Faults) -> None:
@@ -109,7 +100,7 @@ def _add_repeated(table: Table, reader: RowReader, digests: array[int], faults: 
     first: dict[str, int] = {}
     for number, row in table if repeated else ():
         name = reader.id_of(number, row) if isinstance(row, dict) else None
-        if name is None or _digest(name) not in repeated:
+        if name is None or hash64(name) not in repeated:
             continue
         if name in first:
             faults.add(number, f"id {name!r} was used on {table.unit} {first[name]}")

@@ -14,8 +14,8 @@ from pts.data.tables import Row, Table, shown
 from pts.errors import DataError, did_you_mean
 from pts.types import Ids, Message, Problem
 
-FIELDS = ("id", "prompt", "reference", "completions")
 NEEDED = ("prompt", "reference")
+FIELDS = (*NEEDED, "id", "completions")
 
 SHOWN = 20
 """Faults listed at most in one message."""
@@ -67,10 +67,9 @@ class RowReader:
     """Turns rows into problems. `columns` maps fields to the columns that were named."""
 
     def __init__(self, columns: Mapping[str, str], chat: bool) -> None:
-        self._columns = {name: columns.get(name, name) for name in NEEDED}
-        self._columns["id"] = columns.get("id", "id")
-        if "completions" in columns:  # only if named: a chance column of that name is metadata
-            self._columns["completions"] = columns["completions"]
+        self._columns = {name: columns.get(name, name) for name in FIELDS}
+        if "completions" not in columns:  # a chance column of that name is metadata
+            del self._columns["completions"]
         self._needed = {*NEEDED, *columns}
         self._parsers: dict[str, Callable[[Any], Any]] = {
             "id": _plain,

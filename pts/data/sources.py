@@ -10,7 +10,7 @@ import codecs
 from pathlib import Path
 
 from pts.data.datasets import disk_rows, hub_rows, parquet_rows
-from pts.data.tables import CsvRows, JsonRows, Table
+from pts.data.tables import Table, csv_table, json_table
 from pts.errors import DataError, did_you_mean
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -43,5 +43,5 @@ def open_table(source: str) -> Table:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
         raise DataError(f"{path}: is UTF-16 or UTF-32; save it as UTF-8")
     if ending in (".csv", ".tsv"):
-        return CsvRows(path, "\t" if ending == ".tsv" else ",")
-    return JsonRows(path)
+        return csv_table(path, "\t" if ending == ".tsv" else ",")
+    return json_table(path)

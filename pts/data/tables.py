@@ -9,9 +9,12 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from pts.errors import DataError
 from pts.plain_text import read_json
@@ -23,112 +26,107 @@ FIELD_CHARACTERS = 2**24
 """A longer field of a CSV file is taken for a quote that was left open."""
 
 
-class Table(Protocol):
+@dataclass(frozen=True, slots=True)
+class Table:
     """Rows that can be read again and again."""
 
     place: str
     """Where the rows come from, for messages."""
     unit: str
     """What the numbers of the rows count: "line" or "row"."""
-
-    @property
-    def columns(self) -> Sequence[str] | None:
-        """Names of the columns; None if each row has its own."""
-        ...
-
-    def __iter__(self) -> Iterator[tuple[int, Row]]: ...
-
-
-class JsonRows:
-    """One JSON object a line; blank lines are passed over."""
-
-    unit = "line"
-    columns = None
-
-    def __init__(self, path: Path) -> None:
-        self.place, self._path = str(path), path
-        with path.open("rb") as file:
-            first = next((line for line in file if line.strip()), b"")
-        first = first.removeprefix(codecs.BOM_UTF8).strip()
-        if first == b"[" or (first.startswith(b"[") and b"{" in first[:200]):
-            raise DataError(f"{path}: holds a JSON array; write one object a line (JSONL)")
+    columns: Sequence[str] | None
+    """Names of the columns; None if each row has its own."""
+    rows: Callable[[], Iterator[tuple[int, Row]]]
+    """Reads them from the first on, each with its number."""
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
-        with self._path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, self._row(line)
-
-    def _row(self, line: bytes) -> Row:
-        try:
-            row = read_json(line.removeprefix(codecs.BOM_UTF8))
-        except UnicodeDecodeError as error:
-            return not_utf8(error)
-        except ValueError as error:
-            return f"not JSON ({error})"
-        except RecursionError:
-            return "not JSON that can be read (nested too deeply)"
-        if not isinstance(row, dict):
-            return f"an object is needed, not {shown(row)}"
-        if b"\\u" in line and broken_text(row):
-            return BROKEN_TEXT
-        return row
+        return self.rows()
 
 
-class CsvRows:
+def json_table(path: Path) -> Table:
+    """One JSON object a line; blank lines are passed over."""
+    with path.open("rb") as file:
+        first = next((line for line in file if line.strip()), b"")
+    first = first.removeprefix(codecs.BOM_UTF8).strip()
+    if first == b"[" or (first.startswith(b"[") and b"{" in first[:200]):
+        raise DataError(f"{path}: holds a JSON array; write one object a line (JSONL)")
+    return Table(str(path), "line", None, partial(_json_rows, path))
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, _json_row(line)
+
+
+def _json_row(line: bytes) -> Row:
+    try:
+        row = read_json(line.removeprefix(codecs.BOM_UTF8))
+    except UnicodeDecodeError as error:
+        return not_utf8(error)
+    except ValueError as error:
+        return f"not JSON ({error})"
+    except RecursionError:
+        return "not JSON that can be read (nested too deeply)"
+    if not isinstance(row, dict):
+        return f"an object is needed, not {shown(row)}"
+    if b"\\u" in line and broken_text(row):
+        return BROKEN_TEXT
+    return row
+
+
+def csv_table(path: Path, delimiter: str) -> Table:
     """Comma- or tab-separated text with a header; numbered by the line on which a row starts.
 
     Cells stay as they are written ("007" is not 7); empty ones are null.
     """
+    csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARACTERS))
+    first = next(_records(path, delimiter), None)
+    if first is None:
+        raise DataError(f"{path}: is empty; a header with the names of the columns is needed")
+    number, columns = first
+    if isinstance(columns, str):
+        raise DataError(f"{path}, line {number}: {columns}")
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice")
+    return Table(str(path), "line", columns, partial(_csv_rows, path, delimiter, columns))
 
-    unit = "line"
 
-    def __init__(self, path: Path, delimiter: str) -> None:
-        self.place, self._path, self._delimiter = str(path), path, delimiter
-        csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARACTERS))
-        first = next(self._records(), None)
-        if first is None:
-            raise DataError(f"{path}: is empty; a header with the names of the columns is needed")
-        if isinstance(first[1], str):
-            raise DataError(f"{path}, line {first[0]}: {first[1]}")
-        self.columns: Sequence[str] = first[1]
-        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
-        if twice:
-            raise DataError(f"{path}: the header names {', '.join(map(repr, twice))} twice")
-
-    def __iter__(self) -> Iterator[tuple[int, Row]]:
-        records = self._records()
-        next(records)
-        for number, cells in records:
-            yield number, cells if isinstance(cells, str) else self._row(cells)
-
-    def _row(self, cells: list[str]) -> Row:
-        if len(cells) != len(self.columns):
-            return (
-                f"{len(cells)} cells under {len(self.columns)} columns; put cells that hold "
-                f"{self._delimiter!r} or line breaks into double quotes"
+def _csv_rows(path: Path, delimiter: str, columns: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    for number, cells in islice(_records(path, delimiter), 1, None):
+        if isinstance(cells, str):
+            yield number, cells
+        elif len(cells) == len(columns):
+            yield number, {name: cell or None for name, cell in zip(columns, cells, strict=True)}
+        else:
+            yield (
+                number,
+                f"{len(cells)} cells under {len(columns)} columns; put cells that hold "
+                f"{delimiter!r} or line breaks into double quotes",
             )
-        return {name: cell or None for name, cell in zip(self.columns, cells, strict=True)}
 
-    def _records(self) -> Iterator[tuple[int, list[str] | str]]:
-        """(first line, cells or fault) of every record, the header included."""
-        faults: list[str] = []
-        with self._path.open("rb") as file:
-            reader = csv.reader(_decoded(file, faults), delimiter=self._delimiter, strict=True)
-            while True:
-                number = reader.line_num + 1
-                faults.clear()
-                try:
-                    cells = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    yield number, f"not CSV ({error}); is a double quote left open?"
-                    continue
-                if faults:
-                    yield number, faults[0]
-                elif cells:
-                    yield number, cells
+
+def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+    """(first line, cells or fault) of every record, the header included."""
+    faults: list[str] = []
+    with path.open("rb") as file:
+        reader = csv.reader(_decoded(file, faults), delimiter=delimiter, strict=True)
+        while True:
+            number = reader.line_num + 1
+            faults.clear()
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, f"not CSV ({error}); is a double quote left open?"
+                continue
+            if faults:
+                yield number, faults[0]
+            elif cells:
+                yield number, cells
 
 
 def _decoded(lines: Iterator[bytes] | Any, faults: list[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ Model text is shown with control characters escaped, so it cannot steer a termin
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Set
 
@@ -120,11 +121,9 @@ def curve_line(path: CompletionResult, width: int = 60) -> str:
     """The curve as one line of bars, p at the start and the end."""
     columns = min(width, len(path.ids) + 1)
     ends = [at * (columns - 1) / max(1, len(path.ids)) for at in path.curve_at]
-    bars = []
-    for column in range(columns):
-        known = max(k for k, end in enumerate(ends) if end <= column)
-        bars.append(BARS[min(7, int(path.curve[known].mean * 8))])
-    return f"{path.curve[0].mean:.2f} {''.join(bars)} {path.curve[-1].mean:.2f}"
+    known = [path.curve[bisect_right(ends, column) - 1].mean for column in range(columns)]
+    bars = "".join(BARS[min(7, int(p * 8))] for p in known)
+    return f"{path.curve[0].mean:.2f} {bars} {path.curve[-1].mean:.2f}"
 
 
 def _marked(folder: RunFolder, path: CompletionResult) -> str:

@@ -3,10 +3,9 @@ missing."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
-from pts.files import prefix_digest
+from pts.files import hash64, prefix_digest
 from pts.runtime.journal import RecordedRollouts, Recorder
 from pts.runtime.results import RolloutCost
 from pts.types import Purpose, Rollout, RolloutQuery, Verdict
@@ -22,8 +21,7 @@ def rollout_seed(
 
     `at` is the `prefix_digest` of the prefix; `attempt` counts redraws of UNSCORED rollouts.
     """
-    text = f"{run}|{at}|{purpose}|{index}|{attempt}|{problem}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return hash64(f"{run}|{at}|{purpose}|{index}|{attempt}|{problem}")
 
 
 class RolloutBatch:

@@ -15,21 +15,33 @@ test), weights that are not what `policy` says, and rare faults below its sample
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from typing import Any, TypeAlias
 
 from pts.config import SamplingConfig
 from pts.engines.base import Engine, SampleRequest
-from pts.errors import ConfigError
-from pts.testing.contract import check_contract
-from pts.testing.driver import seed_of
-from pts.testing.factory import MakeEngine, engines_to_check
-from pts.testing.probes import ProbePath
+from pts.errors import ConfigError, PTSError
+from pts.files import hash64
+from pts.testing.contract import check_contract, check_parts
 from pts.testing.report import ConformanceReport, FindingCollector, clipped
 from pts.testing.rollouts import EngineHarness
-from pts.testing.rows import check_places, check_settings, scored
+from pts.testing.rows import ProbePath, check_places, check_settings, scored
 from pts.testing.sampling import DistributionTest, check_distributions
 from pts.types import Ids, Problem
+
+MakeEngine: TypeAlias = Callable[[SamplingConfig], Engine]
+
+SETTINGS: Mapping[str, Mapping[str, float]] = {
+    "plain": {},
+    "temperature": {"temperature": 0.6},
+    "top-k": {"temperature": 0.8, "top_k": 4},
+    "top-p": {"temperature": 0.6, "top_p": 0.8},
+    "min-p": {"temperature": 0.7, "min_p": 0.1},
+    "together": {"temperature": 0.8, "top_k": 12, "top_p": 0.9, "min_p": 0.05},
+    "greedy": {"temperature": 0},
+}
+"""What `check_engine` tries unless told otherwise, apart from `max_new_tokens`."""
 
 EXPLORED = 8
 """Rollouts a problem among which the path of the checks is chosen."""
@@ -73,11 +85,11 @@ def check_engine(
             f"got {len(questions)} problems, {rollouts}, {whole} and {max_new_tokens}"
         )
     notes = FindingCollector()
-    all_tested, plain = engines_to_check(engine, samplings, max_new_tokens, notes)
+    all_tested, plain = _engines_to_check(engine, samplings, max_new_tokens, notes)
     numbers = count()
 
     def seeds(n: int) -> tuple[int, ...]:
-        return tuple(seed_of(f"conformance|{seed}|{next(numbers)}") for _ in range(n))
+        return tuple(hash64(f"conformance|{seed}|{next(numbers)}") for _ in range(n))
 
     for k, (label, tested) in enumerate(all_tested):
         limit = min(max_new_tokens, tested.sampling.max_new_tokens)
@@ -98,6 +110,62 @@ def assert_engine_conforms(
     report = check_engine(engine, problems, **options)  # type: ignore[arg-type]
     if not report.ok:
         raise AssertionError(str(report))
+
+
+def _engines_to_check(
+    engine: Engine | MakeEngine,
+    samplings: Mapping[str, SamplingConfig] | None,
+    max_new_tokens: int,
+    notes: FindingCollector,
+) -> tuple[list[tuple[str, Engine]], Engine | None]:
+    """Engines that have all the protocol's parts, and a plain one to compare their rows with.
+
+    With each engine stand the name and the settings of its sampling configuration. The plain one is
+    at temperature 1 without truncation: it shows what truncation should do.
+    """
+    if not callable(engine):
+        notes.skip(
+            "other settings than the engine's own, and what truncation should do to the "
+            "plain distribution: give a function from SamplingConfig to an engine"
+        )
+        if not check_parts(engine, notes):
+            return [], None
+        return [(_label("own settings", engine.sampling), engine)], None
+    wanted = samplings or {
+        name: SamplingConfig.model_validate({**changes, "max_new_tokens": max_new_tokens})
+        for name, changes in SETTINGS.items()
+    }
+    tested: list[tuple[str, Engine]] = []
+    for name, sampling in wanted.items():
+        label = _label(name, sampling)
+        try:
+            made = engine(sampling)
+        except PTSError as error:
+            notes.skip(f"{label}: the engine refuses it ({error})")
+            continue
+        if check_parts(made, notes):
+            tested.append((label, made))
+            if made.sampling != sampling:
+                cause = "the engine keeps another configuration than the one it was made with"
+                expected, observed = f"sampling = {sampling}", f"sampling = {made.sampling}"
+                notes.add("protocol", label, expected, observed, cause)
+    plain = next((made for _, made in tested if not _told(made.sampling)), None)
+    if plain is None and tested:
+        try:
+            plain = engine(SamplingConfig(max_new_tokens=max_new_tokens))
+        except PTSError as error:
+            notes.skip(f"rows against the plain distribution: it is refused ({error})")
+    return tested, plain
+
+
+def _told(sampling: SamplingConfig) -> dict[str, Any]:
+    """The settings that differ from plain sampling."""
+    return sampling.model_dump(exclude_defaults=True, exclude={"max_new_tokens"})
+
+
+def _label(name: str, sampling: SamplingConfig) -> str:
+    settings = ", ".join(f"{key}={value:g}" for key, value in _told(sampling).items())
+    return f"{name} ({settings})" if settings else name
 
 
 def _check_sampling(
@@ -131,9 +199,9 @@ def _paths(harness: EngineHarness, problems: Sequence[Problem]) -> list[ProbePat
     found = []
     for request, name in zip(requests, prompts, strict=True):
         longest = max(answers.get(request.key, []), key=len, default=())
-        rows = scored(harness, request.prompt, longest, name) if longest else None
-        if rows is not None:
-            found.append(ProbePath(name, request.prompt, longest, rows))
+        path = scored(harness, request.prompt, longest, name) if longest else None
+        if path is not None:
+            found.append(path)
     return found
 
 

@@ -1,23 +1,56 @@
-"""Checks that do not depend on sampling settings: the live queue across calls, texts, and seeds."""
+"""Checks that do not depend on sampling settings: parts, live queue across calls, texts, seeds."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
 from typing import TypeAlias
 
-from pts.engines.base import SampleRequest
-from pts.testing.probes import ProbePath
-from pts.testing.report import clipped
+from pts.config import SamplingConfig
+from pts.engines.base import Engine, SampleRequest
+from pts.testing.report import FindingCollector, clipped
 from pts.testing.rollouts import EngineHarness, asked
+from pts.testing.rows import ProbePath
 from pts.types import Ids
 
 EACH = 4
 """Rollouts of each request whose seeds are tried again."""
 
+ATTRIBUTES = ("sampling", "policy_digest", "reproducible", "stop_ids")
+METHODS = ("encode", "decode", "token_texts", "score", "sample")
+
 Calls: TypeAlias = list[list[list[SampleRequest]]]
 """Calls of an engine, each of one or more waves of requests."""
+
+
+def check_parts(engine: Engine, notes: FindingCollector) -> bool:
+    """Note parts of the protocol that are missing or cannot be used; False if there are any."""
+    faults = list(_part_faults(engine))
+    for fault in faults:
+        notes.add("protocol", type(engine).__name__, *fault)
+    return not faults
+
+
+def _part_faults(engine: Engine) -> Iterator[tuple[str, str, str]]:
+    """(expected, observed, cause) of parts that are missing, or cannot be used."""
+    missing = [name for name in (*ATTRIBUTES, *METHODS) if not hasattr(engine, name)]
+    if missing:
+        cause = "see the protocol in pts.engines.base"
+        yield "all attributes and methods of Engine", f"no {', '.join(missing)}", cause
+        return
+    if not isinstance(engine.sampling, SamplingConfig):
+        yield "sampling is a SamplingConfig", repr(engine.sampling), "keep the one given"
+    digest = engine.policy_digest
+    if not isinstance(digest, str) or not digest:
+        yield "policy_digest is a digest of the weights, as text", repr(digest), "pairs carry it"
+    if not isinstance(engine.reproducible, bool):
+        cause = "declare whether seeds are honoured"
+        yield "reproducible is True or False", repr(engine.reproducible), cause
+    stops = engine.stop_ids
+    if not isinstance(stops, frozenset) or not stops or {type(s) for s in stops} != {int}:
+        cause = "without a stop id every completion is cut and fails"
+        yield "stop_ids is a frozenset of ints, not empty", clipped(stops), cause
 
 
 def check_contract(harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
@@ -45,9 +78,8 @@ def check_queue(harness: EngineHarness, path: ProbePath) -> None:
         harness.notes.add("queue", harness.settings, expected, "answers", cause)
     answers = harness.engine.sample(iter([request(limit, 2) for _ in range(4)]))
     next(answers)
-    close = getattr(answers, "close", None)
-    if close is not None:
-        close()
+    if hasattr(answers, "close"):
+        answers.close()
     harness.collect([request(limit, 2)])
 
 
@@ -78,10 +110,9 @@ def check_seeds(harness: EngineHarness, paths: Sequence[ProbePath]) -> None:
     move a draw across an edge once in about a million tokens.
     """
     for way, (again, cause) in _WAYS.items():
-        first = _difference(harness, paths, again)
-        second = _difference(harness, paths, again) if first is not None else None
-        if second is not None:
-            request, usual, other = second
+        found = _difference(harness, paths, again) and _difference(harness, paths, again)
+        if found:
+            request, usual, other = found
             expected = f"the same rollout for the same seed: {clipped(usual, 60)}"
             harness.add("seeds", f"{asked(request)}; {way}", expected, clipped(other, 60), cause)
             return

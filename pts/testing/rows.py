@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pts.testing.diagnoses import RIGHT, SAME, as_told, diagnoses, equal_to
-from pts.testing.probes import ProbePath
 from pts.testing.report import clipped
 from pts.testing.rollouts import EngineHarness
 from pts.testing.statistics import distance, likeliest_but
@@ -17,10 +17,18 @@ SUM_ERROR = 1e-6
 SHIFTED = "rows are shifted by one: row i must be the distribution before token i, not after it"
 
 
-def scored(
-    harness: EngineHarness, prompt: Ids, completion: Ids, name: str
-) -> list[TokenDistribution] | None:
-    """The rows of a completion, checked; None when they cannot be used."""
+@dataclass(frozen=True)
+class ProbePath:
+    """A completion with its rows, to draw places from."""
+
+    name: str
+    prompt: Ids
+    ids: Ids
+    rows: Sequence[TokenDistribution]
+
+
+def scored(harness: EngineHarness, prompt: Ids, completion: Ids, name: str) -> ProbePath | None:
+    """A completion with its rows, checked; None when they cannot be used."""
     rows = harness.engine.score(prompt, completion)
     if len(rows) != len(completion):
         place = f"problem {name}, completion of {len(completion)} tokens"
@@ -35,7 +43,7 @@ def scored(
         check_row(harness, row, f"problem {name}, position {position}")
         for position, row in enumerate(rows)
     ]
-    return rows if all(usable) else None
+    return ProbePath(name, prompt, completion, rows) if all(usable) else None
 
 
 def check_row(harness: EngineHarness, row: TokenDistribution, place: str) -> bool:

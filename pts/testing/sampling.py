@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import entr
 
 from pts.engines.base import SampleRequest
 from pts.stats import MIN_EXPECTED, Floats, chi_square
 from pts.testing.diagnoses import RIGHT, diagnoses, equal_to, fitting, sorted_row
-from pts.testing.probes import ProbePath, ProbePrefix, choose_places
 from pts.testing.report import clipped
 from pts.testing.rollouts import EngineHarness
-from pts.testing.rows import check_row, scored, shown
+from pts.testing.rows import ProbePath, check_row, scored, shown
 from pts.testing.statistics import (
+    SURE,
     SUSPICION,
+    likeliest_but,
     pit,
     serial,
     tally,
@@ -28,6 +30,57 @@ from pts.testing.statistics import (
     without,
 )
 from pts.types import Ids, TokenDistribution
+
+
+@dataclass(frozen=True)
+class ProbePrefix:
+    """A prefix where first tokens are counted. `forced` ends in a sibling, off the path."""
+
+    path: ProbePath
+    prefix: Ids
+    forced: bool
+    others: Mapping[str, TokenDistribution]
+    """Rows of wrong places, named by the mistake that would take them."""
+
+
+def choose_places(paths: Sequence[ProbePath], stops: frozenset[int]) -> Iterator[ProbePrefix]:
+    """The start of every path; of each, an early and a late uncertain position, one forced.
+
+    They are chosen by the rows of a completion alone, never by what was drawn there, so a test at a
+    place keeps its level.
+    """
+    for path in paths:
+        others = {f"the prompt of problem {p.name}": p.rows[0] for p in paths if p is not path}
+        yield ProbePrefix(path, (), False, others)
+        half = len(path.ids) // 2
+        early = _most_uncertain(path, range(1, half))
+        late = _most_uncertain(path, range(max(1, half), len(path.ids)))
+        yield from (_on_path(path, i) for i in (early, late) if i is not None)
+        if late is not None:
+            sibling = likeliest_but(path.rows[late], {path.ids[late], *stops})
+            if sibling is not None:
+                yield _forced(path, late, sibling)
+
+
+def _most_uncertain(path: ProbePath, positions: range) -> int | None:
+    doubtful = [i for i in positions if path.rows[i].probs.max() <= SURE]
+    return max(doubtful, key=lambda i: float(entr(path.rows[i].probs).sum()), default=None)
+
+
+def _on_path(path: ProbePath, i: int) -> ProbePrefix:
+    others = {"the prefix without its last token (off by one)": path.rows[i - 1]}
+    if i + 1 < len(path.rows):
+        others["the prefix with one token more (off by one)"] = path.rows[i + 1]
+    others["no prefix, the prompt alone"] = path.rows[0]
+    return ProbePrefix(path, path.ids[:i], False, others)
+
+
+def _forced(path: ProbePath, i: int, sibling: int) -> ProbePrefix:
+    """The prefix with a sibling in the place of the path's token."""
+    others = {"the prefix without its last token (off by one)": path.rows[i]}
+    if i + 1 < len(path.rows):
+        others["the path's own token instead of the forced one"] = path.rows[i + 1]
+    return ProbePrefix(path, (*path.ids[:i], sibling), True, others)
 
 
 @dataclass(frozen=True)
@@ -162,10 +215,10 @@ class DistributionTest:
         middle = self.harness.limit // 2
         for path, completions in zip(self.paths, drawn, strict=True):
             for ids in completions:
-                rows = scored(self.harness, path.prompt, ids, path.name) if ids else None
-                if rows is not None:
-                    parts.append(pit(rows[:middle], ids[:middle], self.rng))
-                    parts.append(pit(rows[middle:], ids[middle:], self.rng))
+                whole = scored(self.harness, path.prompt, ids, path.name) if ids else None
+                if whole is not None:
+                    parts.append(pit(whole.rows[:middle], ids[:middle], self.rng))
+                    parts.append(pit(whole.rows[middle:], ids[middle:], self.rng))
         for half, name in enumerate(("first half", "second half")):
             u = np.concatenate([np.empty(0), *parts[half::2]])
             if u.size:
@@ -207,19 +260,15 @@ def _counted(tokens: Sequence[int]) -> TokenDistribution:
     return sorted_row(TokenDistribution(ids, counts / counts.sum()))
 
 
-def _significant(results: Mapping[tuple[str, str], Result]) -> set[tuple[str, str]]:
-    """Tests that call for a second look."""
-    return {name for name, result in results.items() if result.pvalue < SUSPICION}
-
-
 def check_distributions(trial: DistributionTest) -> None:
     """Run the tests, once more if any calls for it, and note what fails both times."""
     notes, first = trial.harness.notes, trial.run()
     notes.tests += len(first)
     notes.checked.update(dict.fromkeys(check for check, _ in first))
-    suspicious = _significant(first)
+    suspicious = sorted(name for name, result in first.items() if result.pvalue < SUSPICION)
     second = trial.run() if suspicious else {}
-    for name in sorted(suspicious & _significant(second)):
-        told = second[name]
-        observed = f"{told.observed} (p = {first[name].pvalue:.1g}, then {told.pvalue:.1g})"
-        trial.harness.add(name[0], told.place, told.expected, observed, told.cause)
+    for name in suspicious:
+        told = second.get(name)
+        if told is not None and told.pvalue < SUSPICION:
+            observed = f"{told.observed} (p = {first[name].pvalue:.1g}, then {told.pvalue:.1g})"
+            trial.harness.add(name[0], told.place, told.expected, observed, told.cause)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import cache, partial, wraps
+from typing import Concatenate, NamedTuple, ParamSpec, TypeAlias
 
 import numpy as np
 
@@ -30,6 +31,7 @@ Offer: TypeAlias = tuple[float, float, float]
 """(probability of the path's token, success of its siblings together, spread between them)."""
 OfferPlan: TypeAlias = Callable[[int, float], Offer]
 """The offer at a position of the path, given p(success) after its token."""
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -41,23 +43,12 @@ class Instance:
     sampling: SamplingConfig
 
 
-class _Builder:
-    """Collects states; tails of equal length and success are shared."""
+class Plan(NamedTuple):
+    """A completion to be planted: its tokens, whether it passes, and what stands beside it."""
 
-    def __init__(self) -> None:
-        self.states: list[list[Arc]] = []
-        self.tails: dict[tuple[int, int], int] = {}
-
-    def tail(self, level: int, length: int) -> int:
-        """A state `length` filler tokens before an answer that is right with level / LEVELS."""
-        key = (level, length)
-        if key not in self.tails:
-            arcs = answer(level / LEVELS)
-            if length:
-                arcs = [Arc(FILLER, 1.0, self.tail(level, length - 1))]
-            self.states.append(arcs)
-            self.tails[key] = len(self.states) - 1
-        return self.tails[key]
+    length: int
+    passes: bool
+    offer: OfferPlan
 
 
 def answer(p: float) -> list[Arc]:
@@ -66,21 +57,23 @@ def answer(p: float) -> list[Arc]:
     return [arc for arc in arcs if arc.prob > 0]
 
 
-def plant(
-    rng: np.random.Generator,
-    length: int,
-    offer: OfferPlan,
-    passes: bool,
-    decoys: bool = False,
-) -> tuple[Machine, Ids, float]:
-    """A machine around one completion of `length` tokens and an answer; also its p(success).
+def plant(rng: np.random.Generator, plan: Plan, decoys: bool = False) -> tuple[Machine, Ids, float]:
+    """A machine around the planned completion and its answer; also its p(success).
 
-    `offer(i, p_after)` is asked from the last token to the first. With `decoys` each state also
-    has tokens of small probability outside a nucleus of 0.9 that always succeed.
+    `plan.offer(i, p_after)` is asked from the last token to the first. With `decoys` each state
+    also has tokens of small probability outside a nucleus of 0.9 that always succeed.
     """
-    builder, p = _Builder(), float(passes)
-    builder.states = [[] for _ in range(length + 1)]
-    builder.states[length] = answer(p)
+    length, passes, offer = plan
+    p = float(passes)
+    states: list[list[Arc]] = [*([] for _ in range(length)), answer(p)]
+
+    @cache
+    def tail(level: int, fillers: int) -> int:
+        """A state `fillers` tokens before an answer that is right with level / LEVELS."""
+        arcs = [Arc(FILLER, 1.0, tail(level, fillers - 1))] if fillers else answer(level / LEVELS)
+        states.append(arcs)
+        return len(states) - 1
+
     for i in reversed(range(length)):
         keep, success, spread = offer(i, p)
         shares = (1.0 - keep) * rng.dirichlet(np.full(int(rng.integers(1, 4)), 3.0))
@@ -90,24 +83,21 @@ def plant(
         levels = np.rint(values * LEVELS).astype(int)
         p = keep * p + float(shares @ (levels / LEVELS))
         arcs = [Arc(MAIN, keep, i + 1)] + [
-            Arc(SIBLING + k, float(share), builder.tail(int(level), int(rng.integers(2, 25))))
+            Arc(SIBLING + k, float(share), tail(int(level), int(rng.integers(2, 25))))
             for k, (share, level) in enumerate(zip(shares, levels, strict=True))
         ]
-        builder.states[i] = _with_decoys(arcs, builder) if decoys else _normed(arcs)
+        states[i] = _normed(arcs)
+        if decoys:  # all other arcs shrink to 0.93, seven lucky tokens of 0.01 fill up
+            shrunk = [arc._replace(prob=0.93 * arc.prob) for arc in states[i]]
+            lucky = tail(LEVELS, 3)
+            states[i] = _normed(shrunk + [Arc(20 + k, 0.01, lucky) for k in range(7)])
     ids = (MAIN,) * length + (RIGHT if passes else WRONG, STOP)
-    return Machine(builder.states), ids, p
+    return Machine(states), ids, p
 
 
 def _normed(arcs: list[Arc]) -> list[Arc]:
     total = sum(arc.prob for arc in arcs)
     return [arc._replace(prob=arc.prob / total) for arc in arcs]
-
-
-def _with_decoys(arcs: list[Arc], builder: _Builder) -> list[Arc]:
-    """Shrink all arcs to 0.93 and fill up with seven lucky tokens of 0.01."""
-    lucky = builder.tail(LEVELS, 3)
-    shrunk = [arc._replace(prob=0.93 * arc.prob) for arc in _normed(arcs)]
-    return _normed(shrunk + [Arc(20 + k, 0.01, lucky) for k in range(7)])
 
 
 def _mostly_sure(rng: np.random.Generator, length: int, uncertain: int) -> Floats:
@@ -129,20 +119,29 @@ def _jump(keep: float, p: float, delta: float, spread: float = 0.02) -> Offer:
     return keep, float(np.clip(p - delta / (1.0 - keep), 0, 1)), spread
 
 
-def _instance(
-    rng: np.random.Generator, length: int, make: Callable[[], OfferPlan], top_p: float = 1.0
-) -> Instance:
-    """Plant until p(success) at the prompt lies in [0.25, 0.75]; below top-p 1 with decoys."""
-    sampling = SamplingConfig(top_p=top_p, max_new_tokens=length + 40)
-    while True:
-        machine, ids, p = plant(rng, length, make(), bool(rng.random() < 0.5), decoys=top_p < 1)
-        if 0.25 <= p <= 0.75:
-            return Instance(machine, ids, sampling)
+def planted(
+    plan: Callable[Concatenate[np.random.Generator, P], Plan], top_p: float = 1.0
+) -> Callable[Concatenate[np.random.Generator, P], Instance]:
+    """The shape that plans and plants until p(success) at the prompt lies in [0.25, 0.75].
+
+    Below top-p 1 there are decoys.
+    """
+
+    @wraps(plan)
+    def shape(rng: np.random.Generator, /, *args: P.args, **kwargs: P.kwargs) -> Instance:
+        while True:
+            made = plan(rng, *args, **kwargs)
+            machine, ids, p = plant(rng, made, decoys=top_p < 1)
+            if 0.25 <= p <= 0.75:
+                sampling = SamplingConfig(top_p=top_p, max_new_tokens=made.length + 40)
+                return Instance(machine, ids, sampling)
+
+    return shape
 
 
 def _planned(
     rng: np.random.Generator, keep: Floats, jumps: Mapping[int, float], low: float = 0.3
-) -> OfferPlan:
+) -> Plan:
     """Quiet siblings, except that the token at i changes p by jumps[i] (towards 1/2 if it must)."""
 
     def offer(i: int, p: float) -> Offer:
@@ -151,98 +150,77 @@ def _planned(
         delta = jumps[i] if 0.0 <= p - jumps[i] <= 1.0 else -jumps[i]
         return _jump(min(float(keep[i]), low), p, delta)
 
-    return offer
+    return Plan(len(keep), _either(rng), offer)
 
 
-def sparse(rng: np.random.Generator, length: int = 150) -> Instance:
+@planted
+def sparse(rng: np.random.Generator, length: int = 150) -> Plan:
     """A fifth of the tokens uncertain, one to three of them pivotal by 0.3 to 0.6."""
-
-    def make() -> OfferPlan:
-        keep = _mostly_sure(rng, length, length // 5)
-        places = rng.choice(np.flatnonzero(keep < 0.9), size=int(rng.integers(1, 4)), replace=False)
-        return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places})
-
-    return _instance(rng, length, make)
+    keep = _mostly_sure(rng, length, length // 5)
+    places = rng.choice(np.flatnonzero(keep < 0.9), size=int(rng.integers(1, 4)), replace=False)
+    return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places})
 
 
-def cancelling(rng: np.random.Generator, length: int = 100) -> Instance:
+@planted
+def cancelling(rng: np.random.Generator, length: int = 100) -> Plan:
     """Jumps up followed by jumps down of the same size, three to ten tokens later."""
-
-    def make() -> OfferPlan:
-        keep, jumps = _mostly_sure(rng, length, length // 6), dict[int, float]()
-        for start in rng.choice(length // 20 - 1, size=2, replace=False) * 20:
-            size = _signed(rng, 0.3, 0.45)
-            jumps[int(start)] = size
-            jumps[int(start + rng.integers(3, 11))] = -size
-        jumps[length - 3] = _signed(rng, 0.4, 0.6)
-        return _planned(rng, keep, jumps)
-
-    return _instance(rng, length, make)
+    keep, jumps = _mostly_sure(rng, length, length // 6), dict[int, float]()
+    for start in rng.choice(length // 20 - 1, size=2, replace=False) * 20:
+        size = _signed(rng, 0.3, 0.45)
+        jumps[int(start)] = size
+        jumps[int(start + rng.integers(3, 11))] = -size
+    jumps[length - 3] = _signed(rng, 0.4, 0.6)
+    return _planned(rng, keep, jumps)
 
 
-def long(rng: np.random.Generator, length: int = 2000) -> Instance:
+@planted
+def long(rng: np.random.Generator, length: int = 2000) -> Plan:
     """Thousands of nearly certain tokens, a dozen uncertain ones, up to three pivotal."""
-
-    def make() -> OfferPlan:
-        keep = 1.0 - 10.0 ** rng.uniform(-5, -2.5, length)
-        places = rng.choice(length, size=12, replace=False)
-        keep[places] = rng.uniform(0.3, 0.8, 12)
-        return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places[:3]})
-
-    return _instance(rng, length, make)
+    keep = 1.0 - 10.0 ** rng.uniform(-5, -2.5, length)
+    places = rng.choice(length, size=12, replace=False)
+    keep[places] = rng.uniform(0.3, 0.8, 12)
+    return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places[:3]})
 
 
-def crowd(rng: np.random.Generator, length: int = 100) -> Instance:
+@planted
+def crowd(rng: np.random.Generator, length: int = 100) -> Plan:
     """Many tokens that change p by 0.1 to 0.3, on both sides of the usual threshold of 0.2."""
-
-    def make() -> OfferPlan:
-        keep = _mostly_sure(rng, length, length // 6)
-        places = rng.choice(length - 3, size=8, replace=False)
-        jumps = {int(i): _signed(rng, 0.1, 0.3) for i in places} | {length - 3: 0.45}
-        return _planned(rng, keep, jumps, low=0.4)
-
-    return _instance(rng, length, make)
+    keep = _mostly_sure(rng, length, length // 6)
+    places = rng.choice(length - 3, size=8, replace=False)
+    jumps = {int(i): _signed(rng, 0.1, 0.3) for i in places} | {length - 3: 0.45}
+    return _planned(rng, keep, jumps, low=0.4)
 
 
-def rare(rng: np.random.Generator, length: int = 120) -> Instance:
+@planted
+def rare(rng: np.random.Generator, length: int = 120) -> Plan:
     """Decisive tokens that the policy hardly ever takes (π of 0.02 to 0.15)."""
-
-    def make() -> OfferPlan:
-        keep = _mostly_sure(rng, length, length // 6)
-        places = rng.choice(length, size=2, replace=False)
-        jumps = {int(i): _signed(rng, 0.35, 0.6) for i in places}
-        return _planned(rng, keep, jumps, low=float(rng.uniform(0.02, 0.15)))
-
-    return _instance(rng, length, make)
+    keep = _mostly_sure(rng, length, length // 6)
+    places = rng.choice(length, size=2, replace=False)
+    jumps = {int(i): _signed(rng, 0.35, 0.6) for i in places}
+    return _planned(rng, keep, jumps, low=float(rng.uniform(0.02, 0.15)))
 
 
-def calm(rng: np.random.Generator, length: int = 120) -> Instance:
+@planted
+def calm(rng: np.random.Generator, length: int = 120) -> Plan:
     """No pivotal token: p drifts to the verdict in steps below 0.12."""
+    keep = _mostly_sure(rng, length, length // 3)
 
-    def make() -> OfferPlan:
-        keep = _mostly_sure(rng, length, length // 3)
+    def offer(i: int, p: float) -> Offer:
+        if keep[i] > 0.9:
+            return _quiet(rng, float(keep[i]), p)
+        towards = 0.5 - p
+        delta = float(np.clip(-towards, -0.08, 0.08)) if abs(towards) > 0.05 else 0.0
+        return _jump(float(keep[i]), p, delta, spread=0.03)
 
-        def offer(i: int, p: float) -> Offer:
-            if keep[i] > 0.9:
-                return _quiet(rng, float(keep[i]), p)
-            towards = 0.5 - p
-            delta = float(np.clip(-towards, -0.08, 0.08)) if abs(towards) > 0.05 else 0.0
-            return _jump(float(keep[i]), p, delta, spread=0.03)
-
-        return offer
-
-    return _instance(rng, length, make)
+    return Plan(length, _either(rng), offer)
 
 
-def truncated(rng: np.random.Generator, length: int = 80) -> Instance:
+@partial(planted, top_p=0.9)
+def truncated(rng: np.random.Generator, length: int = 80) -> Plan:
     """Top-p 0.9 cuts off tokens that would always succeed; pivots lie off the likeliest token."""
-
-    def make() -> OfferPlan:
-        keep = np.where(rng.random(length) < 0.2, rng.uniform(0.2, 0.45, length), 0.97)
-        places = rng.choice(length, size=2, replace=False)
-        return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places}, low=0.35)
-
-    return _instance(rng, length, make, top_p=0.9)
+    keep = np.where(rng.random(length) < 0.2, rng.uniform(0.2, 0.45, length), 0.97)
+    places = rng.choice(length, size=2, replace=False)
+    return _planned(rng, keep, {int(i): _signed(rng, 0.3, 0.6) for i in places}, low=0.35)
 
 
 def wandering(rng: np.random.Generator, length: int = 60, lanes: int = 21) -> Instance:
@@ -268,36 +246,33 @@ def wandering(rng: np.random.Generator, length: int = 60, lanes: int = 21) -> In
     return Instance(Machine(states), None, SamplingConfig(max_new_tokens=length + 10))
 
 
-def leaning(rng: np.random.Generator, length: int = 60) -> Instance:
+@planted
+def leaning(rng: np.random.Generator, length: int = 60) -> Plan:
     """Behind a pivotal token four to eight that p_gap hardly rules out, all leaning to one side.
 
     Each is left with probability 0.15 to 0.24, and whatever leaves there ends against the verdict:
     together they move p far, and the pivotal token stands out only if none of them is overlooked.
     """
-    while True:
-        keep, passes = 1.0 - 10.0 ** rng.uniform(-4, -1.7, length), bool(rng.random() < 0.5)
-        places = rng.choice(np.arange(5, length), size=int(rng.integers(4, 9)), replace=False)
-        keep[places] = rng.uniform(0.76, 0.85, len(places))
-        pivot = int(rng.integers(5))
-        keep[pivot] = rng.uniform(0.5, 0.65)
-        ends = {pivot: float(passes)} | dict.fromkeys(places, 1.0 - passes)
-        machine, ids, p = plant(rng, length, _leaning(rng, keep, ends), passes)
-        if 0.25 <= p <= 0.75:
-            return Instance(machine, ids, SamplingConfig(max_new_tokens=length + 40))
-
-
-def _leaning(rng: np.random.Generator, keep: Floats, ends: Mapping[int, float]) -> OfferPlan:
-    """Quiet siblings, except that those of the token at i succeed with ends[i]."""
+    keep, passes = 1.0 - 10.0 ** rng.uniform(-4, -1.7, length), _either(rng)
+    places = rng.choice(np.arange(5, length), size=int(rng.integers(4, 9)), replace=False)
+    keep[places] = rng.uniform(0.76, 0.85, len(places))
+    pivot = int(rng.integers(5))
+    keep[pivot] = rng.uniform(0.5, 0.65)
+    ends = {pivot: float(passes)} | dict.fromkeys(places, 1.0 - passes)
 
     def offer(i: int, p: float) -> Offer:
         quiet = _quiet(rng, float(keep[i]), p)
         return (quiet[0], ends[i], 0.0) if i in ends else quiet
 
-    return offer
+    return Plan(length, passes, offer)
 
 
 def _signed(rng: np.random.Generator, least: float, most: float) -> float:
     return float(rng.choice([-1, 1]) * rng.uniform(least, most))
+
+
+def _either(rng: np.random.Generator) -> bool:
+    return bool(rng.random() < 0.5)
 
 
 SHAPES: Mapping[str, Callable[[np.random.Generator], Instance]] = {

@@ -231,10 +231,10 @@ def _successes(supports: Sequence[_Support], most: int) -> list[Floats]:
     probs = np.concatenate([support.row.probs for support in supports])
     right = np.concatenate([support.tokens for support in supports]) == RIGHT
     to = np.concatenate([support.to for support in supports])
-    values = [np.zeros(size + 1)] * 2  # an answer and its stop are two tokens
+    values: list[Floats] = [np.zeros(size + 1)] * 2  # an answer and its stop are two tokens
     while len(values) <= most:
         ahead = np.where(right, 1.0, values[-1][to])
-        values.append(np.bincount(source, probs * ahead, size + 1))
+        values.append(np.bincount(source, probs * ahead, size + 1).astype(np.float64))
         if np.array_equal(values[-1], values[-2]):
             break
     return values

@@ -89,7 +89,7 @@ class RequestBatch(Protocol):
         """Begin with a request for at least one rollout."""
 
     def advance(self) -> Iterable[Answer]:
-        """Go on, and deliver what is finished; for an idle batch nothing."""
+        """Go on, and deliver what is finished; not asked for while the batch is idle."""
 
 
 def answer_requests(

@@ -179,7 +179,7 @@ class VLLMEngine(TokenizerEngine):
         A step may complete requests of another caller (`score` is called while `sample` waits):
         they are kept for it.
         """
-        if asked and not self._done.keys() & asked:
+        if not self._done.keys() & asked:
             for done in self.llm.llm_engine.step():
                 if done.finished:
                     self._done[done.request_id] = done.outputs
@@ -188,10 +188,9 @@ class VLLMEngine(TokenizerEngine):
 
     def _ids(self, output: Any, request: SampleRequest) -> Ids:
         try:
-            ids, stopped = tuple(output.token_ids), vllm_stopped(output.finish_reason)
-            return check_completion(
-                ids, stopped, request.max_tokens, self.vocabulary, self.stop_ids
-            )
+            stopped = vllm_stopped(output.finish_reason)
+            ids, limit = tuple(output.token_ids), request.max_tokens
+            return check_completion(ids, stopped, limit, self.vocabulary, self.stop_ids)
         except Unreadable as why:
             raise EngineError(f"request {request.key}: {why}") from None
 

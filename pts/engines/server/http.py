@@ -93,8 +93,20 @@ class Client:
             raise ConfigError(f"in_flight must be at least 1, got {in_flight}")
         self.in_flight, self.retry = in_flight, retry or RetryPolicy()
         self._key = os.environ.get(KEY_VARIABLE, "")
-        most = in_flight + ROWS_IN_FLIGHT + len(self.endpoints)
-        lanes = _lanes(math.ceil(most / LANE), self.retry.reply, self._key)
+        try:
+            import httpx2
+        except ImportError:
+            raise MissingExtra("httpx2", "server") from None
+        most, verify = in_flight + ROWS_IN_FLIGHT + len(self.endpoints), httpx2.create_ssl_context()
+        lanes = [
+            httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                timeout=httpx2.Timeout(self.retry.reply, connect=CONNECT_SECONDS, pool=None),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=LANE),
+                verify=verify,
+            )
+            for _ in range(math.ceil(most / LANE))
+        ]
         self._free_lanes = [lane for lane in lanes for _ in range(LANE)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="pts-http")
@@ -242,24 +254,6 @@ class Client:
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
-
-
-def _lanes(n: int, reply: float, key: str) -> list[httpx2.AsyncClient]:
-    """Clients with a connection pool each."""
-    try:
-        import httpx2
-    except ImportError:
-        raise MissingExtra("httpx2", "server") from None
-    verify = httpx2.create_ssl_context()
-    return [
-        httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(reply, connect=CONNECT_SECONDS, pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=LANE),
-            verify=verify,
-        )
-        for _ in range(n)
-    ]
 
 
 def _shut(

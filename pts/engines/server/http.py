@@ -97,7 +97,8 @@ class Client:
             import httpx2
         except ImportError:
             raise MissingExtra("httpx2", "server") from None
-        most, verify = in_flight + ROWS_IN_FLIGHT + len(self.endpoints), httpx2.create_ssl_context()
+        most = in_flight + ROWS_IN_FLIGHT + len(self.endpoints)
+        verify = httpx2.create_ssl_context()
         lanes = [
             httpx2.AsyncClient(
                 headers={"Authorization": f"Bearer {self._key}"} if self._key else {},

@@ -136,8 +136,8 @@ def raw_row(
         return None
     at = np.flatnonzero(ids == path_token)
     if at.size and at[0] >= most and weights[at[0]] == weights[most - 1]:
-        ids = ids.copy()
-        ids[[most - 1, at[0]]] = ids[[at[0], most - 1]]  # of equals at the edge, the path's token
+        ids = ids.copy()  # of equals at the edge, the path's token first
+        ids[[most - 1, at[0]]] = ids[[at[0], most - 1]]
     ids, weights = ids[:most], weights[:most]
     seen = int((weights > 0).sum())  # a low temperature rounds some weights to nothing
     return TokenDistribution(ids[:seen], weights[:seen] / weights.sum())

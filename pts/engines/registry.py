@@ -21,6 +21,10 @@ from pts.engines.server.endpoints import base_urls
 from pts.errors import ConfigError, did_you_mean
 
 
+def _no_faults(argument: str, options: Mapping[str, Any]) -> Iterable[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class EngineKind:
     """How an engine is named, checked and made."""
@@ -32,7 +36,7 @@ class EngineKind:
     heavy is imported inside of it."""
     options: tuple[str, ...] | None = None
     """Names of the options that `make` takes; None: any."""
-    faults: Callable[[str, Mapping[str, Any]], Iterable[str]] | None = None
+    faults: Callable[[str, Mapping[str, Any]], Iterable[str]] = _no_faults
     """What is wrong with an argument and options, one line a fault, found before `make`."""
 
 
@@ -58,7 +62,7 @@ def make_engine(spec: str, sampling: SamplingConfig, **options: Any) -> Engine:
         for option in options
         if option not in known
     ]
-    faults += kind.faults(argument, options) if kind.faults else ()
+    faults += kind.faults(argument, options)
     if faults:
         raise ConfigError(*faults)
     return kind.make(argument, sampling, **options)

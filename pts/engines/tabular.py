@@ -12,17 +12,20 @@ Not covered: text. A token decodes to its own name, and problems hold a machine'
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
 import numpy as np
 
 from pts.config import SamplingConfig
 from pts.engines.base import Answer, RequestQueue, SampleRequest
-from pts.engines.truncation import Floats, first_k, min_p, temper, top_p, truncate
+from pts.engines.truncation import first_k, min_p, temper, top_p, truncate
 from pts.errors import ConfigError, EngineError
 from pts.types import Grade, Ids, Problem, TokenDistribution, Verdict
 
@@ -103,6 +106,7 @@ class _Support:
     row: TokenDistribution
     edges: list[float]
     tokens: list[int]
+    probs: list[float]
     to: list[int]
 
 
@@ -122,7 +126,8 @@ class TabularEngine:
         content = repr(self.machines).encode()
         self.policy_digest = hashlib.blake2b(content, digest_size=8).hexdigest()
         self._supports: dict[tuple[int, int], _Support] = {}
-        self._values: dict[int, list[Floats]] = {}
+        self._values: dict[tuple[int, int, int], float] = {}
+        self._longest = [_longest(machine.states) for machine in self.machines]
 
     def problems(self) -> list[Problem]:
         """One problem a machine; its prompt is the machine's index."""
@@ -161,24 +166,20 @@ class TabularEngine:
 
     def success(self, at: Ids, prompt: Ids = (0,)) -> float:
         """The exact p(success) of the completion prefix `at` (or of a finished completion)."""
-        return self.curve(at, prompt)[-1]
+        return self._after(at, len(at), self._states(prompt, at)[-1], prompt[0])
 
     def curve(self, completion: Ids, prompt: Ids = (0,)) -> list[float]:
         """The exact p(success) after 0, 1, … all tokens of a completion."""
-        machine, limit = prompt[0], self.sampling.max_new_tokens
-        if machine not in self._values:
-            states = range(len(self.machines[machine].states))
-            supports = [self._support(machine, state) for state in states]
-            self._values[machine] = _successes(supports, limit)
-        values, curve = self._values[machine], list[float]()
-        for n, state in enumerate(self._states(prompt, completion)):
-            if state == CLOSING:
-                stops = limit > n or completion[n - 1] == STOP
-                curve.append(float(stops and RIGHT in completion[:n]))
-            else:
-                left = max(0, min(limit - n, len(values) - 1))
-                curve.append(float(values[left][state]))
-        return curve
+        states = self._states(prompt, completion)
+        return [self._after(completion, n, state, prompt[0]) for n, state in enumerate(states)]
+
+    def _after(self, ids: Ids, n: int, state: int, machine: int) -> float:
+        left = self.sampling.max_new_tokens - n
+        if state != CLOSING:
+            return self._value(machine, state, left)
+        stopped = ids[n - 1] == STOP
+        said = ids[n - 2] if stopped else ids[n - 1]
+        return float(said == RIGHT and (stopped or left > 0))
 
     def _states(self, prompt: Ids, at: Ids) -> list[int]:
         """The state before each token, and the one after the last."""
@@ -205,7 +206,7 @@ class TabularEngine:
             edges = [*probs.cumsum()[:-1].tolist(), 1.0]  # a uniform is below 1, however rounded
             to = [arc.to for arc in ranked[: len(probs)]]
             row = TokenDistribution(ids, probs)
-            self._supports[key] = _Support(row, edges, ids.tolist(), to)
+            self._supports[key] = _Support(row, edges, ids.tolist(), probs.tolist(), to)
         return self._supports[key]
 
     def _rollout(self, request: SampleRequest, state: int, seed: int) -> Ids:
@@ -220,24 +221,49 @@ class TabularEngine:
             state = support.to[drawn]
         return tuple(ids)
 
+    def _key(self, machine: int, state: int, left: int) -> tuple[int, int, int]:
+        """Where no completion from a state is longer, more room changes nothing."""
+        return machine, state, int(min(left, self._longest[machine][state]))
 
-def _successes(supports: Sequence[_Support], most: int) -> list[Floats]:
-    """p(success) of each state by the tokens left: none, one, … `most`, or as many as matter.
+    def _value(self, machine: int, state: int, left: int) -> float:
+        """Backward recursion over (state, tokens left), with a stack instead of recursive calls."""
+        values, stack = self._values, [self._key(machine, state, left)]
+        while stack:
+            key = stack[-1]
+            if key in values:
+                stack.pop()
+                continue
+            _, at, room = key
+            if room <= 0:
+                values[key] = 0.0
+                continue
+            support = self._support(machine, at)
+            arcs = list(zip(support.tokens, support.probs, support.to, strict=True))
+            ahead = [self._key(machine, to, room - 1) for _, _, to in arcs if to != CLOSING]
+            missing = [k for k in ahead if k not in values]
+            stack += missing
+            if not missing:
+                values[key] = sum(
+                    prob * (token == RIGHT and room > 1)
+                    if to == CLOSING
+                    else prob * values[self._key(machine, to, room - 1)]
+                    for token, prob, to in arcs
+                )
+        return values[self._key(machine, state, left)]
 
-    Backward recursion: each vector follows from the one before. Their last entry is `CLOSING`.
-    """
-    size = len(supports)
-    source = np.repeat(np.arange(size), [len(support.tokens) for support in supports])
-    probs = np.concatenate([support.row.probs for support in supports])
-    right = np.concatenate([support.tokens for support in supports]) == RIGHT
-    to = np.concatenate([support.to for support in supports])
-    values: list[Floats] = [np.zeros(size + 1)] * 2  # an answer and its stop are two tokens
-    while len(values) <= most:
-        ahead = np.where(right, 1.0, values[-1][to])
-        values.append(np.bincount(source, probs * ahead, size + 1).astype(np.float64))
-        if np.array_equal(values[-1], values[-2]):
-            break
-    return values
+
+def _longest(states: Sequence[Sequence[Arc]]) -> dict[int, float]:
+    """Tokens of the longest completion from each state, infinite where a loop can be reached."""
+    longest = dict.fromkeys(range(len(states)), math.inf) | {CLOSING: 1.0}
+    order = TopologicalSorter({i: {arc.to for arc in arcs} for i, arcs in enumerate(states)})
+    with suppress(CycleError):  # the sorter still gives what no loop precedes
+        order.prepare()
+    while order.is_active():
+        ready = order.get_ready()
+        for i in set(ready) - {CLOSING}:
+            longest[i] = 1 + max(longest[arc.to] for arc in states[i])
+        order.done(*ready)
+    return longest
 
 
 class TabularVerifier:

@@ -89,7 +89,7 @@ class RequestBatch(Protocol):
         """Begin with a request for at least one rollout."""
 
     def advance(self) -> Iterable[Answer]:
-        """Go on, and deliver what is finished; for an idle batch nothing."""
+        """Go on, and deliver what is finished; not asked for while the batch is idle."""
 
 
 def answer_requests(
@@ -102,26 +102,21 @@ def answer_requests(
     (nothing would ever change) and raises EngineError. `check` raises for a request that the
     engine refuses. A request for no rollouts is answered at once.
     """
-    exhausted = False
-    while True:
-        while batch.hungry and not exhausted:
-            try:
-                request = next(requests)
-            except StopIteration:
-                exhausted = True
-                break
-            if request is None:
-                if batch.idle:
-                    raise EngineError(
-                        "deadlock: every request was delivered, yet the queue holds "
-                        "neither a request nor its end; end it when no search can go on"
-                    )
-                break
+    for request in requests:
+        if request is not None:
             check(request)
             if request.seeds:
                 batch.add(request)
             else:
                 yield request, []
+        elif batch.idle:
+            raise EngineError(
+                "deadlock: every request was delivered, yet the queue holds "
+                "neither a request nor its end; end it when no search can go on"
+            )
+        else:
+            yield from batch.advance()
+        while not batch.hungry:
+            yield from batch.advance()
+    while not batch.idle:
         yield from batch.advance()
-        if exhausted and batch.idle:
-            return

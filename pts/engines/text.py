@@ -68,15 +68,6 @@ def stop_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
     return stops
 
 
-def texts_of_tokens(tokenizer: Any, ids: Ids) -> list[str]:
-    """Text of each token by itself, special tokens shown.
-
-    A token that holds only part of a UTF-8 character is shown by its bytes, as \\xNN.
-    """
-    names = tokenizer.convert_ids_to_tokens(list(ids))
-    return [_piece(tokenizer, i, name) for i, name in zip(ids, names, strict=True)]
-
-
 def _piece(tokenizer: Any, token: int, name: str | None) -> str:
     if name is not None and "\u2581" in name:
         return name.replace("\u2581", " ")
@@ -162,8 +153,12 @@ class TokenizerEngine:
         return text
 
     def token_texts(self, ids: Ids) -> list[str]:
-        """Text of each token by itself; bytes of a broken character as \\xNN."""
-        return texts_of_tokens(self.tokenizer, ids)
+        """Text of each token by itself, special tokens shown.
+
+        A token that holds only part of a UTF-8 character is shown by its bytes, as \\xNN.
+        """
+        names = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return [_piece(self.tokenizer, i, name) for i, name in zip(ids, names, strict=True)]
 
     def _path(self, prompt: Ids, completion: Ids) -> Ids:
         """The ids that are scored. Raises EngineError for an empty prompt or too many of them."""

@@ -30,7 +30,7 @@ from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_request
 from pts.engines.server.endpoints import Unreadable
 from pts.engines.server.logprobs import processed_row, widths
 from pts.engines.server.probe import check_policy
-from pts.engines.server.protocols import ALL, check_completion, vllm_listed, vllm_reply
+from pts.engines.server.protocols import ALL, check_completion, vllm_listed, vllm_stopped
 from pts.engines.text import TokenizerEngine, load_tokenizer
 from pts.errors import EngineError, MissingExtra
 from pts.types import Ids, TokenDistribution
@@ -179,7 +179,7 @@ class VLLMEngine(TokenizerEngine):
         A step may complete requests of another caller (`score` is called while `sample` waits):
         they are kept for it.
         """
-        if asked and not self._done.keys() & asked:
+        if not self._done.keys() & asked:
             for done in self.llm.llm_engine.step():
                 if done.finished:
                     self._done[done.request_id] = done.outputs
@@ -188,8 +188,9 @@ class VLLMEngine(TokenizerEngine):
 
     def _ids(self, output: Any, request: SampleRequest) -> Ids:
         try:
-            reply = vllm_reply(tuple(output.token_ids), output.finish_reason)
-            return check_completion(reply, request.max_tokens, self.vocabulary, self.stop_ids)
+            stopped = vllm_stopped(output.finish_reason)
+            ids, limit = tuple(output.token_ids), request.max_tokens
+            return check_completion(ids, stopped, limit, self.vocabulary, self.stop_ids)
         except Unreadable as why:
             raise EngineError(f"request {request.key}: {why}") from None
 

@@ -177,8 +177,8 @@ class ServerEngine(TokenizerEngine):
         body = self._protocol.body(prefix, limit, seed, self.sampling)
 
         def read(reply: Any) -> Ids:
-            found = self._protocol.read(reply, prefix)
-            return check_completion(found, limit, self.vocabulary, self.stop_ids)
+            ids, stopped = self._protocol.read(reply, prefix)
+            return check_completion(ids, stopped, limit, self.vocabulary, self.stop_ids)
 
         return await self._client.post(self._protocol.path, body, read)
 

@@ -21,8 +21,9 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pts.engines.server.endpoints import (
     KEY_VARIABLE,
@@ -70,22 +71,12 @@ class _Failure(Exception):
     wait: float = 0.0
 
 
-@dataclass(slots=True)
-class RetryState:
-    """What one request has met so far."""
+class _Try(NamedTuple):
+    """A try of a request that failed: when, where, and what was said."""
 
-    tries: int = 0
-    since: float = math.inf
-    """When the first try failed."""
-    unreadable: int = 0
-    last: str = ""
-    where: set[str] = field(default_factory=set)
-
-    def note(self, endpoint: Endpoint, reason: str) -> None:
-        self.tries += 1
-        self.since = min(self.since, time.monotonic())
-        self.last = reason
-        self.where.add(endpoint.url)
+    at: float
+    url: str
+    reason: str
 
 
 class Client:
@@ -102,8 +93,21 @@ class Client:
             raise ConfigError(f"in_flight must be at least 1, got {in_flight}")
         self.in_flight, self.retry = in_flight, retry or RetryPolicy()
         self._key = os.environ.get(KEY_VARIABLE, "")
+        try:
+            import httpx2
+        except ImportError:
+            raise MissingExtra("httpx2", "server") from None
         most = in_flight + ROWS_IN_FLIGHT + len(self.endpoints)
-        lanes = _lanes(math.ceil(most / LANE), self.retry.reply, self._key)
+        verify = httpx2.create_ssl_context()
+        lanes = [
+            httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                timeout=httpx2.Timeout(self.retry.reply, connect=CONNECT_SECONDS, pool=None),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=LANE),
+                verify=verify,
+            )
+            for _ in range(math.ceil(most / LANE))
+        ]
         self._free_lanes = [lane for lane in lanes for _ in range(LANE)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="pts-http")
@@ -141,26 +145,26 @@ class Client:
             raise
 
     async def ask(self, endpoint: Endpoint, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON (None if it is none) of one endpoint; 404 is an answer like another.
+        """Status and JSON of one endpoint; 404 is an answer like another, without JSON.
 
         A GET without a body, a POST with one. For use before a run: tried for FIRST_SECONDS only.
         Raises EngineError when the endpoint cannot be reached, Refused when it wants another key.
         """
-        state, rest = RetryState(), self.retry.first
+        failed, rest = list[_Try](), self.retry.first
         while True:
             try:
-                status, text, reply = await self._once(endpoint, path, body)
+                return await self._once(endpoint, path, body)
+            except Refused as refused:
+                if refused.status in (401, 403):
+                    raise
+                return refused.status, None
             except _Failure as failure:
-                state.note(endpoint, failure.reason)
+                failed.append(_Try(time.monotonic(), endpoint.url, failure.reason))
                 rest = max(rest, failure.wait)
             except Unreadable as why:
-                state.note(endpoint, str(why))
-            else:
-                if status in (401, 403):
-                    raise self._refusal(endpoint.url + path, status, text)
-                return status, reply
-            if time.monotonic() + rest - state.since > min(FIRST_SECONDS, self.retry.total):
-                raise self._gave_up(state, path, "check the URL and that the server runs")
+                failed.append(_Try(time.monotonic(), endpoint.url, str(why)))
+            if time.monotonic() + rest - failed[0].at > min(FIRST_SECONDS, self.retry.total):
+                raise self._gave_up(failed, path, "check the URL and that the server runs")
             await asyncio.sleep(rest)
             rest *= 2
 
@@ -171,54 +175,54 @@ class Client:
         Raises Refused for most of 4xx, EngineError once `retry.total` has passed since the first
         failure, or after several replies that `read` rejected.
         """
-        state = RetryState()
+        failed, unreadable = list[_Try](), 0
         while True:
             async with self._row_slots if row else self._slots:
-                endpoint = await self._free(state, path)
+                endpoint = await self._free(failed, path)
                 endpoint.in_flight += 1
                 try:
-                    status, text, reply = await self._once(endpoint, path, body)
-                    if status >= 400:
-                        raise self._refusal(endpoint.url + path, status, text)
+                    _, reply = await self._once(endpoint, path, body)
                     value = read(reply)
                 except _Failure as failure:
-                    state.note(endpoint, failure.reason)
+                    failed.append(_Try(time.monotonic(), endpoint.url, failure.reason))
                     endpoint.fail(failure.reason, self.retry.first, failure.wait)
                 except Unreadable as why:
-                    state.note(endpoint, str(why))
-                    state.unreadable += 1
+                    failed.append(_Try(time.monotonic(), endpoint.url, str(why)))
+                    unreadable += 1
                 else:
                     endpoint.failures = 0
                     return value
                 finally:
                     endpoint.in_flight -= 1
-            if state.unreadable >= UNREADABLE:
-                raise self._gave_up(state, path, "its replies cannot be used")
-            if state.unreadable:
+            if unreadable >= UNREADABLE:
+                raise self._gave_up(failed, path, "its replies cannot be used")
+            if unreadable:
                 await asyncio.sleep(self.retry.first * random.uniform(0, 0.5))
 
-    async def _free(self, state: RetryState, path: str) -> Endpoint:
+    async def _free(self, failed: Sequence[_Try], path: str) -> Endpoint:
         """The least busy URL that is open, once there is one."""
         while True:
             now = time.monotonic()
             soonest = min(max(e.backoff_until, now) for e in self.endpoints)
-            if soonest - state.since > self.retry.total:
-                raise self._gave_up(state, path, "check that the server runs")
+            if failed and soonest - failed[0].at > self.retry.total:
+                raise self._gave_up(failed, path, "check that the server runs")
             free = [endpoint for endpoint in self.endpoints if endpoint.open(now)]
             if free:
                 return min(free, key=lambda e: (e.in_flight, random.random()))
-            waits = (e.backoff_until - now for e in self.endpoints if e.backoff_until > now)
-            pause = min(waits, default=self.retry.first / 4)
-            await asyncio.sleep(min(pause, 1.0) + random.uniform(0, self.retry.first / 4))
+            pause = min(soonest - now, 1.0) or self.retry.first / 4
+            await asyncio.sleep(pause + random.uniform(0, self.retry.first / 4))
 
-    async def _once(self, endpoint: Endpoint, path: str, body: Any) -> tuple[int, str, Any]:
-        """Status, text and JSON of one try; _Failure for what may pass, Unreadable without JSON."""
+    async def _once(self, endpoint: Endpoint, path: str, body: Any) -> tuple[int, Any]:
+        """Status and JSON of one try.
+
+        Raises _Failure for what may pass, Refused for the rest of 4xx, Unreadable without JSON.
+        """
         import httpx2
 
-        method = "GET" if body is None else "POST"
+        method, where = "GET" if body is None else "POST", endpoint.url + path
         lane = self._free_lanes.pop()
         try:
-            answer = await lane.request(method, endpoint.url + path, json=body)
+            answer = await lane.request(method, where, json=body)
         except httpx2.ConnectTimeout:
             raise _Failure(f"no connection in {CONNECT_SECONDS:g} s") from None
         except httpx2.TimeoutException:
@@ -228,53 +232,29 @@ class Client:
         finally:
             self._free_lanes.append(lane)
         status = answer.status_code
+        if status < 400:
+            with suppress(ValueError):
+                return status, answer.json()
+        said = self._hide(f"HTTP {status}: {' '.join(answer.text.split())[:EXCERPT]!r}")
+        if status < 400:
+            raise Unreadable(f"{said} is not JSON")
         if status in PASSING or status >= 500:
-            raise _Failure(self._said(status, answer.text), retry_after(answer.headers))
-        try:
-            return status, answer.text, answer.json()
-        except ValueError:
-            if status < 400:
-                raise Unreadable(f"{self._said(status, answer.text)} is not JSON") from None
-            return status, answer.text, None
-
-    def _refusal(self, where: str, status: int, body: str) -> Refused:
-        remedy = ""
+            raise _Failure(said, retry_after(answer.headers))
         if status in (401, 403):
             found = "was not accepted" if self._key else "is not set"
-            remedy = f"; the server wants an API key, and {KEY_VARIABLE} {found}"
-        return Refused(f"{where}: {self._said(status, body)}{remedy}", status, self._hide(body))
+            said += f"; the server wants an API key, and {KEY_VARIABLE} {found}"
+        raise Refused(f"{where}: {said}", status, self._hide(answer.text))
 
-    def _gave_up(self, state: RetryState, path: str, remedy: str) -> EngineError:
-        where = ", ".join(url + path for url in sorted(state.where))
-        spent = time.monotonic() - state.since
+    def _gave_up(self, failed: Sequence[_Try], path: str, remedy: str) -> EngineError:
+        where = ", ".join(url + path for url in sorted({one.url for one in failed}))
         return EngineError(
-            f"{where}: given up after {state.tries} tries in {spent:.0f} s; the last one said: "
-            f"{state.last}; {remedy}"
+            f"{where}: given up after {len(failed)} tries in "
+            f"{time.monotonic() - failed[0].at:.0f} s; the last one said: {failed[-1].reason}; "
+            f"{remedy}"
         )
-
-    def _said(self, status: int, body: str) -> str:
-        return self._hide(f"HTTP {status}: {' '.join(body.split())[:EXCERPT]!r}")
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
-
-
-def _lanes(n: int, reply: float, key: str) -> list[httpx2.AsyncClient]:
-    """Clients with a connection pool each."""
-    try:
-        import httpx2
-    except ImportError:
-        raise MissingExtra("httpx2", "server") from None
-    verify = httpx2.create_ssl_context()
-    return [
-        httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(reply, connect=CONNECT_SECONDS, pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=LANE),
-            verify=verify,
-        )
-        for _ in range(n)
-    ]
 
 
 def _shut(
@@ -285,13 +265,10 @@ def _shut(
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        for lane in lanes:
-            await lane.aclose()
-
-    if thread is threading.current_thread():
+        await asyncio.gather(*(lane.aclose() for lane in lanes), return_exceptions=True)
         loop.stop()
-        return
-    asyncio.run_coroutine_threadsafe(end(), loop).result(timeout=CONNECT_SECONDS)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(timeout=CONNECT_SECONDS)
-    loop.close()
+
+    asyncio.run_coroutine_threadsafe(end(), loop)
+    if thread is not threading.current_thread():
+        thread.join(timeout=CONNECT_SECONDS)
+        loop.close()

@@ -134,7 +134,11 @@ def raw_row(
         fewest, most = min(fewest, likely), min(most, likely if likely < len(ids) else most)
     if fewest != most or most > len(ids):
         return None
-    ids, weights = _edge(ids, weights, most, path_token)
+    at = np.flatnonzero(ids == path_token)
+    if at.size and at[0] >= most and weights[at[0]] == weights[most - 1]:
+        ids = ids.copy()  # of equals at the edge, the path's token first
+        ids[[most - 1, at[0]]] = ids[[at[0], most - 1]]
+    ids, weights = ids[:most], weights[:most]
     seen = int((weights > 0).sum())  # a low temperature rounds some weights to nothing
     return TokenDistribution(ids[:seen], weights[:seen] / weights.sum())
 
@@ -164,14 +168,3 @@ def _extremes(mass: float, count: int, last: float, power: float) -> tuple[float
     if mass == 0:
         return 0.0, 0.0
     return count * (mass / count) ** power, mass * min(last, mass) ** (power - 1)
-
-
-def _edge(
-    ids: npt.NDArray[np.int64], weights: Floats, kept: int, path_token: int
-) -> tuple[npt.NDArray[np.int64], Floats]:
-    """The first `kept` tokens; of equals at the edge, the path's token first."""
-    ids = ids.copy()
-    at = np.flatnonzero(ids == path_token)
-    if at.size and at[0] >= kept and weights[at[0]] == weights[kept - 1]:
-        ids[at[0]], ids[kept - 1] = ids[kept - 1], ids[at[0]]
-    return ids[:kept], weights[:kept]

@@ -32,44 +32,46 @@ EXCLUDED = -9998.0
 """A vLLM server writes -9999 for a token that cannot be sampled (JSON has no -inf)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One completion."""
-
-    ids: Ids
-    stopped: bool
-    """The server says that it ended at a stop token."""
-
-
 @dataclass(frozen=True)
-class VLLM:
-    """vLLM's `/v1/completions`."""
+class _Requests:
+    """What is asked of every kind of server."""
 
     model: str
     stop_ids: frozenset[int]
+
+    def common(self, prefix: Ids, sampling: SamplingConfig) -> dict[str, Any]:
+        """What has the same name everywhere."""
+        return {
+            "model": self.model,
+            "prompt": list(prefix),
+            "stream": False,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "ignore_eos": False,
+        }
+
+
+@dataclass(frozen=True)
+class VLLM(_Requests):
+    """vLLM's `/v1/completions`."""
+
     seeds: bool = True
     """Each rollout is asked for with its own seed."""
     path = "/v1/completions"
 
     def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
         """A request for one completion of at most `limit` tokens."""
-        return {
-            "model": self.model,
-            "prompt": list(prefix),
+        return self.common(prefix, sampling) | {
             "max_tokens": limit,
             "min_tokens": 0,
             "n": 1,
-            "stream": False,
             "seed": seed >> 1 if self.seeds else None,  # a signed 64-bit integer there
-            "temperature": sampling.temperature,
             "top_k": sampling.top_k or -1,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "stop_token_ids": sorted(self.stop_ids),
-            "ignore_eos": False,
             "add_special_tokens": False,
             "skip_special_tokens": False,
             "return_token_ids": True,
@@ -80,18 +82,20 @@ class VLLM:
         asked = {"logprobs": width, "return_tokens_as_token_ids": True, "seed": None}
         return self.body(prefix, 1, 0, sampling) | asked
 
-    def read(self, reply: Any, prefix: Ids) -> Reply:
-        """The completion in a server's JSON. Raises Unreadable."""
+    def read(self, reply: Any, prefix: Ids) -> tuple[Ids, bool]:
+        """The completion in a server's JSON, and whether the server says that it ended at a stop
+        token. Raises Unreadable.
+        """
         choice = take(reply, "choices", 0)
         ids = token_ids(choice, "token_ids", "it must be vLLM 0.10.2 or newer, or llama.cpp")
         echoed = choice.get("prompt_token_ids")
         if echoed is not None and tuple(echoed) != prefix:
             raise Unreadable("prompt_token_ids are not the prompt that was sent")
-        return vllm_reply(ids, choice.get("finish_reason"))
+        return ids, vllm_stopped(choice.get("finish_reason"))
 
     def listed(self, reply: Any, prefix: Ids, width: int) -> TopLogprobs:
         """The list in the reply to a `listing`. Raises Unreadable."""
-        drawn = self.read(reply, prefix).ids
+        drawn, _ = self.read(reply, prefix)
         found = take(reply["choices"][0], "logprobs", "top_logprobs", 0)
         if not isinstance(found, dict) or not found:
             raise Unreadable("logprobs.top_logprobs[0] lists no tokens")
@@ -111,32 +115,23 @@ class VLLM:
 
 
 @dataclass(frozen=True)
-class LlamaCpp:
+class LlamaCpp(_Requests):
     """llama.cpp's own `/completion`. Its stop tokens are the model's; others are cut at."""
 
-    model: str
-    stop_ids: frozenset[int]
     vocabulary: int
     seeds: bool = True
     path = "/completion"
     order = ("temperature", "top_k", "top_p", "min_p")
 
     def body(self, prefix: Ids, limit: int, seed: int, sampling: SamplingConfig) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "prompt": list(prefix),
+        return self.common(prefix, sampling) | {
             "n_predict": limit,
-            "stream": False,
             "seed": seed % RANDOM if self.seeds else RANDOM,
             "samplers": list(self.order),
-            "temperature": sampling.temperature,
             "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
             "min_keep": 0,
             "dynatemp_range": 0.0,
             "mirostat": 0,
-            "ignore_eos": False,
             "logit_bias": [],
             "stop": [],
             "cache_prompt": True,
@@ -151,7 +146,7 @@ class LlamaCpp:
         asked = {"n_probs": wanted, "post_sampling_probs": True, "seed": RANDOM}
         return self.body(prefix, 1, 0, sampling) | asked
 
-    def read(self, reply: Any, prefix: Ids) -> Reply:
+    def read(self, reply: Any, prefix: Ids) -> tuple[Ids, bool]:
         ids = token_ids(reply, "tokens", "the server must support return_tokens")
         if take(reply, "tokens_evaluated") != len(prefix) or reply.get("truncated"):
             raise Unreadable("the server did not evaluate the whole prompt; give it a longer -c")
@@ -162,7 +157,7 @@ class LlamaCpp:
         first = next((n for n, token in enumerate(ids) if token in self.stop_ids), None)
         if first is not None:
             ids, stopped = ids[: first + 1], True
-        return Reply(ids, stopped)
+        return ids, stopped
 
     def listed(self, reply: Any, prefix: Ids, width: int) -> TopLogprobs:
         self.read(reply, prefix)
@@ -180,11 +175,11 @@ ServerProtocol: TypeAlias = VLLM | LlamaCpp
 """How one kind of server is spoken to; `VLLM` says what each method does."""
 
 
-def vllm_reply(ids: Ids, reason: Any) -> Reply:
-    """A completion and its finish_reason, from a server or from vLLM in this process."""
+def vllm_stopped(reason: Any) -> bool:
+    """Whether a finish_reason, of a server or of vLLM in this process, means a stop token."""
     if reason not in ("stop", "length"):
         raise Unreadable(f"finish_reason is {reason!r}, neither 'stop' nor 'length'")
-    return Reply(ids, reason == "stop")
+    return bool(reason == "stop")
 
 
 def vllm_listed(listed: dict[int, float], drawn: Ids, width: int) -> TopLogprobs:
@@ -223,13 +218,14 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def check_completion(reply: Reply, limit: int, vocabulary: int, stop_ids: frozenset[int]) -> Ids:
+def check_completion(
+    ids: Ids, stopped: bool, limit: int, vocabulary: int, stop_ids: frozenset[int]
+) -> Ids:
     """The ids of a completion that keeps to the rules. Raises Unreadable for any other.
 
     1 to `limit` ids below `vocabulary`; a stop id only at the end, and there exactly when the
-    server says that it stopped (at the limit it may say either); shorter than `limit` only then.
+    server says that it `stopped` (at the limit it may say either); shorter than `limit` only then.
     """
-    ids = reply.ids
     wrong = [i for i in ids if not 0 <= i < vocabulary]
     if wrong:
         raise Unreadable(f"token id {wrong[0]} is not in the vocabulary of {vocabulary}")
@@ -238,12 +234,12 @@ def check_completion(reply: Reply, limit: int, vocabulary: int, stop_ids: frozen
     early = [i for i in ids[:-1] if i in stop_ids]
     if early:
         raise Unreadable(f"the completion goes on after the stop token {early[0]}")
-    if reply.stopped and ids[-1] not in stop_ids:
+    if stopped and ids[-1] not in stop_ids:
         raise Unreadable(
             f"the server stopped at token {ids[-1]}, which is no stop token here; if it should "
             "be, name it in stop_ids (vLLM: or start it with --generation-config vllm)"
         )
-    if not reply.stopped and len(ids) < limit:
+    if not stopped and len(ids) < limit:
         raise Unreadable(
             f"the completion ended after {len(ids)} of {limit} tokens without a stop token; the "
             "server has a limit of its own (vLLM: start it with --generation-config vllm)"

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from pts.config import SamplingConfig
 from pts.engines.base import Answer, SampleRequest
@@ -59,24 +60,24 @@ class RequestState:
         return len(self.ids) - 1
 
 
+ROW = np.dtype(
+    [("token", "i8"), ("position", "i8"), ("count", "i8"), ("limit", "i8"), ("seed", "u8")]
+)
+"""Numbers of a row: the token to feed and its position, tokens drawn, their limit and the seed."""
+
+
 class _Rows:
     """Host-side state of the rows, one entry a row; `owner` has the live ones only."""
 
     def __init__(self, rows: int, width: int) -> None:
-        whole = (np.zeros(rows, np.int64) for _ in range(4))
-        self.token, self.position, self.count, self.limit = whole
-        self.seed = np.zeros(rows, np.uint64)
+        self.numbers = np.zeros(rows, ROW)
         self.output = np.zeros((rows, width), np.int64)
         self.owner: list[tuple[RequestState, int]] = []
 
-    @property
-    def columns(self) -> tuple[np.ndarray[Any, Any], ...]:
-        return self.token, self.position, self.count, self.limit, self.seed
-
     def move(self, source: list[int], target: list[int], kept: int) -> None:
         """Copy rows over others, then keep the first `kept` rows."""
-        for column in (*self.columns, self.output):
-            column[target] = column[source]
+        for array in (self.numbers, self.output):
+            array[target] = array[source]
         for a, b in zip(source, target, strict=True):
             self.owner[b] = self.owner[a]
         del self.owner[kept:]
@@ -84,8 +85,7 @@ class _Rows:
     def resized(self, rows: int, width: int) -> _Rows:
         """The live rows among `rows`, with room for outputs of `width` tokens or more."""
         other, live = _Rows(rows, max(width, self.output.shape[1])), len(self.owner)
-        for new, old in zip(other.columns, self.columns, strict=True):
-            new[:live] = old[:live]
+        other.numbers[:live] = self.numbers[:live]
         other.output[:live, : self.output.shape[1]] = self.output[:live]
         other.owner = self.owner
         return other
@@ -152,17 +152,16 @@ class ContinuousBatch:
         return done
 
     def _step(self) -> None:
-        cache, rows, n = self._cache(), self.rows, self.live
-        device = self.shape.device
-        tokens = torch.from_numpy(rows.token[:n, None]).to(device)
-        positions = torch.from_numpy(rows.position[:n, None]).to(device)
-        logits = forward(self.model, cache, tokens, positions, keep=1)[:, 0]
-        drawn = truncate(logits, self.sampling).draw(uniforms(rows.seed[:n], rows.count[:n]))
-        rows.output[np.arange(n), rows.count[:n]] = drawn
-        rows.token[:n] = drawn
-        rows.count[:n] += 1
-        rows.position[:n] += 1
-        done = np.isin(drawn, self.stops) | (rows.count[:n] >= rows.limit[:n])
+        live, device = self.rows.numbers[: self.live], self.shape.device
+        tokens = torch.from_numpy(live["token"][:, None]).to(device)
+        positions = torch.from_numpy(live["position"][:, None]).to(device)
+        logits = forward(self.model, self._cache(), tokens, positions, keep=1)[:, 0]
+        drawn = truncate(logits, self.sampling).draw(uniforms(live["seed"], live["count"]))
+        self.rows.output[np.arange(self.live), live["count"]] = drawn
+        live["token"] = drawn
+        live["count"] += 1
+        live["position"] += 1
+        done = np.isin(drawn, self.stops) | (live["count"] >= live["limit"])
         if done.any():
             self._leave(np.flatnonzero(done).tolist())
 
@@ -173,14 +172,15 @@ class ContinuousBatch:
         source = [row for row in range(kept, self.live) if row not in gone]
         target = [row for row in done if row < kept]
         if source:  # the device's part goes first: where memory runs out, all rows start again
-            length = int(self.rows.position[source].max())
+            length = int(self.rows.numbers["position"][source].max())
             device = self.shape.device
             self._cache().move(
                 torch.tensor(source, device=device), torch.tensor(target, device=device), length
             )
+        counts = self.rows.numbers["count"]
         for row in done:
             job, index = self.rows.owner[row]
-            job.results[index] = tuple(self.rows.output[row, : self.rows.count[row]].tolist())
+            job.results[index] = tuple(self.rows.output[row, : counts[row]].tolist())
             job.left -= 1
             if not job.left:
                 self.finished.append(job)
@@ -218,7 +218,7 @@ class ContinuousBatch:
             return 0
         self.rows = self.rows.resized(rows, capacity)  # first: `_halve` reads its size
         if self.live:
-            length = int(self.rows.position[: self.live].max())
+            length = int(self.rows.numbers["position"][: self.live].max())
             self._cache().resize(rows, capacity, self.live, length)
         else:
             self.cache = None  # before the new one: there is no memory for both
@@ -248,11 +248,10 @@ class ContinuousBatch:
 
     def _prefill(self, group: list[Ids]) -> list[Kv]:
         """KV of several sequences in one forward, padded at their ends."""
-        width = max(len(ids) for ids in group)
-        device = self.shape.device
-        padded = [ids + (0,) * (width - len(ids)) for ids in group]
-        tokens = torch.tensor(padded, device=device)
-        positions = torch.arange(width, device=device).expand(len(group), width)
+        sequences = [torch.tensor(ids, device=self.shape.device) for ids in group]
+        tokens = pad_sequence(sequences, batch_first=True)
+        width = tokens.shape[1]
+        positions = torch.arange(width, device=tokens.device).expand_as(tokens)
         cache = SlotCache(self.shape, len(group), width)
         step = max(1, MASK_CELLS // (len(group) * width))
         for a in range(0, width, step):
@@ -262,17 +261,14 @@ class ContinuousBatch:
 
     def _enter(self, job: RequestState, count: int) -> None:
         """Put `count` waiting rollouts of a job into the rows after the live ones."""
-        rows, start, stop = self.rows, self.live, self.live + count
         if job.kv is not None:
-            self._cache().put(start, count, job.kv, job.known)
+            self._cache().put(self.live, count, job.kv, job.known)
         taken = [job.waiting.popleft() for _ in range(count)]
-        rows.token[start:stop] = job.ids[-1]
-        rows.position[start:stop] = job.known
-        rows.count[start:stop] = 0
-        rows.limit[start:stop] = job.request.max_tokens
-        seeds = [job.request.seeds[i] & 0xFFFFFFFFFFFFFFFF for i in taken]
-        rows.seed[start:stop] = np.array(seeds, np.uint64)
-        rows.owner += [(job, i) for i in taken]
+        self.rows.numbers[self.live : self.live + count] = [
+            (job.ids[-1], job.known, 0, job.request.max_tokens, seed & 0xFFFFFFFFFFFFFFFF)
+            for seed in (job.request.seeds[i] for i in taken)
+        ]
+        self.rows.owner += [(job, i) for i in taken]
         self.queued -= count
         if not job.waiting:
             self.waiting.popleft()
@@ -284,7 +280,7 @@ class ContinuousBatch:
         Nothing is allocated here, and the next request gets a cache of the size that it needs. A
         restarted rollout draws the same numbers, since they depend on its seed and step only.
         """
-        rows = len(self.rows.token) // 2  # bytes may have bounded them below the limit
+        rows = len(self.rows.numbers) // 2  # bytes may have bounded them below the limit
         if rows < 1:
             raise EngineError(
                 "one rollout does not fit into device memory; lower max_new_tokens or "

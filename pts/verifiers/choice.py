@@ -2,16 +2,20 @@
 
     verifier = ChoiceVerifier("ABCD")
 
-**Declarations** outrank mentions, and the last one counts: \\boxed{C}, <answer>C</answer>, "the
-answer is C", "the correct option would be C", "C is correct", "I choose C", "so it must be C." and
-"answer:" in some thirty languages. Markup, brackets and quotes around the letter, the option's text
-behind it, full-width letters and colons do not matter. Without a declaration, a letter alone on the
-last or the first line counts ("C", "C) 42 km"), unless lines with other letters make a list of it.
+What a completion says is read statement by statement (`_declared`):
 
-**No answer** is what names several letters ("A or B"), and a letter that is taken back later ("C is
-wrong", "it cannot be C"). What is denied, supposed, possible or asked declares nothing: "the answer
-is not C", "if the answer is C", "is the answer C?". Small letters count where no word can be meant:
-in brackets, before punctuation, alone on a line. A capital A before a plain word is the article.
+* **Declarations** outrank everything: \\boxed{C}, <answer>C</answer>, "the answer is C", "the
+  correct option would be C", "answer: C" in some thirty languages. The last one counts.
+* **Conclusions** count where there is no declaration: "so it must be C.", "C is correct", "I choose
+  C", "it's C.", a letter alone on the first or last line ("C", "C) 42 km").
+* **Corrections** ("wait", "actually", "that is wrong") make what was said before them stale: what
+  is said after them counts, be it a declaration or a conclusion.
+
+No answer is what names several letters ("A or B"), and what was taken back. What is denied,
+supposed, reported or asked declares nothing ("the answer is not C", "some say the answer is C", "is
+the answer C?"), nor do the options listed again, a letter in a formula ("B = 5"), the article "A",
+the pronoun "I", or what stands in <think>. Small letters count where no word can be meant. Markup,
+brackets, quotes, full-width letters and the option's text behind a letter do not matter.
 
 Not covered: completions that repeat the option's text instead of its letter.
 """
@@ -20,78 +24,147 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from pts.errors import ConfigError
 from pts.types import Grade, Problem, Verdict
 
-_OPEN, _CLOSE, _SEVERAL, _FIRST = "\ue000", "\ue001", "\ue002", 0xE010
-"""Characters of no script: the ends of \\boxed{...} and <answer>...</answer>, a list of letters,
-and the first option's letter."""
-_WORD = "A-Za-z0-9_À-ɏͰ-ӿ"
-"""What a letter is a part of; scripts without blanks between words are not among it."""
-_LETTER = "[\ue002\ue010-\ue030]"
+MOST_TEXT = 20_000
+"""Characters that are read, from the end of a completion: the answer is there."""
 
-_ANSWER = (  # of the languages of MMLU's translations and more; words between blanks
-    r"\b(?:answer|solution|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|odpowiedź"
-    r"|odpověď|svar|svaret|vastaus|válasz|răspuns(?:ul)?|cevap|yanıt|ответ|відповідь|απάντηση"
-    r"|jawaban|đáp án|jibu|ìdáhùn|idahun|उत्तर|উত্তর|الإجابة|إجابة|الجواب|תשובה)(?![a-z])"
-    "|答案|正解|答え|回答|解答|答|คำตอบ|정답|답변|답"
+_OPEN, _CLOSE, _SEVERAL, _FIRST = "\ue000", "\ue001", "\ue002", 0xE010
+"""Characters of no script: ends of \\boxed{...} and <answer>...</answer>, a list of letters, the
+first option's letter."""
+_X = "[\ue002\ue010-\ue030]"
+_ANY_MARK = "[\ue000-\ue030]"
+_WORD = "A-Za-z0-9_À-ɏͰ-ӿ"
+"""What a letter may be a part of; scripts without blanks between words are not among it."""
+_BRACKETS = r"[(\[<'~]{0,4}"
+
+_ANSWER = (  # in the languages of MMLU's translations and more
+    r"(?:\b(?:answer|ans\.?|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|odpowiedź|odpověď"
+    r"|svar|svaret|vastaus|válasz|răspuns(?:ul)?|cevap|yanıt|ответ|відповідь|απάντηση|jawaban"
+    r"|đáp án|jibu|ìdáhùn|idahun|उत्तर|উত্তর|الإجابة|إجابة|الجواب|תשובה)(?![a-z])"
+    r"|答案|正解|答え|回答|解答|答|คำตอบ|정답|답변|답)"
 )
-_OPTION = r"\b(?:option|choice|opción|opzione|opção)\b|选项|選項|選択肢"
-"""A letter right behind one of these is a mention: "option C would be too large"."""
-_IS = r"(?:\b(?:is|was|would be|must be|should be|has to be|es|è|é)\b|是|为|為|は|:)"
+_NAMED = (
+    r"(?:\b(?:option|choice|letter|solution|correct|final|selection|opción|opzione|opção"
+    r"|lettre|letra)(?![a-z])|选项|選項|選択肢)"
+)
+"""Words that declare only with a verb or a colon: "option C would be too large" does not."""
+_BE = (
+    r"(?:\b(?:is|was|would be|will be|must be|should be|has to be|must therefore be"
+    r"|(?:seems|appears) to be|ist|lautet|wäre|est|serait|es|sería|è|sarebbe|é|seria|jest|je|är|er"
+    r"|on|este|это|adalah|là|ni|है|হল|হলো|هي|هو|היא|to)(?![a-z])|应该是|應該是|是|为|為|は|คือ|는|은)"
+)
 _FILLER = (
-    r"(?:\b(?:is|was|would be|must be|should be|will be|has to be|(?:seems|appears) to be|the|that"
-    r"|it|la|el|le|il|definitely|clearly|therefore|thus|then|indeed|actually|option|choice|letter"
-    r"|answer|correct|right|best|final|ist|lautet|wäre|die|est|es|sería|correcta|correcte|è"
-    r"|corretta|é|seria|correta|juiste|to|je|är|er|on|este|это|adalah|yang benar|là|đúng|ni|है|হল"
-    r"|হলো|সঠিক|الصحيحة|هي|هو|היא)(?![a-z])"
-    r"|应该|應該|是|为|為|は|选|選|คือ|는|은|[\s:=→>#—-])*"
+    r"(?:(?:\b(?:the|that|la|el|le|il|die|definitely|clearly|therefore|thus|then|indeed|actually"
+    r"|simply|most|likely|probably|option|choice|letter|answer|number|correct|right|best|final"
+    r"|correcta|correcte|corretta|correta|juiste|richtige|yang benar|đúng|সঠিক|الصحيحة|lettre|letra"
+    r"|lettera|buchstabe|a letra|a opção|a alternativa)(?![a-z])|选|選|选项|[\s:=→>#-])){0,12}"
 )
-_SO = (
-    r"(?:(?<!if )\b(?:so|thus|hence|therefore|consequently|leav(?:es|ing)|also|donc|luego|quindi"
-    r"|portanto)\b,?|因此|所以)"
+_GAP = f"[^,.!?\\n:;{_ANY_MARK[1:-1]}]"
+_END = (
+    rf"(?=[)\]'~]{{0,4}}\s*(?:[.!—–\n{_CLOSE}]|\Z|,? (?:because|since|as|for)\b"
+    r"| है| ?です| ?입니다))"
 )
-_PICK = (
-    r"(?:\b(?:i|we)(?:'ll|'d| will| would| should| must)? (?:pick|choose|select|go with|opt for)\b"
-    r"|\bgoing with\b|选择?|選擇?)"
-)
-_RIGHT = (
-    r"[)\]]* (?:is|ist|est|es|è|é)(?: (?:clearly|therefore|thus|indeed|the|die|la|le|a))*"
-    r" (?:correct|right|true|best|answer|richtige?|correcte|correcta|corretta|correta)\b(?! if)"
-)
-_DECLARED = re.compile(
-    rf"(?:{_OPEN}\s*|(?:{_ANSWER}){_FILLER}|(?:{_OPTION})\s*{_IS}{_FILLER}|{_PICK}{_FILLER}"
-    rf"|#### )(?P<letter>{_LETTER})(?!\W*\?)"
-    rf"|\bnot {_LETTER},? (?:but|rather|it is|it's|sondern){_FILLER}(?P<instead>{_LETTER})"
-    rf"|{_SO}{_FILLER}(?P<then>{_LETTER})(?=[)\]]*\s*(?:[.,;!—–]|\n|\Z))"
-    rf"|(?P<right>{_LETTER}){_RIGHT}",
+_DECLARES = re.compile(
+    rf"{_OPEN}\s{{0,4}}(?:the |final |answer |option |choice |is |: ?){{0,4}}(?P<boxed>{_X})"
+    r"(?!\s*(?:\?|is wrong))"
+    rf"|(?:{_ANSWER}|{_NAMED}(?=[^.\n]{{0,30}}?(?:{_BE}|:)))"
+    rf"(?P<gap>(?:,{_GAP}{{0,25}},)?{_GAP}{{0,40}}?)(?:{_BE}|:|-|—|=){_FILLER}(?P<said>{_X})"
+    rf"(?![)\]]? (?:(?:only )?(?:if|unless)|is (?:wrong|incorrect|not))\b)"
+    rf"|{_ANSWER}{_FILLER}(?P<bare>{_X}){_END}"
+    rf"|#### {_FILLER}(?P<hashes>{_X})",
     re.IGNORECASE,
 )
-_NOT = r"(?:(?:not|n't|n’t| not| never)\b)"
-_TAKEN_BACK = re.compile(
-    rf"\b(?:answer|option|choice|it|that)(?:'s| is| can| could| must)?{_NOT}(?: be)?{_FILLER}"
-    rf"(?P<letter>{_LETTER})"
-    rf"|(?P<wrong>{_LETTER})[)\]]* (?:is|was|can|must)(?:{_NOT}| (?:wrong|incorrect|false|out)\b)",
+_CONCLUDES = re.compile(
+    rf"(?:(?<!if )\b(?:so|thus|hence|therefore|consequently|then|leav(?:es|ing)|also|donc|luego"
+    rf"|quindi|portanto)\b,?|因此|所以|\b(?:it|this|that|which)(?:'s| is| must be| has to be| should be)\b"
+    rf"|\b(?:corresponds? to|matches|i\.e\.,?|namely)\b|\b(?:actually|no|correction|wait)\b[,:]?)"
+    rf"(?:\s+(?:it|this|that))?(?:\s*{_BE})?{_FILLER}(?P<then>{_X}){_END}"
+    rf"|(?:\b(?:i|we)(?:'ll|'d| will| would| should| must)? (?:pick|choose|select|go with|opt for"
+    rf"|believe it's)|(?:^|[.!]\s+|\n\s*)(?:select|choose|pick|let's go with|final)|\bgoing with"
+    rf"|选择?|選擇?){_FILLER}(?P<picked>{_X})(?! as (?!the answer)| to )"
+    rf"|\b(?:not|nicht|no es|non è|n'est pas|pas|不是)\s*{_X},? ?(?:but|rather|it is|it's|sondern"
+    rf"|sino|mais|ma|而是){_FILLER}(?P<instead>{_X})"
+    rf"|(?<!{_X}, )(?P<right>{_X})[)\]'~]{{0,4}}(?:\s*(?:✅|✔|✓)|:? ?correct\b(?! only| if)"
+    rf"| (?:is|must be|would be|seems to be|ist|est|es|è|é)(?: (?:clearly|therefore|thus|indeed|the"
+    rf"|most|only|die|la|le|a)){{0,4}} (?:correct|right|best|answer|likely|option|choice|richtige?"
+    rf"|correcte|correcta|corretta|correta)\b(?! only| if)|(?:が|は)正(?:解|しい))"
+    rf"|\bis (?P<bracketed>{_X})\)|\bonly (?P<only>{_X}) (?:works|fits|is)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CORRECTS = re.compile(
+    r"\b(?:wait|actually|correction|scratch that|on second thought|hmm|(?:was|made|is) a mistake"
+    r"|my mistake|mistaken|reconsider"
+    r"|however|turned out|that(?:'s| is) (?:wrong|incorrect|not right)|this is wrong)\b"
+    r"|(?:^|[.!?]\s+|\n\s*)no\b[,.]?|->",
+    re.IGNORECASE,
+)
+_REVOKES = re.compile(
+    r"\b(?:wrong|incorrect|mistake|mistaken|not right|turned out|scratch that|correction)\b"
+    r"|(?:^|[.!?]\s+|\n\s*)no\b|->",
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
-    r"\b(?:not|never|cannot|none|neither|nor|if|suppos\w+|assum\w+|imagine|whether|unless|doubt\w*|might"
-    r"|may|could|tempt\w+|nicht|kein\w*|falls|wenn|pas|no es|non è|não|не)\b|n['’]t\b|不|如果|아니",
+    r"\b(?:not|never|none|cannot|no way|neither|nor|unless|if|whether|suppos\w+|assum\w+|imagine"
+    r"|doubt\w*|might|may|could|false|wrong|incorrect|students?|people|some|one would|thought|at first"
+    r"|first glance|initially|mistake|tempt\w+|nicht|kein\w*|falls|wenn|pas|no es|non è|não|не)\b"
+    r"|n['’]t\b|不|如果|아니",
     re.IGNORECASE,
 )
-"""In a sentence before a declaration: what follows is denied, supposed or possible."""
-_SENTENCE = re.compile(r"[.!?;:\n。！？]")
+"""In a clause before a declaration, or inside it: denied, supposed, reported or possible."""
+_REPORTED = re.compile(
+    r"\b(?:at first|first glance|initially|thought|first answer)\b", re.IGNORECASE
+)
+"""In the sentence of a declaration: it is about an earlier opinion."""
+_CLAUSE = re.compile(
+    r"[.,;:!?\n。！？，；：、]| [-—–] |\b(?:so|thus|therefore|hence|then|and|but)\b", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(r"[.!?\n。！？]")
 _MARKUP = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit|operatorname|emph|bf|rm|left|right)"
-    r"(?![a-z])|\\[()\[\],;!]|[{}$*`\"“”„«»「」『』\u200b-\u200f]|__"
+    r"(?![a-z])|\\[()\[\],;!]|[{}$*`\"“”„«»「」『』\u200b-\u200f|]|__"
 )
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{|[{}]")
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_NO_LETTER = r"(?!\s{0,2}(?:[=+^≈≤≥∪∩→]|\\(?!\s)|->|_[A-Za-z0-9{]|-[A-Za-z0-9]))"
+"""Behind a letter: it is a part of a formula."""
+_PROSE = re.compile(
+    r" (?!(?:because|since|as|for|by|with|which|and|or|due|instead|is|was|would|can|cannot|could"
+    r"|must|should|seems|rather|not|but|only|correct|best|fits|works)\b)[a-z]"
+    r"|,? (?:am|would|think|do|being|as)\b(?! it| the)"
+)
+"""Behind an A or an I: it is the article or the pronoun."""
+_LIST = re.compile(
+    rf"{_X}[)\].']{{0,3}}(?:\s*(?:[,;/&+]|\b(?:and|or|oder|und|possibly|maybe)\b|或|和|、|\()){{1,3}}"
+    rf"\s*(?:option )?{_X}"
+    rf"(?:[)\].']{{0,3}}(?:\s*(?:[,;/&+]|\b(?:and|or|oder|und)\b|或|和|、))+\s*{_X})*"
+    rf"(?![)\]']{{0,3}} (?!are\b|or\b|and\b|both\b)[a-z])|{_X} +{_X}(?![)\]])|{_X} or\s*\Z"
+    rf"|{_X}[)\].']{{0,3}},? or (?:option )?{_X}",
+    re.IGNORECASE,
+)
+_TWO_BOXES = re.compile(rf"{_OPEN}{_X}{_CLOSE}(?:[\s,]|and|or){{1,3}}{_OPEN}{_X}{_CLOSE}")
+_ITEM = re.compile(rf"(?:(?<=\n)|\A|(?<=[,;] ))[ \t#>-]{{0,6}}({_X})[)\].:]{{1,2}}\s(?!\s*{_X})")
+_INLINE = re.compile(rf"(?<=\s)({_X})[)\].:]{{1,2}}\s(?!\s*{_X})")
+_GRADED = re.compile(rf"({_X})[)\].:]{{0,2}} ?(?:✅|✔|✓|correct\b(?! only| if))", re.IGNORECASE)
+"""An option of a list that is marked as right."""
+_EDGE = r"[^\w\ue000-\ue030]{0,8}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """A letter that a completion settles on at a place, declared or concluded."""
+
+    end: int
+    letter: str
+    strong: bool
 
 
 class ChoiceVerifier:
-    """Compares the letter that is declared last with the reference ("C", "(C)", "c" or "C. 42").
+    """Compares the letter that a completion settles on with the reference ("C", "(C)" or "C. 42").
 
     `options` are the letters that may be chosen. Raises ConfigError unless they are two or more
     distinct capitals. A reference that is none of them is UNSCORED; so is a number, for some data
@@ -105,8 +178,8 @@ class ChoiceVerifier:
         small = options.lower()
         # A small letter at the very end may be the beginning of a word that was cut off.
         self._letter = re.compile(
-            rf"(?<![{_WORD}'’\\.-])[(\[<']*(?:([{options}])(?![{_WORD}'’])|([{small}])(?=[)\]{_CLOSE}]"
-            rf"|[.,;!]?\n|[.,;!](?!\w))|(?<=[(\[])([{small}])(?=[)\]]))"
+            rf"(?<![{_WORD}'’\\.-]){_BRACKETS}(?:([{options}])(?![{_WORD}’]|'[a-z]){_NO_LETTER}"
+            rf"|([{small}])(?=[)\]{_CLOSE}]|[.,;!]?\n|[.,;!](?!\w))|(?<=[:(\[] )([{small}])\Z)"
         )
 
     def __call__(self, problem: Problem, text: str) -> Grade:
@@ -114,7 +187,7 @@ class ChoiceVerifier:
         if expected is None:
             reason = f"reference of {problem.id}: {problem.reference!r} is none of {self.options}"
             return Grade(Verdict.UNSCORED, reason=reason)
-        found = self._choice(_plain(text))
+        found = self._choice(_plain(_answered(text[-MOST_TEXT:])))
         if not found:
             return Grade(Verdict.FAIL, reason="no letter declared")
         if found == _SEVERAL:
@@ -125,83 +198,151 @@ class ChoiceVerifier:
         return Grade(Verdict.FAIL, letter, f"expected {expected}")
 
     def _reference(self, text: str) -> str | None:
-        found = re.fullmatch(r"[(\[]*([A-Za-z])(?:[)\].:]*|[)\].:]+\s.*)", _plain(text).strip())
+        text = _plain(text[:MOST_TEXT]).strip()
+        found = re.fullmatch(r"[(\[]?([A-Za-z])(?:[)\].:]{0,2}|[)\].:]{1,2}\s.*)", text, re.DOTALL)
         letter = found[1].upper() if found else ""
         return letter if letter and letter in self.options else None
 
     def _choice(self, text: str) -> str:
         """The character of the letter that a text settles on; empty without one."""
-        alone = re.fullmatch(rf"\s*[(\[']*([{self.options.lower()}])(?:\W*|[).:]\s.*)", text)
+        small = self.options.lower()
+        alone = re.fullmatch(rf"\s*[(\[']?([{small}])(?:\W*|[).:]\s.*)", text, re.DOTALL)
         if alone:
             return self._mark(alone[1])
         text = self._marked(text)
-        declared = [
-            (match.end(), match[match.lastgroup or 0])
-            for match in _DECLARED.finditer(text)
-            if match["then"]
-            or match["instead"]
-            or not _UNSURE.search(_SENTENCE.split(text[: match.start()])[-1])
-        ]
-        taken = {(m[m.lastgroup or 0], m.end()) for m in _TAKEN_BACK.finditer(text)}
-        standing = [x for end, x in declared if not any(x == y and end < at for y, at in taken)]
-        if declared:
-            return standing[-1] if standing else ""
-        return _alone(text)
+        graded = {match[1] for match in _GRADED.finditer(text)}
+        text = _without_lists(_LIST.sub(_SEVERAL, text))
+        if _TWO_BOXES.search(text):
+            return _SEVERAL
+        said = _statements(text)
+        corrected = [cue for cue in _CORRECTS.finditer(text) if said and cue.start() > said[0].end]
+        if corrected:
+            cue = next((c for c in corrected if not _restated(said, c.start())), corrected[-1])
+            after = [statement for statement in said if statement.end > cue.start()]
+            last = _settled(after) or _alone(text[cue.end() :], last_only=True)
+            if last or _REVOKES.search(text[said[-1].end :]):
+                return last
+        return _settled(said) or _alone(text) or (graded.pop() if len(graded) == 1 else "")
 
     def _marked(self, text: str) -> str:
-        """Text with each letter of an option, and each list of letters, as one character."""
+        """Text with each letter of an option as one character."""
 
         def mark(match: re.Match[str]) -> str:
             letter = next(filter(None, match.groups()))
-            rest = text[match.end() :]
-            return match[0] if letter == "A" and _ARTICLE.match(rest) else self._mark(letter)
+            prose = letter in "AI" and _PROSE.match(text, match.end())
+            return match[0] if prose else self._mark(letter)
 
-        return _LIST.sub(_SEVERAL, self._letter.sub(mark, text))
+        return self._letter.sub(mark, text)
 
     def _mark(self, letter: str) -> str:
         return chr(_FIRST + self.options.index(letter.upper()))
 
 
-_ARTICLE = re.compile(
-    r" (?!(?:because|since|as|for|by|with|which|and|or|due|instead|is|was|would|can|cannot|could"
-    r"|rather|not|but)\b)[a-z]"
-)
-_LIST = re.compile(
-    rf"{_LETTER}(?:[)\].]*\s*(?:,(?:\s*(?:or|and)\b)?|/|&|\bor\b|\band\b|\boder\b|\bund\b|或|和|、)"
-    rf"\s*(?:option )?{_LETTER})+(?![)\]]* (?:is|was|are|would|can|could|does|has)\b)",
-    re.IGNORECASE,
-)
+def _restated(said: list[_Statement], place: int) -> bool:
+    """Whether something is declared after a place: then it is no longer the last word."""
+    return any(statement.strong and statement.end > place for statement in said)
 
 
-_EDGE = r"[^\w\ue000-\ue030]*"
+def _settled(said: list[_Statement]) -> str:
+    """The last declaration, or without one the last conclusion."""
+    strong = [statement for statement in said if statement.strong]
+    return (strong or said)[-1].letter if said else ""
 
 
-def _alone(text: str) -> str:
+def _statements(text: str) -> list[_Statement]:
+    """Declarations and conclusions that are neither denied nor asked, in their order."""
+    found = []
+    for pattern, strong in ((_DECLARES, True), (_CONCLUDES, False)):
+        for match in pattern.finditer(text):
+            kind = match.lastgroup or ""
+            if kind != "boxed" and (_is_unsure(text, match) or _is_asked(text, match.end())):
+                continue
+            found.append(_Statement(match.end(), match[kind], strong))
+    return sorted(found, key=lambda statement: statement.end)
+
+
+def _is_unsure(text: str, match: re.Match[str]) -> bool:
+    sentence = _SENTENCE_END.split(text[max(0, match.start() - 200) : match.start()])[-1]
+    before = _CLAUSE.split(sentence)[-1]
+    if _REPORTED.search(re.split(r"\bbut\b|, and\b", sentence)[-1] + match[0]):
+        return True
+    groups = match.groupdict()
+    if groups.get("instead"):
+        return False
+    gap = groups.get("gap") or ""
+    return bool(_UNSURE.search(before) or _UNSURE.search(gap) or re.search(r"\bno$", gap.strip()))
+
+
+def _is_asked(text: str, place: int) -> bool:
+    end = _SENTENCE_END.search(text, place)
+    return end is not None and end[0] in "?？"
+
+
+def _without_lists(text: str) -> str:
+    """Text in which options that are listed one after the other are no letters any more."""
+    listed = {
+        place
+        for pattern, least in ((_ITEM, 2), (_INLINE, 3))
+        for run in _runs([(match.start(1), match[1]) for match in pattern.finditer(text)])
+        for place, _ in run
+        if len(run) >= least
+    }
+    return "".join("·" if place in listed else c for place, c in enumerate(text))
+
+
+def _runs(items: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Items in pieces whose letters follow one another."""
+    run: list[tuple[int, str]] = []
+    for place, letter in items:
+        if run and ord(letter) != ord(run[-1][1]) + 1:
+            yield run
+            run = []
+        run.append((place, letter))
+    yield run
+
+
+def _alone(text: str, last_only: bool = False) -> str:
     """The letter of a first or last line that is a letter, or a letter and its option's text."""
     lines = [line for line in text.splitlines() if line.strip()]
-    heads = [
-        re.match(rf"{_EDGE}({_LETTER})[)\].:]*(?:\s*\Z|(?<=[)\].:])\s+(?!{_LETTER})\S)", x)
-        for x in lines
+    found = [
+        re.match(
+            rf"{_EDGE}({_X})[)\].:']{{0,3}}(?:\s*\Z|(?<=[)\].:])\s+(?!{_X})\S"
+            rf"|\s*[,—–-]?\s*(?:because|since|as)\b)",
+            line,
+        )
+        for line in lines
     ]
-    found = {head[1] for head in heads if head}
-    if len(found) == 1 and (heads[0] or heads[-1]):
-        return found.pop()
-    last = re.fullmatch(rf"{_EDGE}({_LETTER})[)\].\s]*", lines[-1]) if lines else None
-    return last[1] if last else ""
+    heads = [head[1] for head in found if head]
+    if len(set(heads)) == 1 and (found[-1] or (found[0] and not last_only)):
+        return heads[0]
+    last = re.fullmatch(rf"{_EDGE}({_X})[)\].\s]{{0,4}}", lines[-1]) if lines else None
+    single = heads.count(last[1]) == 1 and len(heads) <= 2 if last else False
+    return last[1] if last and (single or len(set(heads)) == 1) else ""
+
+
+def _answered(text: str) -> str:
+    """What follows the thinking of a model; nothing while it is still thinking."""
+    thought, end, said = text.rpartition("</think>")
+    if end:
+        return said if said.strip() else thought
+    return text.partition("<think>")[0]
 
 
 def _plain(text: str) -> str:
     """Text without markup; \\boxed{...} and <answer> become brackets of their own."""
-    text = re.sub("[\ue000-\ue030]", "", unicodedata.normalize("NFKC", text))
+    text = re.sub(_ANY_MARK, "", unicodedata.normalize("NFKC", text))
+    text = re.sub(r"\n\s*\n", "\n\n", re.sub(r"[^\S\n]+", " ", text))
     text = _TAG.sub(lambda tag: _CLOSE if tag[1] else _OPEN, text)
-    while box := _BOX.search(text):
-        depth, end = 1, box.end()
-        while end < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        inner = text[box.end() : end].removesuffix("}")
-        text = f"{text[: box.start()]}{_OPEN}{inner}{_CLOSE}{text[end:]}"
-    return _MARKUP.sub("", text)
+    boxes: list[bool] = []
+
+    def bracket(match: re.Match[str]) -> str:
+        """Which braces are a box's: those that close what it opened."""
+        if match[0] == "}":
+            return _CLOSE if boxes and boxes.pop() else ""
+        boxes.append(match[0] != "{")
+        return _OPEN if boxes[-1] else ""
+
+    return _MARKUP.sub("", _BOX.sub(bracket, text))
 
 
 def _capitals(options: str) -> bool:

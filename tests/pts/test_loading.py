@@ -25,6 +25,7 @@ from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest
 from pts.engines.transformers.engine import TransformersEngine
 from pts.errors import EngineError
+from pts.types import Message, Problem
 from tests.pts.tiny_models import (
     PROMPT,
     VOCAB,
@@ -184,3 +185,26 @@ def test_a_model_that_sees_later_tokens_is_refused() -> None:
             engine(BertLMHeadModel(config).eval(), tiny_tokenizer()),
             [SampleRequest(0, PROMPT, (), 3, (1,))],
         )
+
+
+def test_a_token_without_a_row_is_told() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<|think|>"])
+    made = engine(tiny("phi3"), tokenizer)
+    with pytest.raises(EngineError, match=rf"'q1'.*'<\|think\|>' \({VOCAB}\), but the model has"):
+        made.encode(Problem("q1", "!<|think|>", ""))
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('no system turn') }}", "no system turn"),
+        ("{% for m in messages %}", "chat template fails"),
+    ],
+)
+def test_a_chat_template_that_fails_is_told(template: str, message: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    made = engine(tiny("phi3"), tokenizer)
+    with pytest.raises(EngineError, match=f"problem 'q1'.*{message}.*roles here: system, user"):
+        made.encode(Problem("q1", (Message("system", "!"), Message("user", "!")), ""))

@@ -51,7 +51,7 @@ from pts.engines.transformers.loading import load_model_and_tokenizer
 from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate
 from pts.errors import EngineError
-from pts.types import Ids, TokenDistribution
+from pts.types import Ids, Problem, TokenDistribution
 
 _log = logging.getLogger(__name__)
 
@@ -140,6 +140,19 @@ class TransformersEngine(TokenizerEngine):
             FilePath(path), adapter=adapter, gguf_file=gguf_file, dtype=dtype, device=device
         )
         return cls(model, tokenizer, sampling, device=device, **options)
+
+    def encode(self, problem: Problem) -> Ids:
+        """The prompt's ids. Raises EngineError for a token that the model has no row for."""
+        ids = super().encode(problem)
+        rows = int(self.model.get_input_embeddings().weight.shape[0])
+        if max(ids) >= rows:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise EngineError(
+                f"problem {problem.id!r}: its prompt holds the token {token!r} ({max(ids)}), but "
+                f"the model has {rows:,} rows of tokens; it needs the adapter or the weights that "
+                "were trained with this tokenizer"
+            )
+        return ids
 
     @torch.inference_mode()
     def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:

@@ -1,5 +1,4 @@
-"""Kills a run of the chain or a search again and again: it must leave what an undisturbed one leaves,
-byte for byte.
+"""Kills a chain or a search again and again: it must leave what an undisturbed one leaves.
 
     python benchmarks/kills.py chain 50        about half an hour on one core
     python benchmarks/kills.py search 50

@@ -81,8 +81,9 @@ _DECLARES = re.compile(
 )
 _CONCLUDES = re.compile(
     rf"(?:(?<!if )\b(?:so|thus|hence|therefore|consequently|then|leav(?:es|ing)|also|donc|luego"
-    rf"|quindi|portanto)\b,?|因此|所以|\b(?:it|this|that|which)(?:'s| is| must be| has to be| should be)\b"
-    rf"|\b(?:corresponds? to|matches|i\.e\.,?|namely)\b|\b(?:actually|no|correction|wait)\b[,:]?)"
+    rf"|quindi|portanto)\b,?|因此|所以|\b(?:it|this|that|which)(?:'s| is| must be"
+    rf"| has to be| should be)\b|\b(?:corresponds? to|matches|i\.e\.,?|namely)\b"
+    rf"|\b(?:actually|no|correction|wait)\b[,:]?)"
     rf"(?:\s+(?:it|this|that))?(?:\s*{_BE})?{_FILLER}(?P<then>{_X}){_END}"
     rf"|(?:\b(?:i|we)(?:'ll|'d| will| would| should| must)? (?:pick|choose|select|go with|opt for"
     rf"|believe it's)|(?:^|[.!]\s+|\n\s*)(?:select|choose|pick|let's go with|final)|\bgoing with"
@@ -110,8 +111,9 @@ _REVOKES = re.compile(
 )
 _UNSURE = re.compile(
     r"\b(?:not|never|none|cannot|no way|neither|nor|unless|if|whether|suppos\w+|assum\w+|imagine"
-    r"|doubt\w*|might|may|could|false|wrong|incorrect|students?|people|some|one would|thought|at first"
-    r"|first glance|initially|mistake|tempt\w+|nicht|kein\w*|falls|wenn|pas|no es|non è|não|не)\b"
+    r"|doubt\w*|might|may|could|false|wrong|incorrect|students?|people|some|one would|thought"
+    r"|at first|first glance|initially|mistake|tempt\w+|nicht|kein\w*|falls|wenn|pas"
+    r"|no es|non è|não|не)\b"
     r"|n['’]t\b|不|如果|아니",
     re.IGNORECASE,
 )

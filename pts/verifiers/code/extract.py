@@ -11,14 +11,25 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import textwrap
 from dataclasses import dataclass
+from itertools import takewhile
 
 _FENCE = re.compile(r"^([ \t>]*(?:[-*+] +|\d+[.)] +)?)(`{3,}|~{3,})[ \t]*([^`\n]*)$", re.MULTILINE)
 _ONE_LINE = re.compile(r"^[ \t]*```(?:python|py)\d*[ \t]+(.+?)[ \t]*```[ \t]*$", re.MULTILINE)
 _PYTHON = re.compile(r"\{?\s*\.?i?py(?:thon)?(?:\s*[\d.]+)?\b", re.IGNORECASE)
+_SPECIAL = re.compile(r"<\|(?:im_end|endoftext|eot_id|end|end_of_text)\|>|</s>|<end_of_turn>")
+"""Ends of turns that some models write as text."""
+_READS = re.compile(r"\binput\(|\bstdin\b|\bopen\(0\)")
+_REJECTED = re.compile(
+    r"\b(?:wrong|incorrect|buggy|broken|faulty|original|does not work|doesn't work|na[iï]ve)\b"
+    r"[^.\n]*:?\s*\Z",
+    re.IGNORECASE,
+)
+"""Before a block: it is shown as what not to do."""
 _MARKED = re.compile(r"\[BEGIN\][ \t]*\n?(.*?)(?:\[DONE\]|\Z)", re.DOTALL)
 _START = re.compile(
-    r"^(?:def |class |import |from \S+ import |@|async def |\w+(?:, \w+)* = )", re.MULTILINE
+    r"^[ \t]*(?:def |class |import |from \S+ import |@|async def |\w+(?:, \w+)* = )", re.MULTILINE
 )
 _STATEMENTS = (
     *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign),
@@ -33,24 +44,39 @@ class _Block:
     code: str
     defines: frozenset[str]
     uses: frozenset[str]
+    loads: frozenset[str] = frozenset()
+    """All names that it reads, its own ones too."""
+    functions: frozenset[str] = frozenset()
+    """Functions and classes among `defines`."""
+    acts: bool = False
+    """Whether it does something but define."""
 
 
 def extract_code(text: str, wanted: frozenset[str] = frozenset(), prefix: str = "") -> str:
     """The code of a completion. The tests use the names `wanted`; `prefix` stands before it."""
-    text = text.rpartition("</think>")[2]
+    text = _SPECIAL.split(text.rpartition("</think>")[2])[0]
+    if "<think>" in text:  # still thinking: what it writes there is a draft
+        text = text.partition("<think>")[0]
     fenced = _fenced(text, prefix)
     python = [code for language, code in fenced if _PYTHON.match(language)]
     codes = python or [code for _, code in fenced]
+    codes = [code for code in codes if code.strip()] or codes
     if not codes:
         marked = _MARKED.search(text)
         return _without_prose(marked[1] if marked else text.partition("[DONE]")[0], prefix)
     blocks = [_read(code) for code in codes]
-    last = max((i for i, b in enumerate(blocks) if b.defines & wanted), default=len(blocks) - 1)
+    fit = [i for i, block in enumerate(blocks) if block.defines & wanted]
+    if not wanted:  # a whole program: it reads its input, or at least does something
+        fit = [i for i, block in enumerate(blocks) if _READS.search(block.code)]
+        fit = fit or [i for i, block in enumerate(blocks) if block.acts]
+    last = max(fit, default=len(blocks) - 1)
     chosen, missing = {last}, (blocks[last].uses | wanted) - blocks[last].defines
-    for i in [*range(last - 1, -1, -1), *range(last + 1, len(blocks))]:
+    for i in range(last - 1, -1, -1):
         if blocks[i].defines & missing:
             chosen.add(i)
             missing = (missing | blocks[i].uses) - blocks[i].defines
+    used = missing.union(*(blocks[i].loads for i in chosen))
+    chosen |= {i for i in range(last + 1, len(blocks)) if blocks[i].functions & used}
     return "\n".join(blocks[i].code for i in sorted(chosen))
 
 
@@ -58,6 +84,7 @@ def _fenced(text: str, prefix: str) -> list[tuple[str, str]]:
     """Language and code of every block. One that is never closed reaches to the end of the text."""
     blocks = [("python", found[1]) for found in _ONE_LINE.finditer(text)]
     text = _ONE_LINE.sub("", text)
+    rejected: list[tuple[str, str]] = []
     fences = list(_FENCE.finditer(text))
     opened: tuple[str, str, str, int] | None = None
     if fences and not fences[0][3].strip() and _is_code(text[: fences[0].start()], prefix):
@@ -69,7 +96,9 @@ def _fenced(text: str, prefix: str) -> list[tuple[str, str]]:
         margin, mark, language, start = opened
         code = _flush_left(text[start : fence.start()], margin)
         if fence[2].startswith(mark) and not fence[3].strip() and not _in_string(code):
-            blocks.append((language, code))
+            before = text[:start].rstrip().rpartition("\n")[0] if start else ""
+            shown = rejected if _REJECTED.search(before[-200:].rstrip()) else blocks
+            shown.append((language, code))
             opened = None
     if opened is not None:
         margin, mark, language, start = opened
@@ -77,7 +106,7 @@ def _fenced(text: str, prefix: str) -> list[tuple[str, str]]:
         if _in_string(code) and (end := re.search(rf"^[ \t>]*{mark}[ \t]*$", code, re.MULTILINE)):
             code = code[: end.start()]
         blocks.append((language, _flush_left(code, margin)))
-    return blocks
+    return blocks or rejected
 
 
 def _flush_left(code: str, margin: str) -> str:
@@ -100,7 +129,9 @@ def _in_string(code: str) -> bool:
 
 def _parse(code: str) -> ast.Module | None:
     try:
-        return ast.parse(code)
+        tree = ast.parse(code)
+        compile(tree, "<code>", "exec", dont_inherit=True)  # a return outside of a function
+        return tree
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
@@ -118,15 +149,18 @@ def _is_code(text: str, prefix: str) -> bool:
 
 def _without_prose(text: str, prefix: str) -> str:
     """Text without fences, from its first line of code to its last one that compiles."""
-    if _parse(prefix + text) is not None:
-        return text
-    start = 0
+    for whole in (text, textwrap.dedent(text), textwrap.indent(text.lstrip(), "    ")):
+        if _parse(prefix + whole) is not None:
+            return whole
+    code = text
     if not prefix and not _START.match(text):
         found = _START.search(text)
         if found is None:
             return text
-        start = found.start()
-    code = text[start:]
+        margin = found[0][: len(found[0]) - len(found[0].lstrip())]
+        lines = text[found.start() :].splitlines(keepends=True)
+        inside = takewhile(lambda line: not line.strip() or line.startswith(margin), lines)
+        code = textwrap.dedent("".join(inside))
     for _ in range(8):  # each round cuts at the statement that does not compile
         try:
             ast.parse(prefix + code)
@@ -159,5 +193,15 @@ def _read(code: str) -> _Block:
         for node in ast.walk(statement)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
-    uses = {n.id for n in names if isinstance(n.ctx, ast.Load)} - stores - set(dir(builtins))
-    return _Block(code, frozenset(defines | top), frozenset(uses - defines))
+    loads = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+    uses = loads - stores - set(dir(builtins))
+    quiet = (*functions, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+    acts = any(not isinstance(statement, quiet) for statement in tree.body)
+    return _Block(
+        code,
+        frozenset(defines | top),
+        frozenset(uses - defines),
+        frozenset(loads),
+        frozenset(defines),
+        acts,
+    )

@@ -165,8 +165,11 @@ def _close(value: Any, expected: Any) -> bool:
         return len(value) == len(expected) and all(map(_close, value, expected))
     if isinstance(expected, dict) and isinstance(value, dict):
         return value.keys() == expected.keys() and all(_close(value[k], expected[k]) for k in value)
-    if isinstance(expected, float) and isinstance(value, (int, float)):
-        return math.isclose(value, expected, rel_tol=1e-9)
+    if isinstance(expected, bool) is not isinstance(value, bool):
+        return False  # in Python True is 1, in JSON it is not
+    numbers = isinstance(expected, (int, float)) and isinstance(value, (int, float))
+    if numbers and float in (type(value), type(expected)):
+        return math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-9)
     return bool(value == expected)
 
 

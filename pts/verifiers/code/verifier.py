@@ -136,7 +136,7 @@ class CodeVerifier:
         if len(code) > MOST_TEXT:
             return Grade(Verdict.FAIL, reason=f"more than {MOST_TEXT} characters of code")
         try:
-            verdict, reason = self._judge(prefix + code, tests)
+            verdict, reason = self._judge(_with_types(prefix + code), tests)
         except VerifierError as error:
             return Grade(Verdict.UNSCORED, code, str(error))
         return Grade(verdict, code, reason)
@@ -181,6 +181,13 @@ class CodeVerifier:
         if reply["verdict"] == "unscored":
             raise VerifierError(reason)
         return Verdict(reply["verdict"]), reason
+
+
+def _with_types(code: str) -> str:
+    """LeetCode's classes use the names of `typing` without importing them, as LeetCode does."""
+    if "class Solution" not in code or "__future__" in code:
+        return code
+    return f"from typing import *\n{code}"
 
 
 def _job(code: str, tests: Asserts) -> dict[str, Any]:

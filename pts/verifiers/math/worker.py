@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -25,15 +26,21 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     reference = answers.declared(question["reference"]) or question["reference"]
     if question["text"] is None:
         return {"fault": _fault(reference)}
-    text = question["text"]
-    given = answers.declared(text)
-    found: list[Any] = []
+    text = answers.answered(question["text"])
+    given, found = answers.declared(text), list[Any]()
     if given is None:
-        found = _parse(answers.without_counts(text))
-        given = str(found[-1]) if found else None
+        text = answers.undeclared(text)
+        found = _parse(text)
+        given = _with_its_word(str(found[-1]), text) if found else None
     if given is None:
         return {"equal": False, "answer": None}
-    return {"equal": _equal(reference, given, text, found), "answer": given}
+    return {"equal": _equal(reference, given, found), "answer": given}
+
+
+def _with_its_word(number: str, text: str) -> str:
+    """The last expression of a text with the word behind it, which may change it ("12 dozen")."""
+    behind = re.findall(rf"{re.escape(number)}(\s[a-z]+)", text)
+    return number + behind[-1] if behind and number.strip(" .").isdigit() else number
 
 
 def _fault(reference: str) -> str:
@@ -46,18 +53,49 @@ def _fault(reference: str) -> str:
     return "" if _parse(f"${formula}$") else "is no mathematical answer"
 
 
-def _equal(reference: str, given: str, text: str, found: list[Any]) -> bool:
+def _equal(reference: str, given: str, found: list[Any]) -> bool:
+    """`found` is what the library has read already, if it has."""
     wanted, value = answers.exact(reference), answers.exact(given)
     if wanted and value:
         return wanted.equals(value)
+    (sign, rest), (other, other_rest) = answers.relation(reference), answers.relation(given)
+    if sign or other:
+        return sign == other and _equal(rest, other_rest, [])
     spelled = answers.spelled(reference, given)
     if spelled is not None:
         return spelled
+    if wanted and answers.unreadable(given):
+        return False
+    lists = answers.elements(reference), answers.elements(given)
+    if lists[0] and lists[1]:
+        return _same_elements(*lists[0], *lists[1])
+    if (lists[0] and value) or (lists[1] and wanted):
+        return False
     formulas = [answers.latex(reference)]
     if "\\" not in reference and r"\log" in formulas[0]:  # in code the natural logarithm
         formulas.append(formulas[0].replace(r"\log", r"\ln"))
-    found = found or _parse(f"${answers.latex(given)}$") or _parse(text)
+    found = found or _parse(f"${answers.latex(given)}$")
+    if found and _is_number(found[0]) and answers.unknowns(given) and not value:
+        return False  # the library has passed over what it takes for a unit
     return any(_same(_parse(f"${formula}$"), found) for formula in formulas)
+
+
+def _same_elements(kind: str, wanted: list[str], other: str, given: list[str]) -> bool:
+    """Tuples, and values of named unknowns, in their order; sets and lists in any."""
+    if len(wanted) != len(given) or {"(", "{"} <= {kind, other}:
+        return False
+    names = [
+        {one.name for part in parts if (one := answers.exact(part))} for parts in (wanted, given)
+    ]
+    if "(" in (kind, other) or (len(names[0]) > 1 and names[1] == {""}):
+        return all(_equal(a, b, []) for a, b in zip(wanted, given, strict=True))
+    left = list(given)
+    for part in wanted:
+        match = next((one for one in left if _equal(part, one, [])), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return True
 
 
 def _parse(text: str) -> list[Any]:
@@ -70,7 +108,9 @@ def _same(gold: list[Any], found: list[Any]) -> bool:
     """Whether the library takes them for equal, and the numbers among them are so exactly."""
     from math_verify import verify
 
-    if not gold or not found or not verify(gold, found, timeout_seconds=None):
+    if not gold or not found:
+        return False
+    if not verify(gold, found, timeout_seconds=None, allow_set_relation_comp=True):
         return False
     return not (_is_number(gold[0]) and _is_number(found[0])) or _close(gold[0], found[0])
 

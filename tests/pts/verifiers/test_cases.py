@@ -14,20 +14,18 @@ from typing import Any
 import pytest
 
 from pts.types import Problem
-from pts.verifiers.base import Verifier
 from pts.verifiers.registry import make_verifier
 
 SPECS = {"choice": "choice", "math": "math", "code": "code:timeout=2"}
 CASES = [
-    pytest.param(kind, json.loads(line), id=f"{kind}-{json.loads(line)['id']}")
+    pytest.param(kind, case, id=f"{kind}-{case['id']}")
     for kind in SPECS
-    for line in (Path(__file__).parent / "cases" / f"{kind}.jsonl").read_text().splitlines()
+    for file in sorted((Path(__file__).parent / "cases").glob(f"{kind}*.jsonl"))
+    for case in map(json.loads, file.read_text().splitlines())
 ]
 
 
-@cache
-def verifier(kind: str) -> Verifier:
-    return make_verifier(SPECS[kind])
+verifier = cache(make_verifier)
 
 
 @pytest.mark.parametrize(("kind", "case"), CASES)
@@ -35,5 +33,5 @@ def test_case(kind: str, case: dict[str, Any]) -> None:
     if kind == "math" and importlib.util.find_spec("math_verify") is None:
         pytest.skip("math-verify is not installed")
     problem = Problem(case["id"], "", case["reference"], case.get("metadata", {}))
-    grade = verifier(kind)(problem, case["completion"])
+    grade = verifier(case.get("verifier", SPECS[kind]))(problem, case["completion"])
     assert grade.verdict == case["expected"], f"{grade} {case.get('why', '')}"

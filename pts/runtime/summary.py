@@ -50,6 +50,8 @@ class SearchRun:
     records: Records
     summary: RunSummary
     output: Path | None
+    sampled: int
+    """Tokens that this call has generated; the summary counts those of earlier sessions too."""
     selected: list[TokenPair] = field(default_factory=list, repr=False)
     """The pairs of a run without a folder."""
 

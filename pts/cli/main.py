@@ -172,12 +172,11 @@ def inspect(
     ] = None,
 ) -> None:
     """Read a run as text: all questions, or one with its tokens, curve and pairs."""
-    from pts.report.text import overview
-    from pts.report.text import question as show
+    from pts.report import text
     from pts.runtime.run_folder import RunFolder
 
     folder = RunFolder(run)
-    for line in overview(folder) if question is None else show(folder, question):
+    for line in text.overview(folder) if question is None else text.question(folder, question):
         typer.echo(line)
 
 

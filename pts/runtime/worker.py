@@ -150,15 +150,13 @@ class _Worker:
         self._pipe.send(("idle", None))
 
     def _leased(self, journal: _RemoteJournal | None) -> Iterator[Problem]:
-        while True:
-            self._pipe.send(("next", None))
-            leased: LeasedQuestion = self._pipe.recv()
-            if leased is None:
-                return
+        self._pipe.send(("next", None))
+        while (leased := self._pipe.recv()) is not None:
             problem, on_file = leased
             if journal is not None:
                 journal.leased[problem.id] = on_file
             yield problem
+            self._pipe.send(("next", None))
 
     def _report(self, now: Progress) -> None:
         """Send what has been done since the last report."""

@@ -39,14 +39,10 @@ def parse_settings(kind: type[S], data: Mapping[str, Any], place: str, path: str
         return kind.model_validate(data)
     except ValidationError as error:
         faults = error.errors(include_url=False)
-    places = [fault["loc"] for fault in faults]
     # A list whose members are wrong is reported as too short as well: once is enough.
-    own = [f for f in faults if not any(_inside(place, f["loc"]) for place in places)]
+    around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    own = [fault for fault in faults if fault["loc"] not in around]
     raise ConfigError(*(_explain(kind, fault, place, path) for fault in own))
-
-
-def _inside(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _explain(kind: type[BaseModel], fault: Any, place: str, path: str) -> str:

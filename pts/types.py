@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -239,8 +239,9 @@ class Cost:
     rollouts: int = 0
     tokens: int = 0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.rollouts + other.rollouts, self.tokens + other.tokens)
+    def __add__(self, other: Self) -> Self:
+        sums = (getattr(self, f) + getattr(other, f) for f in self.__dataclass_fields__)
+        return type(self)(*sums)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from pts.cli.options import SearchOptions, with_search_options
 from pts.errors import PTSError, outside, printable, told
 
 if TYPE_CHECKING:
+    from pts.cli.inputs import Inputs
     from pts.runtime.search import RunSummary
 
 app = typer.Typer(
@@ -46,15 +47,10 @@ def search(
     ] = 1,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
-    from pts.cli.inputs import read_inputs
+    with _inputs(given) as inputs:
+        from pts.report.page import write_report
+        from pts.runtime.search import search as run_search
 
-    _log_to_stderr(given.quiet)
-    inputs = read_inputs(given)
-
-    from pts.report.page import write_report
-    from pts.runtime.search import search as run_search
-
-    with _interruptible():
         run = run_search(
             inputs.problems, inputs.engine, inputs.verifier, inputs.config, output=given.output,
             seed=given.seed, window=given.window, workers=workers, progress=not given.quiet,
@@ -74,14 +70,9 @@ def plan(
 
     Takes what `search` takes, but for --workers. `search` with the same --output goes on from it.
     """
-    from pts.cli.inputs import read_inputs
+    with _inputs(given) as inputs:
+        from pts.planning.plan import plan_search
 
-    _log_to_stderr(given.quiet)
-    inputs = read_inputs(given)
-
-    from pts.planning.plan import plan_search
-
-    with _interruptible():
         found = plan_search(
             inputs.problems, inputs.engine(), inputs.verifier, inputs.config, output=given.output,
             seed=given.seed, window=given.window, probe=probe, progress=not given.quiet,
@@ -96,9 +87,14 @@ def _log_to_stderr(quiet: bool = False) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _inputs(given: SearchOptions) -> Iterator[Inputs]:
+    """What is searched; Ctrl-C in the search says that it can be continued."""
+    from pts.cli.inputs import read_inputs
+
+    _log_to_stderr(given.quiet)
+    inputs = read_inputs(given)
     try:
-        yield
+        yield inputs
     except KeyboardInterrupt:
         typer.echo("\nStopped; the same command continues.", err=True)
         raise typer.Exit(130) from None
@@ -176,12 +172,11 @@ def inspect(
     ] = None,
 ) -> None:
     """Read a run as text: all questions, or one with its tokens, curve and pairs."""
-    from pts.report.text import overview
-    from pts.report.text import question as show
+    from pts.report import text
     from pts.runtime.run_folder import RunFolder
 
     folder = RunFolder(run)
-    for line in overview(folder) if question is None else show(folder, question):
+    for line in text.overview(folder) if question is None else text.question(folder, question):
         typer.echo(line)
 
 

@@ -19,10 +19,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from pts.config import SearchConfig
-from pts.engines.base import Engine, SampleRequest
+from pts.engines.base import Engine
 from pts.errors import ConfigError, DataError
 from pts.files import write_json
 from pts.planning.advice import advice
@@ -32,7 +32,7 @@ from pts.runtime.results import Record, RolloutCost
 from pts.runtime.search import search
 from pts.runtime.summary import Totals
 from pts.stats import jeffreys
-from pts.types import Estimate, Ids, Problem, Purpose
+from pts.types import Estimate, Problem, Purpose
 from pts.verifiers.base import Verifier
 
 PURPOSES: tuple[Purpose, ...] = ("filter", "search", "confirm")
@@ -122,9 +122,8 @@ def plan_search(
         raise DataError(f"at least 2 problems are needed for a forecast, got {len(problems)}")
     config, folder = config or SearchConfig(), Path(output)
     chosen = _drawn(problems, probe, seed)
-    metered = _Metered(engine)
     run = search(
-        chosen, cast(Engine, metered), verifier, config,
+        chosen, engine, verifier, config,
         output=folder, seed=seed, window=window, progress=progress,
     )  # fmt: skip
     names = {problem.id for problem in chosen}
@@ -132,7 +131,7 @@ def plan_search(
     pairs = Counter(pair.problem_id for pair in run.pairs)
     rows = [_row(record, pairs[record.result.problem_id]) for record in records]
     *rollouts, all_rollouts, tokens, confirmed = forecast(rows, len(problems))
-    measured = _measured(folder / "plan.json", metered.tokens, run.summary.seconds)
+    measured = _measured(folder / "plan.json", run.sampled, run.summary.seconds)
     rate = measured["tokens"] / measured["seconds"] if measured["seconds"] else 0.0
     totals = Totals()
     for record in records:
@@ -166,23 +165,6 @@ def _drawn(problems: ProblemSource, count: int, seed: int) -> list[Problem]:
 
     drawn = set(heapq.nsmallest(count, range(len(problems)), key=ticket))
     return [problem for index, problem in enumerate(problems) if index in drawn]
-
-
-class _Metered:
-    """An engine that counts the tokens which it really samples."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self.tokens = engine, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def sample(
-        self, requests: Iterator[SampleRequest | None]
-    ) -> Iterator[tuple[SampleRequest, list[Ids]]]:
-        for request, completions in self._engine.sample(requests):
-            self.tokens += sum(map(len, completions))
-            yield request, completions
 
 
 def _measured(file: Path, tokens: int, seconds: float) -> dict[str, float]:

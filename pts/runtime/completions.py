@@ -44,11 +44,9 @@ class Completions:
         found, faults = self._read(problem)
         if faults:
             raise DataError("\n".join(faults))
-        texts = [isinstance(given, str) for given in problem.completions]
-        prompt = self._engine.encode(problem) if any(texts) else ()
         return tuple(
-            self._stopped(prompt, ids) if text else ids
-            for text, ids in zip(texts, found, strict=True)
+            self._stopped(problem, ids) if isinstance(given, str) else ids
+            for given, ids in zip(problem.completions, found, strict=True)
         )
 
     def check(self, problems: Iterable[Problem]) -> None:
@@ -139,14 +137,14 @@ class Completions:
             raise DataError("encodes to no tokens; give a text or drop it")
         return ids
 
-    def _stopped(self, prompt: Ids, ids: Ids) -> Ids:
+    def _stopped(self, problem: Problem, ids: Ids) -> Ids:
         """The ids with a stop token at their end."""
         stops = sorted(self._engine.stop_ids)
         if ids[-1] in stops:
             return ids
         if len(stops) == 1:
             return (*ids, stops[0])
-        last = self._engine.score(prompt, (*ids, stops[0]))[-1]
+        last = self._engine.score(self._engine.encode(problem), (*ids, stops[0]))[-1]
         return (*ids, max(stops, key=lambda stop: (last.prob(stop), -stop)))
 
 

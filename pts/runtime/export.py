@@ -10,7 +10,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pts.data.pairs import pairs_dataset
 from pts.errors import DataError
@@ -100,9 +99,9 @@ def _confirmation(pairs: Sequence[TokenPair]) -> str:
 
 
 def _settings(run: RunFolder) -> list[str]:
-    fingerprint: dict[str, Any] = run.fingerprint
-    settings = {**fingerprint["sampling"], **fingerprint["config"]}
-    settings |= {"verifier": fingerprint["verifier"], "seed": fingerprint["seed"]}
+    known = run.fingerprint
+    settings = {**known["sampling"], **known["config"]}
+    settings |= {name: known[name] for name in ("verifier", "seed")}
     rows = [f"| `{name}` | `{_cell(value)}` |" for name, value in settings.items()]
     return ["## Settings of the search", "", "| Setting | Value |", "|---|---|", *rows, ""]
 

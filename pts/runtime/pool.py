@@ -19,6 +19,7 @@ import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -31,7 +32,7 @@ from pts.runtime.processes import END_SECONDS, Launch
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
 from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec, share
-from pts.runtime.worker import Call, LeasedQuestion, SearchOrder, work
+from pts.runtime.worker import LeasedQuestion, SearchOrder, work
 from pts.types import Problem
 
 DEATHS = 3
@@ -100,29 +101,28 @@ class Pool:
         room, own = longest and longest - limit, self._launch.spec.config.paths
         told = [p for p in problems if not own or p.completions or may_outgrow(p, room)]
         if told:
-            self._call(QuestionSearcher.check, told)
+            self._call(partial(QuestionSearcher.check, problems=told))
 
     def token_texts(self, ids: set[int], *, interrupted: bool) -> dict[int, str]:
         """Texts of tokens; once `interrupted`, of those at hand."""
         known = {i: text for i, text in self._token_texts.items() if i in ids}
         missing = ids - known.keys()
         if missing and not interrupted:
-            known |= self._call(QuestionSearcher.token_texts, missing)
+            known |= self._call(partial(QuestionSearcher.token_texts, ids=missing))
         return known
 
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _call(self, method: partial[Any]) -> Any:
         """The value of a method of `QuestionSearcher` in some worker, while none is searching."""
         while True:
-            idle = next((w for w in self._workers.values() if w.ready and not w.busy), None)
-            if idle is None:
+            while not self._idle:
                 self._start_missing()
                 self._listen()
-                continue
-            idle.busy = True
-            self._send(idle, Call(function, arguments))
-            while idle.busy and idle.number in self._workers:
+            worker = self._idle[0]
+            worker.busy = True
+            self._send(worker, method)
+            while worker.busy and worker.number in self._workers:
                 self._listen()
-            if not idle.busy:
+            if not worker.busy:
                 return self._answer
 
     def search(
@@ -142,15 +142,19 @@ class Pool:
 
     # Work
 
+    @property
+    def _idle(self) -> list[_Worker]:
+        """Workers that wait for an order."""
+        return [w for w in self._workers.values() if w.ready and not w.busy]
+
     def _employ(self) -> bool:
         """Give idle workers the order to search, replace dead ones; False when all is done."""
         if self._stream is not None or self._lost:
-            idle = [w for w in self._workers.values() if w.ready and not w.busy]
-            for worker in idle:
+            if not self._idle:
+                self._start_missing()
+            for worker in self._idle:
                 worker.busy = True
                 self._send(worker, self._search)
-            if not idle:
-                self._start_missing()
             return True
         return any(worker.busy for worker in self._workers.values())
 
@@ -264,7 +268,7 @@ class Pool:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End all workers: idle ones in peace, the others, and all after an error, by SIGKILL."""
-        peaceful = [w for w in self._workers.values() if kind is None and w.ready and not w.busy]
+        peaceful = self._idle if kind is None else []
         for worker in peaceful:
             self._send(worker, None)
         for worker in peaceful:

@@ -21,37 +21,29 @@ import io
 import re
 from collections.abc import Iterable, KeysView, Mapping
 from dataclasses import dataclass
-from operator import add, attrgetter, eq
+from operator import eq
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from pts.errors import DataError
 from pts.files import JsonLines, complete_lines, dumps, leading_text, replacing, write_all
-from pts.types import Purpose, QuestionResult
+from pts.types import Cost, Purpose, QuestionResult
 
 WRITTEN = ("summary.json", "pairs.jsonl", "token_texts.json", "report.html", "manifest.json")
 """Files that a search (or a run of `align`) writes beside its results and its journal."""
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutCost:
+class RolloutCost(Cost):
     """Rollouts really sampled for one purpose; prefixes judged as they stand cost none.
 
     `passed`, `truncated` and `unscored` count among `rollouts`; UNSCORED draws were drawn again.
     """
 
-    rollouts: int = 0
-    tokens: int = 0
     passed: int = 0
     truncated: int = 0
     unscored: int = 0
-
-    def __add__(self, other: RolloutCost) -> RolloutCost:
-        return RolloutCost(*map(add, _counts(self), _counts(other)))
-
-
-_counts = attrgetter("rollouts", "tokens", "passed", "truncated", "unscored")
 
 
 @dataclass(frozen=True, slots=True)

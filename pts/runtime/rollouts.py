@@ -76,11 +76,11 @@ class RolloutBatch:
             for k in self.missing
         )
 
-    def take(self, drawn: Sequence[tuple[Rollout, int]]) -> None:
-        """The missing rollouts, each with its number of sampled tokens."""
-        for k, (rollout, tokens) in zip(self.missing, drawn, strict=True):
+    def take(self, drawn: Sequence[Rollout]) -> None:
+        """The missing rollouts, those that are UNSCORED among them."""
+        for k, rollout in zip(self.missing, drawn, strict=True):
             if rollout.verdict is Verdict.UNSCORED:
-                self._redraws += RolloutCost(1, tokens, unscored=1)
+                self._redraws += RolloutCost(1, rollout.length, unscored=1)
             else:
                 self._found[k] = rollout
         self.attempt += 1

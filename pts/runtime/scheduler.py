@@ -317,9 +317,7 @@ class Scheduler(Generic[R]):
                 f"request of {len(request.seeds)}, or answered it twice"
             )
         judge, purpose = job.question.judge, job.draw.sample.purpose
-        job.draw.take(
-            [(judge.rollout(request.prefix, ids, purpose), len(ids)) for ids in completions]
-        )
+        job.draw.take([judge.rollout(request.prefix, ids, purpose) for ids in completions])
         self.progress.rollouts += len(completions)
         self.progress.tokens += sum(map(len, completions))
         job.question.waiting -= 1

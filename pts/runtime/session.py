@@ -66,6 +66,7 @@ class RunSession:
         self._asked: dict[str, str] = {}
         """Digests of the problems under way."""
         self._added = False
+        self._sampled = 0
 
     def open(self, folder: Path, stack: ExitStack) -> None:
         """Take hold of a run folder: the lock first, then what earlier sessions left."""
@@ -96,7 +97,12 @@ class RunSession:
             done = self._file.finished if self._file is not None else frozenset[str]()
             left = sum(p.id not in done for p in problems) if done else len(problems)
         try:
-            with ProgressReporter(left, progress) as watch:
+            with ProgressReporter(left, progress) as report:
+
+                def watch(now: Progress) -> None:
+                    self._sampled = now.tokens
+                    report(now)
+
                 asked = self._unfinished(problems)
                 for record in self._executor.search(asked, left, self._journal, watch):
                     self._keep(record)
@@ -150,7 +156,7 @@ class RunSession:
             some = stored is not None and len(self._order) < len(file.finished)
             moved = not some and file.sort(self._order)
             if stored is not None and not moved:
-                return SearchRun(records, stored, folder)
+                return SearchRun(records, stored, folder, self._sampled)
         totals = Totals()
         selection = Selection(self._spec.config, self._executor.engine_info.policy_digest)
         for record in records:
@@ -159,13 +165,13 @@ class RunSession:
         pairs = totals.confirmed(selection.pick(record.result for record in records))
         if file is None:
             selected = list(pairs)
-            return SearchRun(records, totals.summary(seconds), None, selected)
+            return SearchRun(records, totals.summary(seconds), None, self._sampled, selected)
         texts = self._executor.token_texts(totals.ids, interrupted=False)
         _write_token_texts(folder / "token_texts.json", texts)
         write_pairs(folder / "pairs.jsonl", pairs)
         summary = totals.summary(seconds)
         write_json(folder / "summary.json", dataclasses.asdict(summary))
-        return SearchRun(records, summary, folder)
+        return SearchRun(records, summary, folder, self._sampled)
 
     def _stored_summary(self, file: ResultFile) -> RunSummary | None:
         """That of a finished run to which this session has added nothing; it is written last."""

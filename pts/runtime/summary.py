@@ -50,6 +50,8 @@ class SearchRun:
     records: Records
     summary: RunSummary
     output: Path | None
+    sampled: int
+    """Tokens that this call has generated; the summary counts those of earlier sessions too."""
     selected: list[TokenPair] = field(default_factory=list, repr=False)
     """The pairs of a run without a folder."""
 
@@ -83,8 +85,7 @@ class Totals:
         self._stopped.update(path.stopped for path in result.paths)
         self._proposed.update(pair.criterion for path in result.paths for pair in path.pairs)
         for path in result.paths:
-            self._pivotal += sum(token.decided for token in path.tokens)
-            self._pivotal += sum(step.decided for step in path.steps)
+            self._pivotal += sum(found.decided for found in path.tokens or path.steps)
         for purpose, tally in record.spent.items():
             self._spent[purpose] = self._spent.get(purpose, RolloutCost()) + tally
         self.ids |= used_ids(result)

@@ -8,7 +8,7 @@ The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, 
     ("done", (record, texts)) a question is finished, with texts of tokens not seen before
     ("progress", counts)      what was done since the last such message, as in `Progress`
     ("idle", None)            everything leased is finished; waits for an order
-    ("answer", value)         of a `Call`
+    ("answer", value)         of a method of `QuestionSearcher` that was ordered, as a `partial`
     ("failed", error)         the worker ends
 
 A worker ends by itself when its parent does, however that dies.
@@ -24,8 +24,10 @@ import signal
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -45,14 +47,6 @@ PROGRESS_SECONDS = 0.2
 
 LeasedQuestion: TypeAlias = tuple[Problem, RecordedRollouts] | None
 """A question to be searched, and what the journal holds of it; None when there is no other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """An order: `function(questions, *arguments)`, a method of `QuestionSearcher`."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +119,14 @@ class _Worker:
     def __init__(self, pipe: _Line, questions: QuestionSearcher) -> None:
         self._pipe, self._questions = pipe, questions
         self._told: set[int] = set()
-        self._sent: dict[str, int] = {}
+        self._sent: Counter[str] = Counter()
         self._last = 0.0
 
     def serve(self) -> None:
         self._pipe.send(("ready", self._questions.engine_info))
         while (order := self._pipe.recv()) is not None:
-            if isinstance(order, Call):
-                self._pipe.send(("answer", order.function(self._questions, *order.arguments)))
+            if isinstance(order, partial):
+                self._pipe.send(("answer", order(self._questions)))
             else:
                 self._search(order)
 
@@ -146,7 +140,7 @@ class _Worker:
             if time.monotonic() - self._last >= PROGRESS_SECONDS:
                 self._report(now)
 
-        self._sent = {}
+        self._sent = Counter()
         leased = self._leased(journal)
         for record in self._questions.search(leased, order.window, journal, keep):
             new = used_ids(record.result) - self._told
@@ -156,21 +150,18 @@ class _Worker:
         self._pipe.send(("idle", None))
 
     def _leased(self, journal: _RemoteJournal | None) -> Iterator[Problem]:
-        while True:
-            self._pipe.send(("next", None))
-            leased: LeasedQuestion = self._pipe.recv()
-            if leased is None:
-                return
+        self._pipe.send(("next", None))
+        while (leased := self._pipe.recv()) is not None:
             problem, on_file = leased
             if journal is not None:
                 journal.leased[problem.id] = on_file
             yield problem
+            self._pipe.send(("next", None))
 
     def _report(self, now: Progress) -> None:
         """Send what has been done since the last report."""
-        done = dataclasses.asdict(now)
-        gained = {name: n - self._sent.get(name, 0) for name, n in done.items()}
-        self._pipe.send(("progress", gained))
+        done = Counter(dataclasses.asdict(now))
+        self._pipe.send(("progress", done - self._sent))
         self._sent, self._last = done, time.monotonic()
 
 

@@ -1013,15 +1013,6 @@ SEARCHES = [
         "CallableVerifier",
     ),
     bad(
-        "verifier that fails in a sample",
-        lambda p: (
-            None
-            if api.sample(problems(1), ScriptedEngine(8), failing_judge, n=4)[0].rollouts
-            else (_ for _ in ()).throw(api.VerifierError("none judged: broken"))
-        ),
-        "none judged",
-    ),
-    bad(
         "completions too long",
         search(engine=breaking(sample=answers(lambda drawn: [(1,) * 99 for _ in drawn]))),
         "gave 99 tokens under a limit of 8",

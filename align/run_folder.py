@@ -195,8 +195,16 @@ def _damage(data: Any) -> str:
     """What is wrong with the form of a manifest; empty if nothing is."""
     if not isinstance(data, dict):
         return f"must be an object, got {type(data).__name__}"
-    if not isinstance(data.get("recipe", {}), dict):
-        return f"'recipe' must be an object, got {type(data['recipe']).__name__}"
+    recipe = data.get("recipe", {})
+    held = {key: data[key] for key in ("recipe", "labels", "git", "versions") if key in data}
+    if isinstance(recipe, dict) and "model" in recipe:
+        held["recipe.model"] = recipe["model"]
+    for key, value in held.items():
+        if not isinstance(value, dict):
+            return f"{key!r} must be an object, got {type(value).__name__}"
+    stages = recipe.get("stages", [])
+    if not isinstance(stages, list) or not all(map(_is_named, stages)):
+        return "'recipe.stages' must be a list of objects with a name"
     if not isinstance(data.get("stages"), dict):
         return "has no object 'stages'"
     for name, record in data["stages"].items():
@@ -204,6 +212,10 @@ def _damage(data: Any) -> str:
         if lacking:
             return f"the record of stage {name!r} has no {' and no '.join(lacking)}"
     return ""
+
+
+def _is_named(stage: object) -> bool:
+    return isinstance(stage, dict) and isinstance(stage.get("name"), str)
 
 
 def _lacking(name: str, record: Any) -> list[str]:

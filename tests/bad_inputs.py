@@ -206,7 +206,7 @@ class Place:
             name, b"".join((x.encode() if isinstance(x, str) else x) + b"\n" for x in lines)
         )
 
-    def copy(self, folder: Path, name: str = "copy", **contents: object) -> Path:
+    def copy(self, folder: Path, name: str = "copy") -> Path:
         """A copy of a shared folder to be damaged."""
         return Path(shutil.copytree(folder, self.folder / name))
 
@@ -230,21 +230,20 @@ class Place:
         told = [part for key, value in given.items() for part in (f"--{key}", value)]
         self.pts(command, *told, "--quiet", "max_new_tokens=8", *words)
 
-    def recipe(self, changes: Mapping[str, Any] | None = None, **sections: Any) -> Path:
+    def recipe(self, **sections: Any) -> Path:
         """A recipe's file, sound but for the given sections (None: left out)."""
         data: dict[str, Any] = {
             "name": "mine",
             "model": {"path": str(self.shared.model)},
             "task": {"kind": "word_problems"},
             **sections,
-            **(changes or {}),
         }
         held = {key: value for key, value in data.items() if value is not None}
         return self.write("recipe.yaml", json.dumps(held))
 
     def check(self, *overrides: str, **sections: Any) -> None:
         """Run `align check` on a recipe with the given sections."""
-        self.align("check", self.recipe(sections), *overrides)
+        self.align("check", self.recipe(**sections), *overrides)
 
 
 def _command(module: Any, name: str, words: tuple[object, ...]) -> None:
@@ -278,7 +277,7 @@ def _command(module: Any, name: str, words: tuple[object, ...]) -> None:
         usage, _, fault = said.partition("Error: ")
         assert usage.startswith("Usage: "), said
         raise UsageFault(fault.strip())
-    assert re.match(r"error:|\d+ errors:", said), said
+    assert re.search(r"^(error|\d+ errors):$", said, re.MULTILINE), said
     caught[0].told = said  # type: ignore[attr-defined]
     raise caught[0]
 
@@ -393,7 +392,7 @@ def served(replies: Mapping[str, tuple[int, object]]) -> Iterator[str]:
     """A server with fixed replies by path: a status, and JSON or text. Its URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, body = replies.get(self.path, (404, {"error": "not found"}))
             content = (body if isinstance(body, str) else json.dumps(body)).encode()

@@ -73,7 +73,7 @@ def read_records(path: Path) -> JsonLines[Record]:
     return JsonLines(path, _RECORD.validate_json, growing=True)
 
 
-def read_results(path: Path) -> JsonLines[QuestionResult]:
+def read_results(path: Path | str) -> JsonLines[QuestionResult]:
     """The `QuestionResult`s of a results.jsonl, lazily; see `read_records`."""
     return JsonLines(path, lambda line: _RECORD.validate_json(line).result, growing=True)
 

@@ -139,6 +139,11 @@ def _base_of(adapter: Path) -> Path:
     base = json_value(adapter / "adapter_config.json", "base_model_name_or_path")
     if not base:
         raise EngineError(f"{adapter}/adapter_config.json names no base model; pass it as path")
+    if not isinstance(base, str):
+        raise EngineError(
+            f"{adapter}/adapter_config.json: base_model_name_or_path is {str(base)[:40]}; give the "
+            "folder of the base model as text"
+        )
     beside = adapter.parent / base
     return beside if not Path(base).exists() and beside.exists() else Path(base)
 

@@ -123,7 +123,7 @@ class JsonLines(Generic[_T]):
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
                 what = f"{where}: {first['msg']}" if where else first["msg"]
-                raise DataError(f"{self.path}, line {number}: {what}") from None
+                raise DataError(f"{self.path}, line {number}: {what}; mend or restore it") from None
 
     def __len__(self) -> int:
         return sum(1 for _ in self._lines())

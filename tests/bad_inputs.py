@@ -167,14 +167,15 @@ def cause(error: BaseException, words: str) -> str:
 
 
 def bare(line: str) -> str:
-    """A message without its values: quoted text, paths, numbers, and keys before a colon."""
-    line = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "‹›", line.strip())
-    line = re.sub(r"; did you mean ‹›\?", "", line)
+    """A message without its values (quoted text, paths, numbers, lists), keys and hints."""
+    line = re.sub(r"; (did you mean|known:|it has) .*", "", line.strip())
+    line = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "‹›", line)
     line = re.sub(r"(?<!\w)/[^\s:,;]+", "…", line)
-    line = re.sub(r"\d[\d,._]*", "#", line)
-    line = re.sub(r"^…, (line|row) #: ", "", line)
+    line = re.sub(r"\b0x\w+|-?\d[\d,._]*|\b(nan|false)\b", "‹›", line)
+    line = re.sub(r"^…, (line|row) ‹›: ", "", line)
     line = re.sub(r"^(\S+: )+", "", line)
-    line = re.sub(r"(‹›, )+‹›", "‹›", line)
+    line = re.sub(r"(‹›,? )+‹›", "‹›", line)
+    line = re.sub(r"[\[{(]+‹›[^()]*?[\]})]+", "‹›", line)
     return re.sub(r"^got .*?; ", "got …; ", line)
 
 

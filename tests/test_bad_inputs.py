@@ -40,7 +40,7 @@ SETTINGS = [
         "settings file in UTF-16",
         settings_file("p_gap: 0.3".encode("utf-16")),
         "search.yaml",
-        "utf-8",
+        "save the file as UTF-8",
     ),
     bad("settings file a list", settings_file("- p_gap\n"), "search.yaml", "keys and values"),
     bad(
@@ -61,7 +61,7 @@ SETTINGS = [
         "search.yaml",
         "aliases",
     ),
-    bad("deep YAML", settings_file("a: " + "[" * 2000), "search.yaml", "nested too deeply"),
+    bad("deep YAML", settings_file("a: " + "[" * 1000), "search.yaml", "nested too deeply"),
     bad("date that is none", settings_file("p_gap: 2024-13-45\n"), "search.yaml", "not YAML"),
     bad(
         "setting too large",
@@ -823,12 +823,14 @@ MODELS = [
     bad(
         "adapter config broken",
         adapter(put("adapter_config.json", b"{")),
-        "adapter_config.json: not a JSON object",
+        "adapter_config.json: not JSON",
+        "restore it",
     ),
     bad(
         "adapter config a list",
         adapter(put("adapter_config.json", b"[]")),
-        "adapter_config.json: not a JSON object",
+        "adapter_config.json: not a JSON object, but list",
+        "restore it",
     ),
     bad(
         "adapter without weights",
@@ -2249,7 +2251,12 @@ RUNS_OF_ALIGN = [
     ),
     bad("base not YAML", base("a: [1"), "base.yaml: cannot be read as YAML"),
     bad("base a list", base("- a\n"), "a mapping of keys is needed, found list"),
-    bad("base in UTF-16", base("seed: 1".encode("utf-16")), "base.yaml: cannot be read"),
+    bad(
+        "base in UTF-16",
+        base("seed: 1".encode("utf-16")),
+        "base.yaml: cannot be read",
+        "save the file as UTF-8",
+    ),
     bad("base with a key twice", base("seed: 1\nseed: 2\n"), "'seed' stands twice"),
     bad("base of no key", base("sed: 1\n"), "base.yaml: sed: no such key"),
     bad("base missing", lambda p: p.align("pretrain", p / "no.yaml"), "no.yaml"),

@@ -124,5 +124,6 @@ def read_evaluation(folder: Path) -> Evaluation:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise StageError(f"{folder}: {where}: {first['msg']}; evaluate this stage again") from None
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise StageError(f"{folder}: {what}; evaluate this stage again") from None
     return Evaluation(summary, items)

@@ -22,7 +22,7 @@ from align.tasks.word_problems.solutions import StrategyMix
 from align.tasks.word_problems.textbook import END_OF_TEXT, TextbookConfig, documents
 from pts.config import Settings, parse_settings
 from pts.errors import ConfigError
-from pts.plain_text import read_yaml
+from pts.plain_text import read_text, read_yaml
 
 PAD = "<|pad|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_sep|>", "<|im_end|>")
@@ -144,7 +144,7 @@ class BaseRecipe(Settings):
 def load_base_recipe(path: Path) -> BaseRecipe:
     """Read a base recipe. Raises `ConfigError` that lists all faults at once."""
     try:
-        data = read_yaml(path.read_text(encoding="utf-8"))
+        data = read_yaml(read_text(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:

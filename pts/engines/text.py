@@ -126,9 +126,12 @@ def json_value(file: Path, key: str) -> Any:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get(key)
-    except (ValueError, AttributeError) as error:
-        raise EngineError(f"{file}: not a JSON object: {error}") from None
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"{file}: not JSON ({error}); restore it") from None
+    if not isinstance(held, dict):
+        raise EngineError(f"{file}: not a JSON object, but {type(held).__name__}; restore it")
+    return held.get(key)
 
 
 class TokenizerEngine:

@@ -96,7 +96,9 @@ class ResultFile:
         for number, offset, line in complete_lines(path):
             name = leading_text(line, b'{"result":{"problem_id":')
             if name is None:
-                raise DataError(f"{path}, line {number}: not the result of a question")
+                raise DataError(
+                    f"{path}, line {number}: not the result of a question; restore the file"
+                )
             self._offsets[name] = offset
 
     @property

@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from align.context import StageResult
 from align.errors import ManifestError
 from align.settings import FilesTask
+from pts.data.tables import BROKEN_TEXT, broken_text
 from pts.files import output_fault, write_json
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ PACKAGES = (
     "numpy",
     "three-stage",
 )
+
+LONGEST_SECONDS = 1e10
+"""Of a stage; what is longer is no time."""
 
 
 class Manifest:
@@ -202,6 +206,11 @@ def _damage(data: Any) -> str:
     for key, value in held.items():
         if not isinstance(value, dict):
             return f"{key!r} must be an object, got {type(value).__name__}"
+    texts = [*held.get("labels", {}).values(), *held.get("git", {}).values()]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        return "'labels' and 'git' must hold text"
+    if broken_text(data):
+        return BROKEN_TEXT
     stages = recipe.get("stages", [])
     if not isinstance(stages, list) or not all(map(_is_named, stages)):
         return "'recipe.stages' must be a list of objects with a name"
@@ -223,13 +232,16 @@ def _lacking(name: str, record: Any) -> list[str]:
     if not isinstance(record, dict):
         return ["keys"]
     kinds: dict[str, Any] = {"seconds": int | float, "metrics": dict}
-    if not name.startswith("eval/"):  # evaluations make no model
-        kinds["model"] = str | None
-    return [
-        f"sound {key!r}"
-        for key, kind in kinds.items()
-        if key not in record or not isinstance(record[key], kind)
+    optional: dict[str, Any] = {"outputs": dict}
+    # Evaluations make no model.
+    (optional if name.startswith("eval/") else kinds)["model"] = str | None
+    unsound = [key for key, kind in kinds.items() if not isinstance(record.get(key, ...), kind)]
+    unsound += [
+        k for k, kind in optional.items() if k in record and not isinstance(record[k], kind)
     ]
+    if "seconds" not in unsound and not 0 <= record["seconds"] < LONGEST_SECONDS:
+        unsound.append("seconds")
+    return [f"sound {key!r}" for key in unsound]
 
 
 def tree_digest(path: Path) -> str:

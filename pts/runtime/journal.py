@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import operator
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -221,7 +222,7 @@ def _collect(replay: RecordedRollouts, entry: Mapping[str, Any]) -> None:
     key, first = (entry["at"], letters[entry["p"]]), entry["i"]
     replay.rollouts.setdefault(key, {}).update(enumerate(map(unpack, entry["o"]), first))
     if "r" in entry:
-        draws, tokens = entry["r"]
+        draws, tokens = map(operator.index, entry["r"])
         replay.redrawn.setdefault(key, {})[first] = (draws, tokens)
 
 
@@ -255,7 +256,9 @@ def pack(rollout: Rollout) -> list[int]:
 
 
 def unpack(packed: list[int]) -> Rollout:
-    """The inverse of `pack`."""
+    """The inverse of `pack`. ValueError or TypeError for what is no packed rollout."""
     code, length, *ids = packed
+    if not {*map(type, packed)} <= {int} or not 0 <= min(packed) <= max(packed) < 2**63:
+        raise ValueError("a rollout is a list of whole numbers from 0")
     verdict = Verdict.PASS if code == _PASS else Verdict.FAIL
     return Rollout(tuple(ids), verdict, code == _CUT, length)

@@ -79,11 +79,11 @@ class RunFolder:
     @cached_property
     def _token_texts(self) -> dict[str, str]:
         texts = self._json("token_texts.json") or {}
-        strange = next((text for text in texts.values() if not isinstance(text, str)), None)
-        if strange is not None:
+        strange = [text for text in texts.values() if not isinstance(text, str)]
+        if strange:
             raise DataError(
-                f"{self.path}/token_texts.json: damaged ({str(strange)[:40]} is no text); delete "
-                "it, and the search writes it again"
+                f"{self.path}/token_texts.json: damaged ({str(strange[0])[:40]} is no text); "
+                "delete it, and the search writes it again"
             )
         return {token: _whole(text) for token, text in texts.items()}
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pts.engines.text import json_value
+from pts.engines.text import TRIED, json_value
 from pts.errors import EngineError
 
 T = TypeVar("T")
@@ -38,8 +38,6 @@ def load_model_and_tokenizer(
     Raises EngineError when a folder is missing, incomplete, damaged or not safetensors, and when
     tensors are missing, of another shape, or not the model's.
     """
-    from transformers import AutoTokenizer
-
     folder = tokenizer_path = Path(path)
     if adapter is None and (folder / "adapter_config.json").exists():
         adapter, folder = folder, _base_of(folder)
@@ -53,7 +51,7 @@ def load_model_and_tokenizer(
     tokenizer: Any = _loaded(
         tokenizer_path,
         "a tokenizer",
-        lambda: AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False, **gguf),
+        lambda: _tokenizer(tokenizer_path, gguf),
     )
     if adapter is not None:
         model = _merged(model, Path(adapter), len(tokenizer))
@@ -93,6 +91,14 @@ def _remedy(path: Path) -> str:
     if ".safetensors" in names:
         return "; the file may be cut off or damaged: fetch or copy it again"
     return ""
+
+
+def _tokenizer(path: Path, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+    tokenizer(TRIED, add_special_tokens=False)  # settings that do not fit are told now
+    return tokenizer
 
 
 def _model(path: Path, options: dict[str, Any]) -> Any:

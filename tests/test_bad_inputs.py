@@ -1489,7 +1489,7 @@ RUNS = [
         "results beyond the end",
         damaged(
             "results.jsonl",
-            result(lambda path: path["siblings"].update({"99": []})),
+            result(lambda path: path["curve_at"].__setitem__(-1, 99)),
             shell("report"),
         ),
         "line 1",

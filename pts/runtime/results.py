@@ -85,7 +85,7 @@ def _read(line: bytes) -> Record:
         length = len(path.ids)
         if len(path.probs) != length or len(path.curve) != len(path.curve_at):
             raise ValueError(f"path {at}: its tokens, probabilities and curve do not fit together")
-        places = [*path.curve_at, *path.siblings, *(pair.position for pair in path.pairs)]
+        places = [*path.curve_at, *(pair.position for pair in path.pairs)]
         if not all(0 <= place <= length for place in places):
             raise ValueError(f"path {at}: a position lies outside of its {length} tokens")
         sides = [s for pair in path.pairs for s in (pair.confirm_chosen, pair.confirm_rejected)]

@@ -206,8 +206,8 @@ def _damage(data: Any) -> str:
     for key, value in held.items():
         if not isinstance(value, dict):
             return f"{key!r} must be an object, got {type(value).__name__}"
-    texts = [*held.get("labels", {}).values(), *held.get("git", {}).values()]
-    if not all(text is None or isinstance(text, str) for text in texts):
+    said = [text for text in held.get("git", {}).values() if text is not None]
+    if not all(isinstance(text, str) for text in (*said, *held.get("labels", {}).values())):
         return "'labels' and 'git' must hold text"
     if broken_text(data):
         return BROKEN_TEXT

@@ -20,7 +20,8 @@ from tests.bad_inputs import Bad, Place, Shared, bad, closed_port, outcome, serv
 from tests.pts.scripted import ScriptedEngine, judge_odd, problems
 from tests.pts.slow_search import CONFIG
 
-CAUSES = 200
+CAUSES = 300
+"""At least that many places and texts of faults are reached."""
 
 # Settings and options of `pts search` and `pts plan`.
 
@@ -940,10 +941,6 @@ def broken_tokenizer(p: Place) -> None:
 
 
 # Searches by the API: problems, completions, engines and verifiers that break their promises.
-
-
-class Mute(ScriptedEngine):
-    """Cannot read completions given as text."""
 
 
 def search(
@@ -2431,6 +2428,19 @@ RUNS_OF_ALIGN = [
         of_stage("token_dpo", {}, {"token_dpo/model/x": "", "token_dpo/finished.json": "[1]"}),
         "finished.json: damaged",
         "start the stage anew",
+    ),
+    bad(
+        "evaluation of no samples",
+        file_of_run(
+            "eval/sft/items.jsonl", lambda held: held.replace(b'"samples": 8', b'"samples": 0')
+        ),
+        "more passes than samples",
+        "evaluate this stage again",
+    ),
+    bad(
+        "manifest's label null",
+        manifest(lambda held: held["labels"].update(sft=None), report),
+        "'labels' and 'git' must hold text",
     ),
 ]
 MARKED = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"

@@ -330,6 +330,12 @@ ENGINES = [
         "File name too long",
         "shorter name",
     ),
+    bad(
+        "unknown device",
+        engine("transformers:MODEL", device="gpu"),
+        "no device 'gpu'",
+        "give cpu, cuda",
+    ),
 ]
 
 # Files of problems.

@@ -43,7 +43,12 @@ def load_model_and_tokenizer(
         adapter, folder = folder, _base_of(folder)
         if not (tokenizer_path / "tokenizer_config.json").exists():
             tokenizer_path = folder
-    on_cuda = device is not None and torch.device(device).type == "cuda"
+    try:
+        on_cuda = device is not None and torch.device(device).type == "cuda"
+    except RuntimeError:
+        raise EngineError(
+            f"no device {str(device)[:40]!r}; give cpu, cuda, cuda:1 or mps"
+        ) from None
     options: dict[str, Any] = {"dtype": dtype or ("auto" if on_cuda else torch.float32)}
     options |= {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
     model = _loaded(folder, "a model", lambda: _model(folder, options))

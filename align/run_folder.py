@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 from align.context import StageResult
 from align.errors import ManifestError
 from align.settings import FilesTask
+from pts.data.tables import BROKEN_TEXT, broken_text
 from pts.files import output_fault, write_json
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ PACKAGES = (
     "numpy",
     "three-stage",
 )
+
+LONGEST_SECONDS = 1e10
+"""Of a stage; what is longer is no time."""
 
 
 class Manifest:
@@ -195,8 +199,21 @@ def _damage(data: Any) -> str:
     """What is wrong with the form of a manifest; empty if nothing is."""
     if not isinstance(data, dict):
         return f"must be an object, got {type(data).__name__}"
-    if not isinstance(data.get("recipe", {}), dict):
-        return f"'recipe' must be an object, got {type(data['recipe']).__name__}"
+    recipe = data.get("recipe", {})
+    held = {key: data[key] for key in ("recipe", "labels", "git", "versions") if key in data}
+    if isinstance(recipe, dict) and "model" in recipe:
+        held["recipe.model"] = recipe["model"]
+    for key, value in held.items():
+        if not isinstance(value, dict):
+            return f"{key!r} must be an object, got {type(value).__name__}"
+    said = [text for text in held.get("git", {}).values() if text is not None]
+    if not all(isinstance(text, str) for text in (*said, *held.get("labels", {}).values())):
+        return "'labels' and 'git' must hold text"
+    if broken_text(data):
+        return BROKEN_TEXT
+    stages = recipe.get("stages", [])
+    if not isinstance(stages, list) or not all(map(_is_named, stages)):
+        return "'recipe.stages' must be a list of objects with a name"
     if not isinstance(data.get("stages"), dict):
         return "has no object 'stages'"
     for name, record in data["stages"].items():
@@ -206,18 +223,25 @@ def _damage(data: Any) -> str:
     return ""
 
 
+def _is_named(stage: object) -> bool:
+    return isinstance(stage, dict) and isinstance(stage.get("name"), str)
+
+
 def _lacking(name: str, record: Any) -> list[str]:
     """What the readers of a finished stage's record need and do not find."""
     if not isinstance(record, dict):
         return ["keys"]
     kinds: dict[str, Any] = {"seconds": int | float, "metrics": dict}
-    if not name.startswith("eval/"):  # evaluations make no model
-        kinds["model"] = str | None
-    return [
-        f"sound {key!r}"
-        for key, kind in kinds.items()
-        if key not in record or not isinstance(record[key], kind)
+    optional: dict[str, Any] = {"outputs": dict}
+    # Evaluations make no model.
+    (optional if name.startswith("eval/") else kinds)["model"] = str | None
+    unsound = [key for key, kind in kinds.items() if not isinstance(record.get(key, ...), kind)]
+    unsound += [
+        k for k, kind in optional.items() if k in record and not isinstance(record[k], kind)
     ]
+    if "seconds" not in unsound and not 0 <= record["seconds"] < LONGEST_SECONDS:
+        unsound.append("seconds")
+    return [f"sound {key!r}" for key in unsound]
 
 
 def tree_digest(path: Path) -> str:

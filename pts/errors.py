@@ -25,6 +25,7 @@ _MACHINE = {
     errno.EPERM: "give an --output that can be written to, or mend its permissions",
     errno.EIO: "the disk fails",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "give a shorter name",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
 }
 """Failures of the machine, with remedies."""
@@ -90,7 +91,8 @@ def outside(error: BaseException) -> str | None:
         return f"{error}; {_MACHINE[errno.ENOSPC]}. The same command continues"
     if not isinstance(error, OSError) or error.errno not in _MACHINE:
         return None
-    place = f"{error.filename}: " if error.filename else ""
+    name = str(error.filename or "")
+    place = f"{name[:100]}{'…' if len(name) > 100 else ''}: " if name else ""
     return f"{place}{error.strerror}; {_MACHINE[error.errno]}. The same command continues"
 
 

@@ -46,15 +46,9 @@ def output_fault(folder: Path, mark: str, written: Collection[str] = ()) -> str:
     A folder with the file `mark` was written before. In another one no file of the names `written`
     (without names: nothing but hidden files) may stand: others' files are never written over.
     """
-    there = folder
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    if not there.is_dir():
-        return f"{there} is a file, not a folder; give another --output"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there} cannot be written to; give another --output"
-    if there != folder or (folder / mark).exists():
-        return ""
+    fault = folder_fault(folder)
+    if fault or not folder.exists() or (folder / mark).exists():
+        return fault
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     names = [name for name in names if not written or name in written]
     if not names:
@@ -64,6 +58,23 @@ def output_fault(folder: Path, mark: str, written: Collection[str] = ()) -> str:
         f"it holds {', '.join(names[:3])}{more} but no {mark}, so this command did not write it; "
         "give a new or an empty --output"
     )
+
+
+def folder_fault(folder: Path) -> str:
+    """Why a folder is none and cannot be made, or cannot be written to; empty if it can."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"{there} is a file, not a folder; give another --output"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written to; give another --output"
+    return ""
+
+
+def file_fault(file: Path) -> str:
+    """Why a file cannot be written; empty if it can, its folder made first."""
+    return "it is a folder; name a file" if file.is_dir() else folder_fault(file.parent)
 
 
 def context_length(model: Path) -> int | None:
@@ -89,12 +100,16 @@ class JsonLines(Generic[_T]):
     With `growing`, a last line without its end is being written, or was torn by a kill: none yet.
     """
 
-    def __init__(self, path: Path, read: Callable[[bytes], _T], growing: bool = False) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path | str, read: Callable[[bytes], _T], growing: bool = False
+    ) -> None:
+        self.path = Path(path)
         self._read = read
         self._growing = growing
 
     def _lines(self) -> Iterator[bytes]:
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: no such file")
         with self.path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n") or not self._growing:
@@ -103,12 +118,15 @@ class JsonLines(Generic[_T]):
     def __iter__(self) -> Iterator[_T]:
         for number, line in enumerate(self._lines(), 1):
             try:
-                yield self._read(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                what = f"{where}: {first['msg']}" if where else first["msg"]
-                raise DataError(f"{self.path}, line {number}: {what}") from None
+                record = self._read(line)
+            except ValueError as error:
+                what = str(error)
+                if isinstance(error, ValidationError):
+                    first = error.errors()[0]
+                    where = ".".join(map(str, first["loc"]))
+                    what = f"{where}: {first['msg']}" if where else first["msg"]
+                raise DataError(f"{self.path}, line {number}: {what}; mend or restore it") from None
+            yield record
 
     def __len__(self) -> int:
         return sum(1 for _ in self._lines())

@@ -7,6 +7,7 @@ without end.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -41,6 +42,15 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
         parts = [part for item in inside for part in (item if isinstance(item, tuple) else (item,))]
         known[id(node)] = 1 + sum(_values(part, known) for part in parts)
     return known[id(node)]
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError for what is not UTF-8, OSError as reading does."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"byte {byte:#04x} is not UTF-8; save the file as UTF-8") from None
 
 
 def read_yaml(text: str) -> Any:

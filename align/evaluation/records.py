@@ -124,5 +124,12 @@ def read_evaluation(folder: Path) -> Evaluation:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise StageError(f"{folder}: {where}: {first['msg']}; evaluate this stage again") from None
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise StageError(f"{folder}: {what}; evaluate this stage again") from None
+    strange = [item.id for item in items if not 0 <= item.passed <= item.samples >= 1]
+    if strange:
+        raise StageError(
+            f"{folder}/items.jsonl: {strange[0]!r} has more passes than samples, or none; evaluate "
+            "this stage again"
+        )
     return Evaluation(summary, items)

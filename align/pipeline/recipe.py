@@ -248,7 +248,11 @@ def _entries(listed: Any) -> tuple[list[dict[str, Any]], list[str]]:
         entry = {field: told.pop(key, None) or "" for key, field in ENTRY_KEYS.items()}
         entry["name"] = entry["name"] or kind
         texts = {key: entry[field] for key, field in ENTRY_KEYS.items()}
-        wrong = [key for key, text in texts.items() if not re.fullmatch(r"[\w-]*", str(text))]
+        wrong = [
+            key
+            for key, text in texts.items()
+            if not isinstance(text, str) or not re.fullmatch(r"[\w-]*", text)
+        ]
         faults += [
             f"stages.{number}.{key}: got {texts[key]!r}; letters, digits, _ and - are names"
             for key in wrong

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Phi3ForCausalLM, PreTrainedTokenizerFast
@@ -34,6 +34,7 @@ from align.pretraining.nano import (
 )
 from align.tasks.word_problems.textbook import Document, documents
 from pts.errors import ConfigError
+from pts.files import folder_fault
 
 _STATE = "pretraining-state.safetensors"
 _LOG_STEPS = 50
@@ -53,8 +54,10 @@ def pretrain(recipe: BaseRecipe, out: Path, report: Report = print) -> None:
     """Train the recipe's base model and save it, its tokenizer and its log under `out`.
 
     A run that was killed goes on from its last checkpoint. Raises `ConfigError` when `out` holds
-    the checkpoint of another recipe.
+    the checkpoint of another recipe, or a damaged one, or is no folder.
     """
+    if fault := folder_fault(out):
+        raise ConfigError(f"--output: {out}: {fault}")
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer(recipe)
@@ -213,21 +216,27 @@ def _restore(
     path = out / _STATE
     if not path.exists():
         return []
-    with safe_open(path, "pt") as file:
-        meta = file.metadata()
-        if meta["recipe"] != recipe.digest:
-            raise ConfigError(
-                f"{path} belongs to recipe {meta['recipe']}, this one is {recipe.digest}; "
-                "choose another output folder, or delete the file to start again"
-            )
-        state: dict[int, dict[str, Tensor]] = {}
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(file.get_tensor(f"model.{name}"))
-        for key in file.keys():  # noqa: SIM118
-            if key.startswith("adam."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = file.get_tensor(key)
+    try:
+        with safe_open(path, "pt") as file:
+            meta = file.metadata() or {}
+            held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); delete it, and the training starts again"
+        ) from None
+    if meta.get("recipe") != recipe.digest:
+        raise ConfigError(
+            f"{path} belongs to recipe {meta.get('recipe')}, this one is {recipe.digest}; "
+            "choose another output folder, or delete the file to start again"
+        )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(held[f"model.{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in held.items():
+        if key.startswith("adam."):
+            _, index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     log: list[dict[str, float]] = json.loads(meta["log"])
     return log

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from align.errors import StageError
 from align.evaluation.records import read_evaluation
 from align.evaluation.tables import StageRow, Table, build_table, notes
 from align.report.answers import (
@@ -175,12 +176,30 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and all(map(_is_number, _drawn(row))):
+            found.append(row)
+        elif line.endswith(b"\n"):
+            raise StageError(
+                f"{path}, line {number}: damaged; restore the file, or delete the line and write "
+                "the report again"
+            )
     return found
+
+
+def _drawn(row: Mapping[str, Any]) -> list[object]:
+    """What the charts take from a row: the step and the values of their keys."""
+    keys = [key for _, series in CURVES for key, _ in series if key in row]
+    return [row.get("step"), *(row[key] for key in keys)] if keys else []
+
+
+def _is_number(value: object) -> bool:
+    """Whether a chart can show a value."""
+    return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Panel]:

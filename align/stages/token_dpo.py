@@ -172,8 +172,8 @@ def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) 
     asked = [(row.prompt, row.chosen, row.rejected) for row in rows]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if file.is_file():
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["pairs"] == key:
+        stored = training.read_stored(file)
+        if stored.get("pairs") == key:
             margins: list[float] = stored["margins"]
             return margins
     model = policy

@@ -199,5 +199,7 @@ def _overlaps(problems: dict[str, list[Problem]]) -> list[str]:
         for problem in rows:
             other = home.setdefault(problem.prompt, split)
             if other != split:
-                faults.append(f"problem {problem.id!r} of split {split} stands in {other} too")
+                faults.append(
+                    f"problem {problem.id!r} of split {split} stands in {other} too; drop one"
+                )
     return faults

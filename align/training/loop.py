@@ -310,6 +310,20 @@ def finish(
     return result
 
 
+def read_stored(file: Path) -> dict[str, Any]:
+    """What a stage has left for itself in a JSON file.
+
+    Raises:
+        StageError: the file is damaged.
+    """
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise StageError(
+            f"{file}: damaged ({error}); delete this stage's folder to start the stage anew"
+        ) from None
+
+
 def begin(context: StageContext, config: TrainingConfig) -> StageResult | None:
     """Claim the stage's folder; the result if all but the return was done before.
 
@@ -329,7 +343,7 @@ def begin(context: StageContext, config: TrainingConfig) -> StageResult | None:
     context.folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         write_json(file, settings)
-    elif (old := json.loads(file.read_text(encoding="utf-8"))) != settings:
+    elif (old := read_stored(file)) != settings:
         keys = sorted(old.keys() | settings.keys())
         changed = ", ".join(key for key in keys if old.get(key) != settings.get(key))
         raise StageError(
@@ -344,7 +358,7 @@ def _finished(context: StageContext) -> StageResult | None:
     model = context.folder / "model"
     if not record.is_file() or not model.is_dir():
         return None
-    data = json.loads(record.read_text(encoding="utf-8"))
+    data = read_stored(record)
     shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
     files = tuple(context.folder / name for name in data["files"])
     return StageResult(model=model, metrics=data["metrics"], outputs=(model, *files))

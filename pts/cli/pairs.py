@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from pts.data.pairs import pair_line, read_pairs
 from pts.errors import ConfigError, DataError, printable
-from pts.files import replacing
+from pts.files import file_fault, replacing
 from pts.runtime.run_folder import RunFolder
 from pts.types import Ids, TokenPair
 
@@ -100,9 +100,9 @@ def write_form(found: Found, form: Form | None, output: Path | None) -> None:
 
 
 def _check_file(output: Path, form: Form) -> None:
-    """Raise ConfigError for a file that holds something else than pairs of that form."""
-    if output.is_dir():
-        raise ConfigError(f"--output: {output} is a folder; name a file")
+    """Raise ConfigError for a file that cannot be written, or holds no pairs of that form."""
+    if fault := file_fault(output):
+        raise ConfigError(f"--output: {output}: {fault}")
     if not output.exists() or not output.stat().st_size:
         return
     with output.open("rb") as file:

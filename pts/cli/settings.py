@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pts.algorithm.criteria import check_criteria
 from pts.config import SamplingConfig, SearchConfig, Settings, parse_settings
 from pts.errors import ConfigError, PTSError, did_you_mean
-from pts.plain_text import read_yaml
+from pts.plain_text import read_text, read_yaml
 
 T = TypeVar("T")
 _S = TypeVar("_S", bound=Settings)
@@ -63,7 +63,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{file}: no such file")
     try:
-        values = read_yaml(file.read_text(encoding="utf-8"))
+        values = read_yaml(read_text(file))
     except ValueError as error:
         raise ConfigError(f"{file}: not YAML: {error}") from None
     if not isinstance(values, dict) and values is not None:

@@ -214,7 +214,11 @@ def _text(row: _Row, name: str) -> str:
 
 def _number(row: _Row, name: str) -> float | None:
     value = row.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    if not -1e300 < value < 1e300:
+        raise DataError(f"column {name!r}: a number is needed, not {shown(value)}")
+    return float(value)
 
 
 def _id(row: _Row, name: str) -> int | None:

@@ -28,12 +28,12 @@ def write_pairs(path: Path, pairs: Iterable[TokenPair]) -> None:
         file.writelines(pair_line(pair) + "\n" for pair in pairs)
 
 
-def read_pairs(path: Path) -> list[TokenPair]:
+def read_pairs(path: Path | str) -> list[TokenPair]:
     """Read token pairs. Raises DataError with the line number."""
     return list(stream_pairs(path))
 
 
-def stream_pairs(path: Path) -> JsonLines[TokenPair]:
+def stream_pairs(path: Path | str) -> JsonLines[TokenPair]:
     """Token pairs, lazily. Iterating raises DataError (with the line number)."""
     return JsonLines(path, _PAIR.validate_json)
 

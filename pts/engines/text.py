@@ -16,6 +16,9 @@ from pts.engines.base import SampleRequest
 from pts.errors import EngineError
 from pts.types import Ids, Problem
 
+TRIED = "1"
+"""Encoded to see that a loaded tokenizer works."""
+
 
 def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None = None) -> Ids:
     """The prompt's ids, the assistant's turn opened.
@@ -60,6 +63,12 @@ def stop_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
     config = getattr(model, "generation_config", None)
     found = getattr(config, "eos_token_id", None)
     several = list(found) if isinstance(found, list | tuple) else [found]
+    strange = [i for i in several if i is not None and type(i) is not int]
+    if strange:
+        raise EngineError(
+            f"generation config: eos_token_id holds {str(strange[0])[:40]!r}, which is no token "
+            "id; mend generation_config.json, or pass stop_ids"
+        )
     stops = frozenset(int(i) for i in [*several, tokenizer.eos_token_id] if i is not None)
     if not stops:
         raise EngineError(
@@ -103,6 +112,7 @@ def load_tokenizer(folder: Path, stop_ids: Iterable[int] | None) -> tuple[Any, f
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer(TRIED, add_special_tokens=False)
     except Exception as error:  # of transformers, tokenizers and json
         raise EngineError(f"cannot load a tokenizer from {folder}: {error}") from error
     eos = json_value(folder / "generation_config.json", "eos_token_id")
@@ -117,9 +127,12 @@ def json_value(file: Path, key: str) -> Any:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get(key)
-    except (ValueError, AttributeError) as error:
-        raise EngineError(f"{file}: not a JSON object: {error}") from None
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EngineError(f"{file}: not JSON ({error}); restore it") from None
+    if not isinstance(held, dict):
+        raise EngineError(f"{file}: not a JSON object, but {type(held).__name__}; restore it")
+    return held.get(key)
 
 
 class TokenizerEngine:

@@ -172,6 +172,7 @@ def _measured(file: Path, tokens: int, seconds: float) -> dict[str, float]:
     tells nothing of the rate."""
     try:
         before = json.loads(file.read_text(encoding="utf-8"))["measured"] if file.is_file() else {}
+        before = {key: float(value) for key, value in dict(before).items()}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: damaged ({error}); delete it and plan again") from None
     if not tokens and before:

@@ -18,7 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pts.files import replacing
+from pts.errors import ConfigError
+from pts.files import file_fault, replacing
 from pts.report.text import PairKey, pair_key, selected_pairs
 from pts.report.words import PURPOSES, RunCounts, explanations
 from pts.runtime.results import RolloutCost
@@ -41,16 +42,20 @@ BYTES = 24 << 20
 def write_report(run_dir: Path | str, output: Path | str | None = None) -> Path:
     """Write the page of a run (report.html in its folder unless `output` says otherwise).
 
-    Returns the page's path. Raises DataError or JournalError for a folder that holds no run.
+    Returns the page's path. Raises DataError or JournalError for a folder that holds no run,
+    ConfigError for an `output` that cannot be written.
     """
     folder = RunFolder(run_dir)
+    target = Path(output) if output is not None else folder.path / "report.html"
+    if fault := file_fault(target):
+        raise ConfigError(f"--output: {target}: {fault}")
     names = ("template.html", "style.css", "answer.js", "script.js")
     page, style, *scripts = (
         files("pts.report").joinpath(name).read_text(encoding="utf-8") for name in names
     )
     page = page.replace("{{style}}", style).replace("{{script}}", "".join(scripts))
     before, _, after = page.partition("{{data}}")
-    target = Path(output) if output is not None else folder.path / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as file:
         file.write(before + script_json(report_data(folder)) + after)
     return target

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import operator
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -161,11 +162,18 @@ class Journal(Recorder):
                 file.seek(offset)
                 entry = parse(file.readline())
                 if entry is None:
-                    file.seek(0)
-                    number = file.read(offset).count(b"\n") + 1
-                    raise damaged(self.path, number, "it is not a JSON object")
-                _collect(replay, entry)
+                    what = "it is not a JSON object"
+                    raise damaged(self.path, self._line_at(offset), what)
+                try:
+                    _collect(replay, entry)
+                except (KeyError, TypeError, ValueError):
+                    what = "it is no record of rollouts"
+                    raise damaged(self.path, self._line_at(offset), what) from None
         return replay
+
+    def _line_at(self, offset: int) -> int:
+        with self.path.open("rb") as file:
+            return file.read(offset).count(b"\n") + 1
 
     def forget(self, question: str) -> None:
         """Let go of a question whose lines will not be asked for again."""
@@ -206,14 +214,15 @@ def read_fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _collect(replay: RecordedRollouts, entry: Mapping[str, Any]) -> None:
+    """Put a line's content down. KeyError, TypeError or ValueError for one that is damaged."""
     if "d" in entry:
         replay.digest = entry["d"]
         return
-    purpose = next(p for p, letter in _PURPOSES.items() if letter == entry["p"])
-    key, first = (entry["at"], purpose), entry["i"]
+    letters = {letter: purpose for purpose, letter in _PURPOSES.items()}
+    key, first = (entry["at"], letters[entry["p"]]), entry["i"]
     replay.rollouts.setdefault(key, {}).update(enumerate(map(unpack, entry["o"]), first))
     if "r" in entry:
-        draws, tokens = entry["r"]
+        draws, tokens = map(operator.index, entry["r"])
         replay.redrawn.setdefault(key, {})[first] = (draws, tokens)
 
 
@@ -247,7 +256,9 @@ def pack(rollout: Rollout) -> list[int]:
 
 
 def unpack(packed: list[int]) -> Rollout:
-    """The inverse of `pack`."""
+    """The inverse of `pack`. ValueError or TypeError for what is no packed rollout."""
     code, length, *ids = packed
+    if not {*map(type, packed)} <= {int} or not 0 <= min(packed) <= max(packed) < 2**63:
+        raise ValueError("a rollout is a list of whole numbers from 0")
     verdict = Verdict.PASS if code == _PASS else Verdict.FAIL
     return Rollout(tuple(ids), verdict, code == _CUT, length)

@@ -62,12 +62,33 @@ _RECORD = TypeAdapter(Record)
 
 def read_records(path: Path) -> JsonLines[Record]:
     """Results with their costs, lazily. Iterating raises DataError (with the line number)."""
-    return JsonLines(path, _RECORD.validate_json, growing=True)
+    return JsonLines(path, _read, growing=True)
 
 
-def read_results(path: Path) -> JsonLines[QuestionResult]:
+def read_results(path: Path | str) -> JsonLines[QuestionResult]:
     """The `QuestionResult`s of a results.jsonl, lazily; see `read_records`."""
-    return JsonLines(path, lambda line: _RECORD.validate_json(line).result, growing=True)
+    return JsonLines(path, lambda line: _read(line).result, growing=True)
+
+
+def _read(line: bytes) -> Record:
+    """The record on a line. Raises ValueError for one that is none or contradicts itself."""
+    record = _RECORD.validate_json(line)
+    for at, path in enumerate(record.result.paths):
+        length = len(path.ids)
+        if len(path.probs) != length or len(path.curve) != len(path.curve_at):
+            raise ValueError(f"path {at}: its tokens, probabilities and curve do not fit together")
+        places = [*path.curve_at, *(pair.position for pair in path.pairs)]
+        if not all(0 <= place <= length for place in places):
+            raise ValueError(f"path {at}: a position lies outside of its {length} tokens")
+        sides = [s for pair in path.pairs for s in (pair.confirm_chosen, pair.confirm_rejected)]
+        counts = [(side.successes, side.n) for side in sides]
+        counts += [branch[2:] for drawn in path.siblings.values() for branch in drawn]
+        if not all(0 <= successes <= n for successes, n in counts):
+            raise ValueError(f"path {at}: more successes than rollouts")
+        ids = [*path.ids, *(token for pair in path.pairs for token in (pair.chosen, pair.rejected))]
+        if not all(0 <= token < 2**63 for token in (*record.result.prompt_ids, *ids)):
+            raise ValueError(f"path {at}: a token id is out of range")
+    return record
 
 
 def record_line(record: Record) -> str:
@@ -88,7 +109,9 @@ class ResultFile:
         for number, offset, line in complete_lines(path):
             name = leading_text(line, b'{"result":{"problem_id":')
             if name is None:
-                raise DataError(f"{path}, line {number}: not the result of a question")
+                raise DataError(
+                    f"{path}, line {number}: not the result of a question; restore the file"
+                )
             self._offsets[name] = offset
 
     @property

@@ -11,11 +11,14 @@ from pydantic import ValidationError
 
 from pts.config import SearchConfig
 from pts.data.pairs import stream_pairs
-from pts.errors import DataError
+from pts.errors import DataError, JournalError
 from pts.files import JsonLines
 from pts.runtime.journal import read_fingerprint
 from pts.runtime.results import Record, read_records
 from pts.types import Ids, TokenPair
+
+OF_A_SEARCH = ("policy_digest", "sampling", "config", "verifier", "seed")
+"""What the header of a search's journal tells."""
 
 
 class RunFolder:
@@ -32,6 +35,12 @@ class RunFolder:
                     f"{self.path}: no {name}; give the folder that was the --output of a search"
                 )
         self.fingerprint: dict[str, Any] = read_fingerprint(self.path / "journal.jsonl")
+        lacking = [key for key in OF_A_SEARCH if key not in self.fingerprint]
+        if lacking:
+            raise JournalError(
+                f"{self.path}/journal.jsonl, line 1: the header tells no "
+                f"{' and no '.join(lacking)}; restore the file"
+            )
 
     @cached_property
     def config(self) -> SearchConfig:
@@ -39,7 +48,12 @@ class RunFolder:
         try:
             return SearchConfig.model_validate(self.fingerprint["config"])
         except ValidationError as error:
-            raise DataError(f"{self.path}: settings of another version: {error}") from None
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise DataError(
+                f"{self.path}: settings of another version ({where}: {first['msg']}); read this "
+                "run with the version that made it"
+            ) from None
 
     @property
     def records(self) -> JsonLines[Record]:
@@ -65,6 +79,12 @@ class RunFolder:
     @cached_property
     def _token_texts(self) -> dict[str, str]:
         texts = self._json("token_texts.json") or {}
+        strange = [text for text in texts.values() if not isinstance(text, str)]
+        if strange:
+            raise DataError(
+                f"{self.path}/token_texts.json: damaged ({str(strange[0])[:40]} is no text); "
+                "delete it, and the search writes it again"
+            )
         return {token: _whole(text) for token, text in texts.items()}
 
     def token_text(self, token: int) -> str:

@@ -103,7 +103,7 @@ def sample(
     return samples
 
 
-def read_samples(path: Path) -> JsonLines[ProblemSamples]:
+def read_samples(path: Path | str) -> JsonLines[ProblemSamples]:
     """The samples of a samples.jsonl, lazily. Iterating raises DataError with the line number."""
     return JsonLines(path, _SAMPLES.validate_json)
 

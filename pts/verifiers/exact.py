@@ -50,7 +50,10 @@ class ExactVerifier:
             )
         import regex  # here, for `pts --help` does without; unlike `re` it can be given a limit
 
-        self._search = regex.compile(pattern)
+        try:
+            self._search = regex.compile(pattern)
+        except regex.error as error:
+            raise ConfigError(f"answer pattern {pattern!r} does not compile: {error}") from error
         self._answer = _group(pattern)
         self._normalise = normalise
 

@@ -42,7 +42,8 @@ def make_verifier(spec: str) -> Verifier:
     verifier = VERIFIERS[name](argument) if name in VERIFIERS else None
     if verifier is None:
         forms = "exact:REGEX (one group, the answer), math, choice, choice:LETTERS or code:OPTIONS"
-        raise ConfigError(f"no verifier {spec!r}{did_you_mean(name, VERIFIERS)}; give {forms}")
+        hint = "" if name in VERIFIERS else did_you_mean(name, VERIFIERS)
+        raise ConfigError(f"no verifier {spec!r}{hint}; give {forms}")
     return verifier
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import logging
 import random
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -68,11 +69,14 @@ def base_urls(urls: Sequence[str]) -> list[str]:
     """Base URLs without a trailing / or /v1. Raises ConfigError for every fault."""
     faults, clean = [], []
     for url in urls:
-        parts = urlsplit(url)
         shown = url.partition("?")[0]  # without what may be secret: a key or a password
-        if "@" in parts.netloc:
-            shown = f"{parts.scheme}://***@{parts.hostname}"
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        shown = re.sub("//.*@", "//***@", shown)
+        try:
+            parts = urlsplit(url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # of the port, or of brackets
+            sound = False
+        if not sound:
             faults.append(f"{shown!r} is no base URL; give e.g. http://localhost:8000")
         elif "@" in parts.netloc or parts.query:
             faults.append(f"{shown!r}: keys belong into {KEY_VARIABLE}, not into a URL")

@@ -81,7 +81,8 @@ async def find(client: Client, model: str | None) -> ServedModel:
 async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> ServedModel:
     status, reply = await client.ask(endpoint, "/v1/models")
     entries = reply.get("data") if status == 200 and isinstance(reply, dict) else None
-    if not isinstance(entries, list) or not entries:
+    objects = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    if not objects or not entries:
         raise EngineError(
             f"{endpoint.url}/v1/models lists no models (HTTP {status}); give the base URL of a "
             "vLLM or llama.cpp server, e.g. http://localhost:8000"
@@ -154,7 +155,13 @@ async def check_tokenizer(client: Client, served: ServedModel, ids: Ids) -> None
         status, reply = await client.ask(endpoint, "/tokenize", bodies[served.kind])
         if status != 200 or not isinstance(reply, dict) or "tokens" not in reply:
             continue
-        theirs = tuple(reply["tokens"])
+        theirs = reply["tokens"]
+        if not isinstance(theirs, list):
+            raise EngineError(
+                f"{endpoint.url}/tokenize gives {str(theirs)[:40]!r} as tokens, not a list; give "
+                "the base URL of a vLLM or llama.cpp server"
+            )
+        theirs = tuple(theirs)
         if theirs != ids:
             pairs = zip_longest(ids, theirs, fillvalue=())
             at = next(n for n, (here, there) in enumerate(pairs) if here != there)

@@ -44,6 +44,11 @@ def batches_exactly(model: Any, shape: KvShape, longest: int | None) -> bool:
             f"{type(model).__name__}: its forward fails with a cache of slots ({error}); "
             "use a server engine for this model"
         ) from error
+    if any(bool(row.isnan().any()) for row in plain):
+        raise EngineError(
+            f"{type(model).__name__}: the model returned logits that are NaN; check the weights "
+            "and the dtype"
+        )
     if not _same(plain, alone):
         raise EngineError(
             f"{type(model).__name__}: with a cache its forward gives other logits than without "

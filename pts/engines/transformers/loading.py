@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from pts.engines.text import json_value
+from pts.engines.text import TRIED, json_value
 from pts.errors import EngineError
 
 T = TypeVar("T")
@@ -38,14 +38,17 @@ def load_model_and_tokenizer(
     Raises EngineError when a folder is missing, incomplete, damaged or not safetensors, and when
     tensors are missing, of another shape, or not the model's.
     """
-    from transformers import AutoTokenizer
-
     folder = tokenizer_path = Path(path)
     if adapter is None and (folder / "adapter_config.json").exists():
         adapter, folder = folder, _base_of(folder)
         if not (tokenizer_path / "tokenizer_config.json").exists():
             tokenizer_path = folder
-    on_cuda = device is not None and torch.device(device).type == "cuda"
+    try:
+        on_cuda = device is not None and torch.device(device).type == "cuda"
+    except RuntimeError:
+        raise EngineError(
+            f"no device {str(device)[:40]!r}; give cpu, cuda, cuda:1 or mps"
+        ) from None
     options: dict[str, Any] = {"dtype": dtype or ("auto" if on_cuda else torch.float32)}
     options |= {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
     model = _loaded(folder, "a model", lambda: _model(folder, options))
@@ -53,7 +56,7 @@ def load_model_and_tokenizer(
     tokenizer: Any = _loaded(
         tokenizer_path,
         "a tokenizer",
-        lambda: AutoTokenizer.from_pretrained(tokenizer_path, trust_remote_code=False, **gguf),
+        lambda: _tokenizer(tokenizer_path, gguf),
     )
     if adapter is not None:
         model = _merged(model, Path(adapter), len(tokenizer))
@@ -93,6 +96,14 @@ def _remedy(path: Path) -> str:
     if ".safetensors" in names:
         return "; the file may be cut off or damaged: fetch or copy it again"
     return ""
+
+
+def _tokenizer(path: Path, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+    tokenizer(TRIED, add_special_tokens=False)  # settings that do not fit are told now
+    return tokenizer
 
 
 def _model(path: Path, options: dict[str, Any]) -> Any:
@@ -139,6 +150,11 @@ def _base_of(adapter: Path) -> Path:
     base = json_value(adapter / "adapter_config.json", "base_model_name_or_path")
     if not base:
         raise EngineError(f"{adapter}/adapter_config.json names no base model; pass it as path")
+    if not isinstance(base, str):
+        raise EngineError(
+            f"{adapter}/adapter_config.json: base_model_name_or_path is {str(base)[:40]}; give the "
+            "folder of the base model as text"
+        )
     beside = adapter.parent / base
     return beside if not Path(base).exists() and beside.exists() else Path(base)
 

@@ -52,7 +52,7 @@ class Recipe(Settings):
     """Names the run's folder."""
     description: str = ""
     """Hardware, time and numbers to expect."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of data order, sampling and training."""
     model: ModelConfig
     """The base model."""

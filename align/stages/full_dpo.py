@@ -26,11 +26,11 @@ PAIRS = "pairs.jsonl"
 class FullDPOConfig(TrainingConfig):
     """Stage 3: DPO on full-length pairs, sampled from the stage before and judged."""
 
-    num_problems: int = Field(400, ge=1)
+    num_problems: int = Field(400, ge=1, le=10**9)
     """Problems to sample."""
     samples: int = Field(6, ge=2, le=100_000)
     """Completions a question."""
-    pairs_per_question: int = Field(1, ge=1)
+    pairs_per_question: int = Field(1, ge=1, le=100_000)
     """Right/wrong pairs at most of one question."""
     max_pairs: int = Field(0, ge=0)
     """Pairs at most in all; 0 keeps all."""

@@ -29,7 +29,7 @@ SLICE = 64
 class PTSConfig(Settings):
     """Stage 2a: pivotal token search on the stage before."""
 
-    num_problems: int = Field(256, ge=1)
+    num_problems: int = Field(256, ge=1, le=10**9)
     """Problems offered to the filter."""
     pairs_from: Literal["search", "random", "coin"] = "search"
     """`search` is the method; the others are control arms at random positions with

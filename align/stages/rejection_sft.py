@@ -21,7 +21,7 @@ from align.stages.sampling import load_engine, sample_answers
 class RejectionSFTConfig(TrainingConfig):
     """SFT on the policy's own right answers (rejection sampling)."""
 
-    num_problems: int = Field(400, ge=1)
+    num_problems: int = Field(400, ge=1, le=10**9)
     """Problems to sample."""
     samples: int = Field(6, ge=1, le=100_000)
     """Completions a problem; the right ones become rows."""

@@ -11,7 +11,7 @@ from align.settings import TrainingConfig
 class SFTConfig(TrainingConfig):
     """Stage 1: supervised fine-tuning on chats, loss on the assistant's tokens only."""
 
-    num_examples: int = Field(4800, ge=1)
+    num_examples: int = Field(4800, ge=1, le=10**9)
     """Chats to train on."""
     max_length: int = Field(1024, ge=8)
     """Longer chats are dropped, counted and shown, never cut."""

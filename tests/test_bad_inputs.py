@@ -1822,7 +1822,7 @@ def files(**changes: Any) -> Any:
         spec = changes.get("verifier", r"exact:(\d+)")
         model = {"path": str(changes.get("model", p.shared.model))}
         task = {"kind": "files", "problems": paths, "chats": chats, "verifier": spec}
-        p.check(task=task, model=model)
+        p.check("sampling.max_new_tokens=64", task=task, model=model)
 
     return call
 

@@ -37,7 +37,7 @@ from typing import Any
 
 from pts.errors import MissingExtra, VerifierError
 from pts.types import Grade, Problem, Verdict
-from pts.verifiers.math import answers
+from pts.verifiers.math import places, values
 
 START_SECONDS = 60.0
 """Allowed for the worker's imports."""
@@ -76,7 +76,7 @@ class MathVerifier:
 
     def _read_reference(self, reference: str) -> str:
         """What is wrong with a reference; empty for a good one."""
-        if answers.exact(answers.declared(reference) or reference):
+        if values.exact(places.declared(reference) or reference):
             return ""  # without a process
         reply = self._ask(reference, None)
         if reply is None:

@@ -16,20 +16,20 @@ import signal
 import sys
 from typing import Any
 
-from pts.verifiers.math import answers
+from pts.verifiers.math import answers, places, values
 
 MEMORY_BYTES = 4 << 30
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Say what is wrong with the reference; with a text, compare its last answer."""
-    reference = answers.declared(question["reference"]) or question["reference"]
+    reference = places.declared(question["reference"]) or question["reference"]
     if question["text"] is None:
         return {"fault": _fault(reference)}
-    text = answers.answered(question["text"])
-    given, found = answers.declared(text), list[Any]()
+    text = places.answered(question["text"])
+    given, found = places.declared(text), list[Any]()
     if given is None:
-        text = answers.undeclared(text)
+        text = places.undeclared(text)
         found = _parse(text)
         given = _with_its_word(str(found[-1]), text) if found else None
     if given is None:
@@ -45,7 +45,7 @@ def _with_its_word(number: str, text: str) -> str:
 
 def _fault(reference: str) -> str:
     """Why a reference cannot be read; empty for a good one."""
-    if answers.exact(reference) or answers.words(reference):
+    if values.exact(reference) or answers.words(reference):
         return ""
     formula = answers.latex(reference)
     if unknown := answers.unknown_words(formula):
@@ -55,7 +55,7 @@ def _fault(reference: str) -> str:
 
 def _equal(reference: str, given: str, found: list[Any]) -> bool:
     """`found` is what the library has read already, if it has."""
-    wanted, value = answers.exact(reference), answers.exact(given)
+    wanted, value = values.exact(reference), values.exact(given)
     if wanted and value:
         return wanted.equals(value)
     (sign, rest), (other, other_rest) = answers.relation(reference), answers.relation(given)
@@ -85,7 +85,7 @@ def _same_elements(kind: str, wanted: list[str], other: str, given: list[str]) -
     if len(wanted) != len(given) or {"(", "{"} <= {kind, other}:
         return False
     names = [
-        {one.name for part in parts if (one := answers.exact(part))} for parts in (wanted, given)
+        {one.name for part in parts if (one := values.exact(part))} for parts in (wanted, given)
     ]
     if "(" in (kind, other) or (len(names[0]) > 1 and names[1] == {""}):
         return all(_equal(a, b, []) for a, b in zip(wanted, given, strict=True))

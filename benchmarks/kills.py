@@ -49,7 +49,7 @@ def command(kind: str, folder: Path, work: Path) -> list[str]:
         begin = [sys.executable, "-m", "align.cli", "run", "phi-nano", "seed=0", *SMALL]
         return [*begin, "--quiet", "--output", str(folder)]
     return [
-        *(sys.executable, "-m", "pts", "search", "--chat", "--quiet", "--seed", "1"),
+        *(sys.executable, "-m", "pts.cli.main", "search", "--chat", "--quiet", "--seed", "1"),
         *("--model", str(work / "policy")),
         *("--problems", str(work / "problems.jsonl")),
         *("--verifier", r"exact:The answer is (-?\d+)\."),

@@ -2,7 +2,7 @@
 
     verifier = ChoiceVerifier("ABCD")
 
-What a completion says is read statement by statement (`_declared`):
+What a completion says is read statement by statement (`_statements`):
 
 * **Declarations** outrank everything: \\boxed{C}, <answer>C</answer>, "the answer is C", "the
   correct option would be C", "answer: C" in some thirty languages. The last one counts.
@@ -189,7 +189,7 @@ class ChoiceVerifier:
         if expected is None:
             reason = f"reference of {problem.id}: {problem.reference!r} is none of {self.options}"
             return Grade(Verdict.UNSCORED, reason=reason)
-        found = self._choice(_plain(_answered(text[-MOST_TEXT:])))
+        found = self._choice(_plain(_answered(text)[-MOST_TEXT:]))
         if not found:
             return Grade(Verdict.FAIL, reason="no letter declared")
         if found == _SEVERAL:

@@ -33,11 +33,12 @@ _DENIED = re.compile(r"\b(?:is not|isn't|was not|cannot be|can't be|could not)\b
 
 def answered(text: str) -> str:
     """What follows the thinking of a model, at most `MOST_TEXT` characters from its end."""
-    text = text.rstrip()[-MOST_TEXT:]
     thought, end, said = text.rpartition("</think>")
-    if end:
-        return said if said.strip() else thought
-    return text.partition("<think>")[0]
+    if not end:
+        said = text.partition("<think>")[0]
+    elif not said.strip():
+        said = thought
+    return said.rstrip()[-MOST_TEXT:]
 
 
 def declared(text: str) -> str | None:

@@ -35,3 +35,16 @@ def test_case(kind: str, case: dict[str, Any]) -> None:
     problem = Problem(case["id"], "", case["reference"], case.get("metadata", {}))
     grade = verifier(case.get("verifier", SPECS[kind]))(problem, case["completion"])
     assert grade.verdict == case["expected"], f"{grade} {case.get('why', '')}"
+
+
+@pytest.mark.parametrize("kind", ["choice", "math"])
+def test_long_completions(kind: str) -> None:
+    if kind == "math" and importlib.util.find_spec("math_verify") is None:
+        pytest.skip("math-verify is not installed")
+    reference = {"choice": "B", "math": "7"}[kind]
+    judge, problem = verifier(SPECS[kind]), Problem("q1", "", reference)
+    said = f"{'Let me see. ' * 5000}The answer is {reference}."
+    assert judge(problem, said).verdict == "pass"
+    assert judge(problem, f"<think>{said}").verdict == "fail", "it is still thinking"
+    assert judge(problem, f"<think>{said}</think>").verdict == "pass"
+    assert judge(problem, f"<think>{said}</think>I do not know.").verdict == "fail"

@@ -27,6 +27,9 @@ ROOT = Path(__file__).parents[1]
 OUT = Path(__file__).parent / "results"
 SMALL = [
     "sft.num_examples=480",
+    "sft.save_steps=4",
+    "token_dpo.save_steps=1",
+    "full_dpo.save_steps=1",
     "pts.num_problems=12",
     "pts.search.p_min=0.05",
     "pts.search.p_max=0.95",
@@ -35,7 +38,7 @@ SMALL = [
     "evaluate.samples=2",
 ]
 SEARCH = ["temperature=0.7", "max_new_tokens=120", "p_min=0.05", "p_max=0.95"]
-SECONDS = {"chain": (6.0, 24.0), "search": (5.0, 14.0)}
+SECONDS = {"chain": (8.0, 26.0), "search": (5.0, 14.0)}
 """Between which a life lasts; it takes some five to load the libraries."""
 COMPARED = {
     "chain": ("table.json", "**/model.safetensors", "**/pairs.jsonl", "eval/*/items.jsonl"),

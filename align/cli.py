@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -27,6 +29,15 @@ RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nStopped; the same command continues.", err=True)
+        raise typer.Exit(130) from None
+
+
 @app.command()
 def run(
     recipe: RecipeArgument,
@@ -47,7 +58,8 @@ def run(
 
     folder = output or Path("runs") / f"{loaded.name}-seed{loaded.seed}"
     console = Console()
-    report = pipeline.run(loaded, folder, console, progress=not quiet)
+    with _interruptible():
+        report = pipeline.run(loaded, folder, console, progress=not quiet)
     console.print(f"\nReport: {report}", highlight=False, soft_wrap=True)
 
 
@@ -99,7 +111,8 @@ def pretrain(
     from align.settings import data_folder
 
     shipped = data_folder("recipes") / "phi-nano" / "base.yaml"
-    train(load_base_recipe(recipe or shipped), output)
+    with _interruptible():
+        train(load_base_recipe(recipe or shipped), output)
 
 
 @app.command()
@@ -129,7 +142,8 @@ def evaluate(
 
     from align.pipeline.run import evaluate_again
 
-    folder = evaluate_again(run_folder, overrides or [], output, Console(), progress=not quiet)
+    with _interruptible():
+        folder = evaluate_again(run_folder, overrides or [], output, Console(), progress=not quiet)
     typer.echo(f"Items and summaries: {folder}/eval")
 
 
@@ -154,9 +168,6 @@ def main() -> None:
             raise
         print(f"error:\n  {printable(said)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nStopped; the same command continues.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 
 _MACHINE = {
@@ -86,10 +87,11 @@ def outside(error: BaseException) -> str | None:
             "memory ran out; use a smaller model, dtype, window or batch_size. The same command "
             "continues"
         )
-    if not isinstance(error, OSError) and "No space left on device" in str(error):
-        # As libraries in other languages raise it.
-        return f"{error}; {_MACHINE[errno.ENOSPC]}. The same command continues"
-    if not isinstance(error, OSError) or error.errno not in _MACHINE:
+    if not isinstance(error, OSError):
+        told_by = re.search(r"\(os error (\d+)\)", str(error))  # libraries in other languages
+        remedy = _MACHINE.get(int(told_by[1])) if told_by else None
+        return f"{error}; {remedy}. The same command continues" if remedy else None
+    if error.errno not in _MACHINE:
         return None
     name = str(error.filename or "")
     place = f"{name[:100]}{'…' if len(name) > 100 else ''}: " if name else ""

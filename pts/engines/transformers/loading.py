@@ -74,12 +74,12 @@ def _loaded(path: Path, what: str, load: Callable[[], T]) -> T:
     except MemoryError as error:
         raise EngineError(f"cannot load {what} from {path}: memory ran out") from error
     except Exception as error:  # of transformers, safetensors, tokenizers, peft and json
-        remedy = _remedy(path)
+        remedy = _remedy(path, error)
         reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise EngineError(f"cannot load {what} from {path}: {reason[0]}{remedy}") from error
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: Path, error: Exception) -> str:
     """What the files of a folder say about why it cannot be loaded."""
     if not path.is_dir():
         return "" if path.exists() else "; there is no such folder"
@@ -93,7 +93,7 @@ def _remedy(path: Path) -> str:
             "; its weights are pickled, which is not loaded: convert them with "
             "model.save_pretrained(folder, safe_serialization=True)"
         )
-    if ".safetensors" in names:
+    if ".safetensors" in names and type(error).__name__ == "SafetensorError":
         return "; the file may be cut off or damaged: fetch or copy it again"
     return ""
 

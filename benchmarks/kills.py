@@ -38,8 +38,8 @@ SMALL = [
     "evaluate.samples=2",
 ]
 SEARCH = ["temperature=0.7", "max_new_tokens=120", "p_min=0.05", "p_max=0.95"]
-SECONDS = {"chain": (8.0, 26.0), "search": (5.0, 14.0)}
-"""Between which a life lasts; it takes some five to load the libraries."""
+LIFE = 16.0
+"""Seconds at most that a run lives once it has begun its work; it may also die before that."""
 COMPARED = {
     "chain": ("table.json", "**/model.safetensors", "**/pairs.jsonl", "eval/*/items.jsonl"),
     "search": ("results.jsonl", "pairs.jsonl", "token_texts.json"),
@@ -83,6 +83,8 @@ def moment(kind: str, folder: Path) -> str:
     if kind == "search":
         journal = folder / "journal.jsonl"
         return "searching" if journal.exists() and journal.stat().st_size > 2000 else "before"
+    if not (folder / "sft").exists():
+        return "before"
     manifest = folder / "manifest.json"
     done = json.loads(manifest.read_text())["stages"] if manifest.exists() else {}
     stages = ("sft", "pts", "token_dpo", "full_dpo")
@@ -106,8 +108,13 @@ def main(kind: str, wanted: int) -> None:
     rng = random.Random(0)
     prepare(kind, work)
     whole = work / "whole"
-    began = time.monotonic()
-    if start(kind, whole, work).wait() != 0:
+    began, ready = time.monotonic(), 0.0
+    process = start(kind, whole, work)
+    while process.poll() is None:
+        time.sleep(0.2)
+        if not ready and moment(kind, whole) != "before":
+            ready = time.monotonic() - began
+    if process.returncode != 0:
         sys.exit((work / "log.txt").read_text())
     expected, undisturbed = digests(kind, whole), time.monotonic() - began
     moments: Counter[str] = Counter()
@@ -117,7 +124,7 @@ def main(kind: str, wanted: int) -> None:
         while True:
             process = start(kind, torn, work)
             try:
-                status = process.wait(rng.uniform(*SECONDS[kind]))
+                status = process.wait(rng.uniform(0.8 * ready, ready + LIFE))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

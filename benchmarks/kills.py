@@ -83,10 +83,10 @@ def moment(kind: str, folder: Path) -> str:
     if kind == "search":
         journal = folder / "journal.jsonl"
         return "searching" if journal.exists() and journal.stat().st_size > 2000 else "before"
-    if not (folder / "sft").exists():
-        return "before"
-    manifest = folder / "manifest.json"
+    manifest, begun = folder / "manifest.json", folder / "sft" / "metrics.jsonl"
     done = json.loads(manifest.read_text())["stages"] if manifest.exists() else {}
+    if "sft" not in done and not (begun.exists() and begun.stat().st_size):
+        return "before"
     stages = ("sft", "pts", "token_dpo", "full_dpo")
     return next((stage for stage in stages if stage not in done), "evaluation")
 

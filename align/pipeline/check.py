@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from align.errors import RecipeError
-from align.models.load import base_path, chat_template
+from align.models.load import SMOLLM2, base_path, chat_template
 from align.pipeline.recipe import BASE, Recipe
 from align.stages import STAGES
 from align.tasks.base import Split, Task, place_of
@@ -39,7 +39,7 @@ def check_recipe(recipe: Recipe) -> None:
             attempt()
         except ConfigError as error:
             faults += error.problems
-    faults += _context_fault(recipe)
+    faults += _model_faults(recipe)
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
     for name, config in settings.items():
         reference = getattr(config, "reference", "start")
@@ -54,16 +54,26 @@ def check_recipe(recipe: Recipe) -> None:
     _check_chats(recipe, *tasks)
 
 
-def _context_fault(recipe: Recipe) -> list[str]:
-    """Completions longer than what the base model reads; other faults of it are told elsewhere."""
+def _model_faults(recipe: Recipe) -> list[str]:
+    """What the files of the base model say; where it is, and if at all, is told elsewhere."""
     try:
-        longest = context_length(Path(base_path(recipe.model)))
+        folder = Path(base_path(recipe.model))
     except ConfigError:
         return []
-    wanted = recipe.sampling.max_new_tokens
-    if longest is None or wanted <= longest:
-        return []
-    return [f"sampling.max_new_tokens: got {wanted:,}, but the model's context is {longest:,}"]
+    faults = []
+    longest, wanted = context_length(folder), recipe.sampling.max_new_tokens
+    if longest is not None and wanted > longest:
+        faults.append(
+            f"sampling.max_new_tokens: got {wanted:,}, but the model's context is {longest:,}"
+        )
+    if folder.is_dir() and recipe.model.path != SMOLLM2:
+        needed = {"weights (*.safetensors)": "*.safetensors", "tokenizer": "tokenizer*.json"}
+        faults += [
+            f"model.path: {folder} holds no {what}; give the folder of a whole model"
+            for what, pattern in needed.items()
+            if not any(folder.glob(pattern))
+        ]
+    return faults
 
 
 def _loss_fault(name: str, loss: str) -> list[str]:

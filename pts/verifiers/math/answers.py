@@ -17,7 +17,7 @@ from pts.verifiers.math.values import CHANGES, TEXT, UNIT, exact, plain
 _BASE = re.compile(r"([0-9A-Za-z]+)\s?_\s?\{?\s?(?:\\text\{)?\s?(\d{1,2})[\s}]{0,4}")
 _TIME = re.compile(r"(\d+)\s?:\s?(\d+)(?:\s?:\s?(\d+))?\s?([ap]\.?m\.?)?", re.IGNORECASE)
 _DOTS = re.compile(r"\\[lc]?dots[bc]?\b|\.\.\.|…")
-_WORDS = re.compile(r"[^\W\d_]+(?:[\s.,'’-]{1,3}[^\W\d_]+){0,20}\.?")
+_WORDS = re.compile(r"[^\W\d_]+(?:[\s.,'’-]{1,3}\w+){0,20}\.?")
 _RELATION = re.compile(
     r"\s*(?:\\(?:leq?|geq?|lt|gt|neq?|approx|sim|to|pm)\b(?!\{)|[<>≤≥≠])|.*(?:[-+*/]|\\times|\\cdot)\s*\Z"
     r"|.*(?:\\to(?![a-z])|//|\?)",
@@ -83,12 +83,13 @@ def _spelling(text: str) -> str:
 def words(text: str) -> str | None:
     """An answer that is words (or capitals, a name) and no formula, in small letters; else None."""
     text = TEXT.sub(r"\1", plain(text)).strip()
-    parts = re.findall(r"[^\W\d_]+", text)
+    parts = re.findall(r"\w+", text)  # "June 3" begins with a word
     if not _WORDS.fullmatch(text) or _FUNCTION.fullmatch(text) or _INFINITY.fullmatch(text):
         return None
     if re.fullmatch(r"[A-Z]{2,4}", text):
         return text
-    return " ".join(parts).casefold() if max(map(len, parts)) >= 3 else None
+    named = any(part.isalpha() and len(part) >= 3 for part in parts)
+    return " ".join(parts).casefold() if named else None
 
 
 def elements(text: str) -> tuple[str, list[str]] | None:

@@ -127,7 +127,9 @@ def plain(text: str) -> str:
     text = _THIN.sub(lambda thin: "," if thin[0] == "{,}" else "", text.replace("~", " "))
     text = re.sub(r"\\(?:text|mathrm)\s?\{\s?([A-Za-z])\s?\}", r"\1", text)
     text = re.sub(
-        r"^\\text\s?\{[^{}\d:=]*(?:answer|total|area|result|value)\s?[:=]?\s?\}\s?=?", "", text
+        r"^\\text\s?\{[^{}\d:=]*(?:[Aa]nswer|[Tt]otal|[Aa]rea|[Rr]esult|[Vv]alue)\s?[:=]?\s?\}\s?=?",
+        "",
+        text,
     )
     text = text.replace("\\varnothing", "\\emptyset")
     text = _MONEY.sub("", _STYLE.sub("", text)).replace("$", "")

@@ -41,64 +41,95 @@ def explanations(
     config: SearchConfig, sampling: Mapping[str, Any], counts: RunCounts
 ) -> list[tuple[str, str]]:
     """(term, sentences) in reading order."""
-    unit, p_gap = config.unit, config.p_gap
-    least = p_gap - config.indifference_margin
-    text: dict[str, str] = {}
-    drawn, plain = SamplingConfig.model_validate(sampling), SamplingConfig()
-    how = f"temperature {drawn.temperature:g}"
-    for name in ("top_k", "top_p", "min_p"):
-        if getattr(drawn, name) != getattr(plain, name):
-            how += f", {name.replace('_', '-')} {getattr(drawn, name):g}"
-    text["p(success)"] = (
+    unit = config.unit
+    said = [
+        ("p(success)", _success(SamplingConfig.model_validate(sampling))),
+        ("Δ", f"p(success) after a {unit} less p(success) before it."),
+        ("Pivotal", _pivotal(config)),
+        ("Method", _method(config)),
+        ("Intervals", _intervals(config)),
+        ("Questions", _questions(config, counts.status)),
+    ]
+    if unit == "step":
+        return [*said, ("Pairs", "None: pairs are made of single tokens, and steps were searched.")]
+    return [*said, ("Pairs", _pairs(config)), ("Confirmed", _confirmed(config, counts))]
+
+
+def _success(sampling: SamplingConfig) -> str:
+    plain = SamplingConfig()
+    cuts = [
+        f"{name.replace('_', '-')} {getattr(sampling, name):g}"
+        for name in ("top_k", "top_p", "min_p")
+        if getattr(sampling, name) != getattr(plain, name)
+    ]
+    how = ", ".join([f"temperature {sampling.temperature:g}", *cuts])
+    return (
         "The chance that the verifier passes an answer if the model goes on writing from this "
         f"place, sampling at {how}. An answer that is not complete after "
-        f"{drawn.max_new_tokens:,} tokens has failed."
+        f"{sampling.max_new_tokens:,} tokens has failed."
     )
-    text["Δ"] = f"p(success) after a {unit} less p(success) before it."
-    said = f"A {unit} is pivotal if it changes p(success) by {p_gap:g} or more, up or down (p_gap)."
+
+
+def _pivotal(config: SearchConfig) -> str:
+    unit, least = config.unit, config.p_gap - config.indifference_margin
+    said = f"A {unit} is pivotal if it changes p(success) by {config.p_gap:g} or more, up or down"
     if config.method == "bisect":
-        text["Pivotal"] = f"{said} Each whose estimate says so is shown."
-        text["Method"] = (
+        return f"{said} (p_gap). Each whose estimate says so is shown."
+    return (
+        f"{said} (p_gap). It is shown as such once its interval lies beyond {least:g} (p_gap "
+        f"less the indifference margin). A {unit} whose estimate reaches {config.p_gap:g} without "
+        "that is shown as undecided, and no claim is made of it."
+    )
+
+
+def _method(config: SearchConfig) -> str:
+    if config.method == "bisect":
+        return (
             f"bisect: p(success) at a place is the share of {config.bisect_rollouts} rollouts "
             "(sampled continuations) that pass. The answer is halved again and again wherever "
-            f"p(success) differs by {p_gap:g} between two ends. Opposite changes between "
+            f"p(success) differs by {config.p_gap:g} between two ends. Opposite changes between "
             "two ends are not seen."
         )
-        why = "what is shown was picked because it stood out"
-    else:
-        text["Pivotal"] = (
-            f"{said} It is shown as such once its interval lies beyond {least:g} (p_gap "
-            f"less the indifference margin). A {unit} whose estimate reaches {p_gap:g} without "
-            "that is shown as undecided, and no claim is made of it."
-        )
-        text["Method"] = (
-            "branch: rollouts (sampled continuations) leave the answer at a token and go on with "
-            "one of its siblings, the other tokens that may stand there. From them and the verdict "
-            "on the whole answer p(success) is worked out backwards, with at most "
-            f"{config.max_rollouts:,} rollouts an answer."
-        )
-        why = "the search stops when it likes what it sees"
-    text["Intervals"] = (
-        f"Ranges in brackets and the band of the curve reach {config.z:g} standard errors, "
-        f"nominally {100 * math.erf(config.z / math.sqrt(2)):.3g} %: so often they would hold the "
-        "true value if rollouts and places had been fixed beforehand. "
-        f"As {why}, they hold it somewhat less often, least so for "
-        f"changes near {p_gap:g}. They are as the search left them, before any confirmation."
+    return (
+        "branch: rollouts (sampled continuations) leave the answer at a token and go on with one "
+        "of its siblings, the other tokens that may stand there. From them and the verdict on the "
+        "whole answer p(success) is worked out backwards, with at most "
+        f"{config.max_rollouts:,} rollouts an answer."
     )
-    reasons = {
+
+
+def _intervals(config: SearchConfig) -> str:
+    level = 100 * math.erf(config.z / math.sqrt(2))
+    why = (
+        "the search stops when it likes what it sees"
+        if config.method == "branch"
+        else "what is shown was picked because it stood out"
+    )
+    return (
+        f"Ranges in brackets and the band of the curve reach {config.z:g} standard errors, "
+        f"nominally {level:.3g} %: so often they would hold the true value if rollouts and places "
+        f"had been fixed beforehand. As {why}, they hold it somewhat less often, least so for "
+        f"changes near {config.p_gap:g}. They are as the search left them, before any confirmation."
+    )
+
+
+def _questions(config: SearchConfig, status: Mapping[str, int]) -> str:
+    why = {
+        "searched": "",
         "too hard": f" (fewer than {100 * config.p_min:g} % of the rollouts passed)",
         "too easy": f" (more than {100 * config.p_max:g} %)",
         "unscored": " (the verifier could not judge too many of the rollouts)",
     }
-    status = [f"{n:,} {name}{reasons.get(name, '')}" for name, n in sorted(counts.status.items())]
-    text["Questions"] = (
+    counts = [f"{n:,} {name}{why.get(name, '')}" for name, n in sorted(status.items())]
+    return (
         f"{config.filter_rollouts} rollouts of each question decide whether it is searched: "
-        f"{', '.join(status) or 'none so far'}."
+        f"{', '.join(counts) or 'none so far'}."
     )
-    if unit == "step":
-        text["Pairs"] = "None: pairs are made of single tokens, and steps were searched."
-        return list(text.items())
-    text["Pairs"] = (
+
+
+def _pairs(config: SearchConfig) -> str:
+    least = config.p_gap - config.indifference_margin
+    return (
         "Two tokens for one place, the chosen one better than the rejected one. The criterion path "
         "sets a pivotal token against a sibling, fork any two likely siblings. Since a search "
         "proposes what looked best, both sides of each proposed pair were measured anew with "
@@ -109,22 +140,23 @@ def explanations(
         "p-value 1. The expected gain is the probability of the rejected token times the gap: "
         "about what p(success) gains if that probability moves to the chosen token."
     )
+
+
+def _confirmed(config: SearchConfig, counts: RunCounts) -> str:
     proposed = sum(counts.proposed.values())
     if not counts.finished:
-        text["Confirmed"] = (
+        return (
             f"Not yet: pairs are confirmed all together when the run is finished; {proposed:,} "
             "are proposed so far."
         )
-        return list(text.items())
     each = ", ".join(
         f"{name} {counts.confirmed.get(name, 0):,} of {n:,}"
         for name, n in sorted(counts.proposed.items(), reverse=True)
     )
-    text["Confirmed"] = (
+    return (
         f"{sum(counts.confirmed.values()):,} of {proposed:,} proposed pairs"
         f"{f' ({each})' if each else ''}, selected by p-value so that at most {100 * config.fdr:g} "
         "% of those kept are expected to be false (false discovery rate by Benjamini and Hochberg, "
         "path and fork apart). Kept for their size, they have gaps that err a little to the high "
         "side."
     )
-    return list(text.items())

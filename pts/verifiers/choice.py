@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from pts.errors import ConfigError
 from pts.types import Grade, Problem, Verdict
+from pts.verifiers.thinking import after_thinking
 
 MOST_TEXT = 20_000
 """Characters that are read, from the end of a completion: the answer is there."""
@@ -189,7 +190,7 @@ class ChoiceVerifier:
         if expected is None:
             reason = f"reference of {problem.id}: {problem.reference!r} is none of {self.options}"
             return Grade(Verdict.UNSCORED, reason=reason)
-        found = self._choice(_plain(_answered(text)[-MOST_TEXT:]))
+        found = self._choice(_plain(after_thinking(text)[-MOST_TEXT:]))
         if not found:
             return Grade(Verdict.FAIL, reason="no letter declared")
         if found == _SEVERAL:
@@ -320,14 +321,6 @@ def _alone(text: str, last_only: bool = False) -> str:
     last = re.fullmatch(rf"{_EDGE}({_X})[)\].\s]{{0,4}}", lines[-1]) if lines else None
     single = heads.count(last[1]) == 1 and len(heads) <= 2 if last else False
     return last[1] if last and (single or len(set(heads)) == 1) else ""
-
-
-def _answered(text: str) -> str:
-    """What follows the thinking of a model; nothing while it is still thinking."""
-    thought, end, said = text.rpartition("</think>")
-    if end:
-        return said if said.strip() else thought
-    return text.partition("<think>")[0]
 
 
 def _plain(text: str) -> str:

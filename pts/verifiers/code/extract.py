@@ -15,6 +15,8 @@ import textwrap
 from dataclasses import dataclass
 from itertools import takewhile
 
+from pts.verifiers.thinking import after_thinking
+
 _FENCE = re.compile(r"^([ \t>]*(?:[-*+] +|\d+[.)] +)?)(`{3,}|~{3,})[ \t]*([^`\n]*)$", re.MULTILINE)
 _ONE_LINE = re.compile(r"^[ \t]*```(?:python|py)\d*[ \t]+(.+?)[ \t]*```[ \t]*$", re.MULTILINE)
 _PYTHON = re.compile(r"\{?\s*\.?i?py(?:thon)?(?:\s*[\d.]+)?\b", re.IGNORECASE)
@@ -54,9 +56,7 @@ class _Block:
 
 def extract_code(text: str, wanted: frozenset[str] = frozenset(), prefix: str = "") -> str:
     """The code of a completion. The tests use the names `wanted`; `prefix` stands before it."""
-    text = _SPECIAL.split(text.rpartition("</think>")[2])[0]
-    if "<think>" in text:  # still thinking: what it writes there is a draft
-        text = text.partition("<think>")[0]
+    text = _SPECIAL.split(after_thinking(text))[0]
     fenced = _fenced(text, prefix)
     python = [code for language, code in fenced if _PYTHON.match(language)]
     codes = python or [code for _, code in fenced]

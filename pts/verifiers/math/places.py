@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pts.verifiers.thinking import after_thinking
+
 MOST_TEXT = 20_000
 """Characters of a completion that are read, from its end."""
 MOST_ANSWER = 2_000
@@ -33,12 +35,7 @@ _DENIED = re.compile(r"\b(?:is not|isn't|was not|cannot be|can't be|could not)\b
 
 def answered(text: str) -> str:
     """What follows the thinking of a model, at most `MOST_TEXT` characters from its end."""
-    thought, end, said = text.rpartition("</think>")
-    if not end:
-        said = text.partition("<think>")[0]
-    elif not said.strip():
-        said = thought
-    return said.rstrip()[-MOST_TEXT:]
+    return after_thinking(text).rstrip()[-MOST_TEXT:]
 
 
 def declared(text: str) -> str | None:

@@ -37,6 +37,8 @@ class RunSummary:
     """Paths by what ended their search; "impossible" ones the policy cannot sample."""
     pivotal: int = 0
     """Tokens, or steps, that were decided to be pivotal."""
+    rollouts_bytes: int = 0
+    """Size of rollouts.jsonl; 0 where no rollouts are kept."""
 
 
 Records: TypeAlias = list[Record] | JsonLines[Record]

@@ -28,7 +28,7 @@ from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
 from .test_store import journalled_seeds
 
-NAMES = ("results.jsonl", "pairs.jsonl", "token_texts.json")
+NAMES = ("results.jsonl", "rollouts.jsonl", "pairs.jsonl", "token_texts.json")
 
 
 def files(folder: Path) -> dict[str, Any]:

@@ -112,7 +112,15 @@ def _summary_lines(summary: RunSummary) -> list[str]:
     lines.append(f"cut by the length limit: {summary.truncated_share:.1%} of the rollouts")
     if summary.redrawn:
         lines.append(f"unscored and drawn again: {summary.redrawn}")
+    if summary.rollouts_bytes:
+        lines.append(f"rollouts kept: {summary.rollouts_bytes:,} bytes ({_each(summary)} each)")
     return [*lines, f"time: {summary.seconds:.0f} s"]
+
+
+def _each(summary: RunSummary) -> str:
+    """Bytes that a rollout takes."""
+    drawn = sum(tally.rollouts - tally.unscored for tally in summary.spent.values())
+    return f"{summary.rollouts_bytes / drawn:.0f}" if drawn else "none"
 
 
 @app.command()

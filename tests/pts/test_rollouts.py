@@ -223,7 +223,7 @@ def test_the_paths_of_a_search_and_given_completions_are_prefixes_all_the_same(
     tmp_path: Path,
 ) -> None:
     """A given completion was not drawn, so no rollout of the filter tells its prefixes."""
-    given = (3, 3, 3, 1, 1, 2, STOP)
+    given = (1, 3, 3, 3, 3, 3, STOP)
     asked = [dataclasses.replace(problems(1)[0], completions=(given,))]
     engine = Noting()
     config = CONFIG.model_copy(update={"paths": 0, "method": "bisect", "p_gap": 0.06})

@@ -195,10 +195,8 @@ class RunSession:
         texts = self._executor.token_texts(totals.ids, interrupted=False)
         _write_token_texts(folder / "token_texts.json", texts)
         write_pairs(folder / "pairs.jsonl", pairs)
-        summary = totals.summary(seconds)
-        if self._rollouts is not None:
-            size = self._rollouts.path.stat().st_size
-            summary = dataclasses.replace(summary, rollouts_bytes=size)
+        size = self._rollouts.path.stat().st_size if self._rollouts is not None else 0
+        summary = totals.summary(seconds, size)
         write_json(folder / "summary.json", dataclasses.asdict(summary))
         return SearchRun(records, summary, folder, self._sampled)
 

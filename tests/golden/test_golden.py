@@ -36,7 +36,7 @@ CHANGES: dict[str, str] = {
     "policy": "policy_digest",
 }
 """Keys of the recorded files by the names that they have now. Told in CHANGELOG.md."""
-ADDED = {"keep", "t", "rollouts_bytes"}
+ADDED = {"keep", "t", "rollouts_bytes", "bytes_per_rollout"}
 """Keys that the recorded files lack: since then the ids of all rollouts are kept (in journal lines
 as "t", in a file of their own), as the setting `keep` says. Told in CHANGELOG.md."""
 FILES = {"pieces.json": "token_texts.json"}

@@ -206,7 +206,9 @@ def test_every_rollout_of_a_search_is_kept_with_all_its_ids(tmp_path: Path, meth
     assert purposes == {purpose: t.rollouts for purpose, t in run.summary.spent.items()}
     assert purposes["confirm"] > 0
     assert [q.problem_id for q in read_rollouts(tmp_path)] == [p.id for p in problems(6)]
-    assert run.summary.rollouts_bytes == (tmp_path / "rollouts.jsonl").stat().st_size
+    size = (tmp_path / "rollouts.jsonl").stat().st_size
+    assert run.summary.rollouts_bytes == size
+    assert run.summary.bytes_per_rollout == round(size / engine.drawn.total(), 1)
 
 
 def test_verdicts_are_those_of_the_verifier(tmp_path: Path) -> None:

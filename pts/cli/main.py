@@ -167,8 +167,10 @@ def rollouts(
         ),
     ] = "right",
     purpose: Annotated[
-        list[Literal["filter", "search", "confirm"]] | None,
-        typer.Option(help="Only rollouts drawn for it; may be given several times."),
+        list[str] | None,
+        typer.Option(
+            help="filter, search or confirm: only rollouts drawn for it; may be repeated."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="File to write (JSONL); standard output if none.")

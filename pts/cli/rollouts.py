@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pts.data.rollouts import PURPOSES, QuestionRollouts, read_rollouts
-from pts.errors import ConfigError, DataError
+from pts.errors import ConfigError, DataError, did_you_mean
 from pts.files import dumps, file_fault, replacing
 from pts.types import Purpose
 
@@ -18,13 +18,21 @@ Rows: TypeAlias = Iterator[dict[str, Any]]
 
 
 def write_rows(
-    source: Path, what: What, purposes: Collection[Purpose] | None, output: Path | None
+    source: Path, what: What, purposes: Sequence[str] | None, output: Path | None
 ) -> int:
     """Write rows of a run folder or a rollouts.jsonl, a question at a time; return their number.
 
-    Each has `problem_id` and `prompt_ids`. Raises ConfigError for an `output` that cannot be
-    written, DataError for a source that cannot be read or lacks what is asked for.
+    Each has `problem_id` and `prompt_ids`. Raises ConfigError for an unknown purpose and an
+    `output` that cannot be written, DataError for a source that cannot be read or lacks what is
+    asked for.
     """
+    chosen = [purpose for purpose in PURPOSES if not purposes or purpose in purposes]
+    for name in purposes or ():
+        if name not in PURPOSES:
+            raise ConfigError(
+                f"--purpose: no purpose {name!r}"
+                f"{did_you_mean(name, PURPOSES) or '; known: ' + ', '.join(PURPOSES)}"
+            )
     if not source.exists():
         raise DataError(f"{source}: no such run folder or file")
     questions = read_rollouts(source)
@@ -35,7 +43,7 @@ def write_rows(
     with nullcontext(sys.stdout) if output is None else replacing(output) as file:
         for question in questions:
             about = {"problem_id": question.problem_id, "prompt_ids": question.prompt_ids}
-            for row in ROWS[what](question, purposes or PURPOSES):
+            for row in ROWS[what](question, chosen):
                 file.write(dumps({**about, **row}) + "\n")
                 written += 1
     return written

@@ -202,6 +202,7 @@ def test_wrong_ways_to_ask_for_rollouts(
         ("no such run folder or file", tmp_path / "none"),
         ("(keep: none), or is not begun", tmp_path),
         ("it is not written over", run, "--output", other),
+        ("no purpose 'filtr'; did you mean 'filter'", run, "--purpose", "filtr"),
         ("other.jsonl, line 1: ", other),
     ):
         assert said in pts("rollouts", *command, status=2, capsys=capsys)

@@ -289,6 +289,19 @@ def test_questions_may_be_added_and_a_finished_run_is_left_as_it_is(tmp_path: Pa
     assert files[0].stat().st_mtime_ns == before
 
 
+def test_a_finished_run_needs_no_more_than_the_first_line_of_its_journal(tmp_path: Path) -> None:
+    searched(tmp_path / "whole", 6)
+    searched(tmp_path / "cut", 3)
+    journal = tmp_path / "cut" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])
+    engine, run = searched(tmp_path / "cut", 3)
+    assert engine.drawn == {}
+    assert len(list(run.results)) == 3
+    searched(tmp_path / "cut", 6)
+    for name in ("results.jsonl", "rollouts.jsonl", "pairs.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_another_keep_is_refused_by_name(tmp_path: Path) -> None:
     searched(tmp_path, keep="none")
     with pytest.raises(JournalError, match=r"config\.keep: the journal has 'none', this run 'all'"):

@@ -146,8 +146,10 @@ class PipelineRun:
         if searched:
             rollouts = self.manifest.folder / searched / ROLLOUTS
             digests["rollouts"] = self._digest(rollouts)
-        if searched or STAGES[entry.kind].needs_pairs:
-            pairs = self.manifest.folder / (searched or self.recipe.pairs_of(entry)) / "pairs.jsonl"
+        if STAGES[entry.kind].needs_pairs:
+            searched = self.recipe.pairs_of(entry)
+        if searched:
+            pairs = self.manifest.folder / searched / "pairs.jsonl"
             digests["pairs"] = self._digest(pairs)
         reference = getattr(entry.settings, "reference", "start")
         if reference != "start":

@@ -53,7 +53,9 @@ class StageContext:
     folder: Path
     """The stage's own folder."""
     pairs: Path | None = None
-    """For a stage that needs pairs: the file that a search wrote."""
+    """For a stage that needs pairs or takes rollouts: the file that a search wrote."""
+    rollouts: Path | None = None
+    """For a stage that takes the rollouts of a search as its data: the file that it wrote."""
     progress: bool = True
     """Show progress bars."""
     digests: Mapping[str, str] = field(default_factory=dict)

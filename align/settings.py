@@ -57,6 +57,19 @@ class TrainingConfig(Settings):
     """Train adapters instead of all weights."""
 
 
+class RolloutsConfig(TrainingConfig):
+    """What training stages share that can take the rollouts of a search as their data."""
+
+    rollouts: str = ""
+    """Stage `pts` whose rollouts are the data, so that no token is generated; `num_problems` and
+    `samples` do not matter then. Empty: the stage samples."""
+    purposes: tuple[Literal["filter", "search", "confirm"], ...] = Field(
+        ("filter", "search", "confirm"), min_length=1
+    )
+    """Rollouts that are taken, by what the search drew them for: whole answers (`filter`), or
+    answers that were made to begin with a part of one and a next token (the others)."""
+
+
 class EvaluateConfig(Settings):
     """What is measured after every stage."""
 

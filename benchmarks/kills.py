@@ -42,7 +42,7 @@ LIFE = 16.0
 """Seconds at most that a run lives once it has begun its work; it may also die before that."""
 COMPARED = {
     "chain": ("table.json", "**/model.safetensors", "**/pairs.jsonl", "eval/*/items.jsonl"),
-    "search": ("results.jsonl", "pairs.jsonl", "token_texts.json"),
+    "search": ("results.jsonl", "rollouts.jsonl", "pairs.jsonl", "token_texts.json"),
 }
 
 

@@ -10,6 +10,11 @@ from .data.pairs import read_pairs as read_pairs
 from .data.pairs import write_pairs as write_pairs
 from .data.problems import Problems as Problems
 from .data.problems import load_problems as load_problems
+from .data.rollouts import ContinuationPair as ContinuationPair
+from .data.rollouts import KeptRollout as KeptRollout
+from .data.rollouts import NextTokenValue as NextTokenValue
+from .data.rollouts import QuestionRollouts as QuestionRollouts
+from .data.rollouts import read_rollouts as read_rollouts
 from .engines.base import Engine as Engine
 from .engines.base import SampleRequest as SampleRequest
 from .engines.registry import make_engine as make_engine

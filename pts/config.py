@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pts.errors import ConfigError, did_you_mean
+from pts.types import Keep
 
 
 class Settings(BaseModel):
@@ -143,6 +144,10 @@ class SearchConfig(Settings):
     """Pairs proposed (and confirmed) at most in one question, by estimated expected gain."""
     unscored_limit: float = Field(0.02, ge=0, lt=1)
     """A question with a larger share of UNSCORED rollouts is set aside."""
+    keep: Keep = "all"
+    """Rollouts whose token ids stay on file (rollouts.jsonl) for use as data: those that passed
+    (`right`), `all` or `none`. A search pays for them and a disk hardly notices them, so all stay;
+    no result depends on it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,10 @@ Purpose: TypeAlias = Literal["filter", "search", "confirm", "sample"]
 """Why a rollout is drawn. It is part of the seed, so that a confirmation never replays a search."""
 
 WHOLE: frozenset[Purpose] = frozenset({"filter", "sample"})
-"""Purposes whose rollouts keep all their ids; of the others the first one is kept."""
+"""Purposes whose rollouts a search is told all ids of; of the others the first one."""
+
+Keep: TypeAlias = Literal["none", "right", "all"]
+"""Rollouts of which a run folder keeps all ids; `right`: those that passed."""
 
 
 class Verdict(enum.StrEnum):
@@ -106,6 +109,11 @@ class Rollout:
     def success(self) -> bool:
         """Whether the verdict is PASS."""
         return self.verdict is Verdict.PASS
+
+
+def kept_length(keep: Keep, success: bool, length: int) -> int:
+    """How many ids of a rollout a run folder keeps: all of them, or the first one."""
+    return length if keep == "all" or (keep == "right" and success) else min(1, length)
 
 
 @dataclass(frozen=True, slots=True)

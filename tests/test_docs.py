@@ -99,6 +99,12 @@ def test_python_of_the_docs_compiles(text: str) -> None:
     compile(text, "docs", "exec")
 
 
+def test_the_rollouts_of_the_docs_are_read(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "running-a-search.md"
+    [text] = [block for block in blocks(page, "python") if "read_rollouts" in block]
+    exec(text, {"folder": tmp_path})
+
+
 def test_python_of_the_verifier_page_runs() -> None:
     available()
     space: dict[str, object] = {"__name__": "docs"}

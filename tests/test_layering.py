@@ -16,7 +16,7 @@ PTS = [
     {"planning", "report"},
     {"runtime", "testing"},
     {"engines", "verifiers", "algorithm", "data"},
-    {"config", "stats", "files", "plain_text"},
+    {"config", "stats", "files", "plain_text", "packing"},
     {"types"},
     {"errors"},
 ]

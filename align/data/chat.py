@@ -39,6 +39,11 @@ class ChatIds:
     mask: tuple[int, ...]
 
 
+def answer_row(prompt: Ids, answer: Ids) -> ChatIds:
+    """A prompt and a sampled answer, as ids."""
+    return ChatIds((*prompt, *answer), (0,) * len(prompt) + (1,) * len(answer))
+
+
 def render_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]
 ) -> list[ChatIds]:

@@ -134,9 +134,16 @@ def build_pairs(
         right = _order(question, True, style_weight, rng)[:per_question]
         wrong = _order(question, False, 0.0, rng)[:per_question]
         found.append(
-            [_pair(question, c, r, policy_digest) for c, r in zip(right, wrong, strict=False)]
+            [
+                preference_pair(question, c, r, policy_digest)
+                for c, r in zip(right, wrong, strict=False)
+            ]
         )
-    pairs = [pair for group in found for pair in group]
+    return limited([pair for group in found for pair in group], limit, seed)
+
+
+def limited(pairs: list[PreferencePair], limit: int, seed: int) -> list[PreferencePair]:
+    """At most `limit` pairs (0: all), drawn evenly, in their order."""
     if not limit or len(pairs) <= limit:
         return pairs
     kept = set(random.Random(seed).sample(range(len(pairs)), limit))
@@ -155,9 +162,10 @@ def _order(question: Sampled, right: bool, style_weight: float, rng: random.Rand
     return [answer for *_, answer in sorted(keyed, key=lambda item: item[:2], reverse=True)]
 
 
-def _pair(
+def preference_pair(
     question: Sampled, chosen: Answer, rejected: Answer, policy_digest: str
 ) -> PreferencePair:
+    """A right and a wrong answer of a question, joined."""
     return PreferencePair(
         problem_id=question.problem_id,
         prompt_ids=question.prompt_ids,

@@ -125,7 +125,7 @@ def _check_task(recipe: Recipe) -> Task:
 def _uses(recipe: Recipe, task: Task) -> Iterator[tuple[str, Callable[[], object]]]:
     """Names of what draws from the task, each with such a draw."""
     config = recipe.evaluate
-    drawing = {e.name: STAGES[e.kind].draws for e in recipe.stages}
+    drawing = {e.name: recipe.draws(e) for e in recipe.stages}
     problems = [name for name, what in drawing.items() if what == "problems"]
     if problems:
         yield ", ".join(problems), lambda: _draw(task, "train", 1)

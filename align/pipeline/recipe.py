@@ -83,6 +83,15 @@ class Recipe(Settings):
         named: str = getattr(entry.settings, "pairs", "")
         return named or self._before(entry, "pairs")
 
+    def rollouts_of(self, entry: StageEntry) -> str:
+        """Name of the stage whose rollouts a stage takes as its data; empty if it takes none."""
+        named: str = getattr(entry.settings, "rollouts", "")
+        return named
+
+    def draws(self, entry: StageEntry) -> str:
+        """What a stage takes from the task's train split."""
+        return "nothing" if self.rollouts_of(entry) else STAGES[entry.kind].draws
+
     def _before(self, entry: StageEntry, made: str) -> str:
         earlier = self.stages[: self.stages.index(entry)]
         return next((e.name for e in reversed(earlier) if STAGES[e.kind].makes == made), "")
@@ -301,11 +310,14 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
             source = recipe.pairs_of(entry)
             used.add(source)
             yield from _pairs_misfits(recipe, entry, source, known)
+        if source := recipe.rollouts_of(entry):
+            used.add(source)
+            yield from _rollouts_misfits(recipe, entry, source, known)
         known[entry.name] = stage.makes
     for name, makes in known.items():
         if makes == "pairs" and name not in used:
             yield f"stages: {name!r} makes pairs that no stage trains on; name a token_dpo after it"
-    drawing = [entry.name for entry in recipe.stages if STAGES[entry.kind].draws == "problems"]
+    drawing = [entry.name for entry in recipe.stages if recipe.draws(entry) == "problems"]
     if recipe.sampling.temperature == 0 and drawing:
         yield (
             f"sampling.temperature: got 0, with which all completions of {', '.join(drawing)} are "
@@ -328,4 +340,38 @@ def _pairs_misfits(
         yield (
             f"{entry.name}.weight_by: got 'expected_gain', which {source}.pairs_from: coin does "
             "not measure; set it to 'none'"
+        )
+
+
+def _rollouts_misfits(
+    recipe: Recipe, entry: StageEntry, source: str, known: Mapping[str, str]
+) -> Iterator[str]:
+    """What is wrong with the rollouts that a stage takes as its data."""
+    if source not in known:
+        hint = did_you_mean(source, known)
+        yield f"{entry.name}.rollouts: no stage {source!r} before this one{hint}"
+        return
+    searched = next((e for e in recipe.stages if e.name == source), None)
+    search = getattr(searched.settings, "search", None) if searched else None
+    if searched is None or search is None:
+        yield f"{entry.name}.rollouts: {source!r} is no search; name a pts stage"
+        return
+    if getattr(searched.settings, "pairs_from", "search") != "search":
+        yield (
+            f"{entry.name}.rollouts: {source}.pairs_from is a control arm, which keeps no "
+            "rollouts; name a pts stage with pairs_from: search"
+        )
+    needed = STAGES[entry.kind].rollouts
+    if search.keep not in (needed, "all"):
+        yield (
+            f"{source}.search.keep: got {search.keep!r}, but {entry.name} trains on its rollouts; "
+            f"set it to {needed!r}"
+        )
+    told: Any = entry.settings
+    own = getattr(told, "strict", False) and told.reference == "start"
+    if own and recipe.start_of(entry) != recipe.start_of(searched):
+        yield (
+            f"{entry.name}.rollouts: {source!r} sampled {recipe.start_of(searched)}, and the "
+            f"reference is {recipe.start_of(entry)}; add from: {recipe.start_of(searched)}, or "
+            "strict: false"
         )

@@ -37,6 +37,7 @@ from align.run_folder import (
 )
 from align.stages import STAGES
 from align.tasks.registry import build_task
+from pts.data.rollouts import ROLLOUTS
 from pts.files import write_json
 
 MEASURED_BY = ("evaluate", "sampling", "model")
@@ -140,9 +141,15 @@ class PipelineRun:
     def stage(self, entry: StageEntry, alone: bool = False) -> None:
         """Run one stage and measure the policy that it makes, if it makes one."""
         policy = self.policies[self.recipe.start_of(entry)]
-        pairs, digests = None, {"policy": self._digest(policy), **self._data}
+        pairs, rollouts, digests = None, None, {"policy": self._digest(policy), **self._data}
+        searched = self.recipe.rollouts_of(entry)
+        if searched:
+            rollouts = self.manifest.folder / searched / ROLLOUTS
+            digests["rollouts"] = self._digest(rollouts)
         if STAGES[entry.kind].needs_pairs:
-            pairs = self.manifest.folder / self.recipe.pairs_of(entry) / "pairs.jsonl"
+            searched = self.recipe.pairs_of(entry)
+        if searched:
+            pairs = self.manifest.folder / searched / "pairs.jsonl"
             digests["pairs"] = self._digest(pairs)
         reference = getattr(entry.settings, "reference", "start")
         if reference != "start":
@@ -158,7 +165,7 @@ class PipelineRun:
             self.console.print(f"[bold]{entry.name}[/bold]")
             context = StageContext(
                 self.recipe, self._task, entry, policy, self.manifest.folder / entry.name,
-                pairs=pairs, progress=self.progress, digests=digests,
+                pairs=pairs, rollouts=rollouts, progress=self.progress, digests=digests,
             )  # fmt: skip
             result = self._record(entry.name, inputs, run_stage(context))
         self._settle(wait=False)

@@ -30,7 +30,9 @@ class Stage:
     needs_pairs: bool = False
     """It trains on the pairs of the stage that its setting `pairs` names, or of the last one."""
     draws: Literal["problems", "demonstrations", "nothing"] = "problems"
-    """What it takes from the task's train split."""
+    """What it takes from the task's train split; nothing where it takes rollouts."""
+    rollouts: Literal["right", "all"] = "right"
+    """Those that a search must have kept for the stage that names it in a setting `rollouts`."""
 
 
 STAGES: dict[str, Stage] = {
@@ -39,6 +41,6 @@ STAGES: dict[str, Stage] = {
     "token_dpo": Stage(
         token_dpo.TokenDPOConfig, token_dpo.run, "+ token DPO", needs_pairs=True, draws="nothing"
     ),
-    "full_dpo": Stage(full_dpo.FullDPOConfig, full_dpo.run, "+ full DPO"),
+    "full_dpo": Stage(full_dpo.FullDPOConfig, full_dpo.run, "+ full DPO", rollouts="all"),
     "rejection_sft": Stage(rejection_sft.RejectionSFTConfig, rejection_sft.run, "rejection SFT"),
 }

@@ -1,29 +1,36 @@
-"""Stage 3: DPO on full-length pairs, sampled from the stage before and judged by the verifier."""
+"""Stage 3: DPO on full-length pairs, judged by the verifier: sampled from the stage before, or
+taken from the rollouts of a search."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from align.context import StageContext, StageResult
 from align.data.preferences import (
     PreferencePair,
+    Sampled,
     build_pairs,
     count_outcomes,
+    limited,
     write_preferences,
 )
+from align.data.rollouts import answers_of, continuation_pairs
 from align.errors import StageError
-from align.settings import TrainingConfig
+from align.settings import RolloutsConfig
 from align.stages.sampling import load_engine, sample_answers
+from pts.data.rollouts import read_rollouts
+from pts.types import Ids
 
 PAIRS = "pairs.jsonl"
 
 
-class FullDPOConfig(TrainingConfig):
+class FullDPOConfig(RolloutsConfig):
     """Stage 3: DPO on full-length pairs, sampled from the stage before and judged."""
 
     num_problems: int = Field(400, ge=1, le=10**9)
@@ -32,6 +39,10 @@ class FullDPOConfig(TrainingConfig):
     """Completions a question."""
     pairs_per_question: int = Field(1, ge=1, le=100_000)
     """Right/wrong pairs at most of one question."""
+    pairs_of: Literal["answers", "continuations"] = "answers"
+    """Of `rollouts`: whole `answers` of a question, or `continuations` of the prefixes of the
+    search's confirmed pairs, a right one after the better token against a wrong one after the
+    other."""
     max_pairs: int = Field(0, ge=0)
     """Pairs at most in all; 0 keeps all."""
     beta: float = Field(0.3, gt=0)
@@ -48,7 +59,7 @@ class FullDPOConfig(TrainingConfig):
 
 
 def run(context: StageContext) -> StageResult:
-    """RolloutQuery, pair, train.
+    """Sample (or take rollouts), pair, train.
 
     Raises:
         StageError: no question with both right and wrong answers, or a reference other than the
@@ -76,19 +87,12 @@ def run(context: StageContext) -> StageResult:
 
 def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]]:
     """Pairs (also written to pairs.jsonl) and the counts behind them."""
-    config = context.settings
-    engine = load_engine(context)
-    _check_reference(context, engine.policy_digest)
-    sampled = sample_answers(context, engine, config.num_problems, config.samples)
-    pairs = build_pairs(
-        sampled,
-        engine.policy_digest,
-        per_question=config.pairs_per_question,
-        limit=config.max_pairs,
-        style_weight=config.style_weight,
-        seed=context.seed("pairs"),
-    )
-    counts = count_outcomes(sampled)
+    pairs, counts = _drawn(context) if context.rollouts is None else _of_search(context)
+    if not pairs and context.rollouts is not None:
+        raise StageError(
+            f"{context.rollouts}: makes no pairs; take other purposes or pairs_of, or search more "
+            "problems that the policy solves sometimes but not always"
+        )
     if not pairs:
         raise StageError(
             f"full_dpo: none of {counts['questions']} questions has both right and wrong answers "
@@ -97,6 +101,54 @@ def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]
         )
     write_preferences(context.folder / PAIRS, pairs)
     return pairs, {**counts, **_describe(pairs)}
+
+
+def _drawn(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]:
+    config = context.settings
+    engine = load_engine(context)
+    if config.reference != "start":
+        _check_reference(context, engine.policy_digest)
+    sampled = sample_answers(context, engine, config.num_problems, config.samples)
+    return _of_answers(context, sampled, engine.policy_digest), count_outcomes(sampled)
+
+
+def _of_search(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]:
+    config, rollouts, decode = context.settings, context.rollouts, _decoder(context)
+    assert rollouts is not None
+    policy = next((question.policy_digest for question in read_rollouts(rollouts)), "")
+    _check_reference(context, policy)
+    if config.pairs_of == "continuations":
+        assert context.pairs is not None
+        found, without = continuation_pairs(rollouts, context.pairs, config.purposes, decode)
+        pairs = limited(found, config.max_pairs, context.seed("pairs"))
+        questions = len({pair.problem_id for pair in found})
+        counts = {"questions": questions, "pairs_without_continuations": without}
+    else:
+        sampled = list(answers_of(rollouts, config.purposes, decode))
+        pairs, counts = _of_answers(context, sampled, policy), count_outcomes(sampled)
+    return pairs, {**counts, "tokens_sampled": 0}
+
+
+def _of_answers(
+    context: StageContext, sampled: Sequence[Sampled], policy: str
+) -> list[PreferencePair]:
+    config = context.settings
+    return build_pairs(
+        sampled,
+        policy,
+        per_question=config.pairs_per_question,
+        limit=config.max_pairs,
+        style_weight=config.style_weight,
+        seed=context.seed("pairs"),
+    )
+
+
+def _decoder(context: StageContext) -> Callable[[Ids], str]:
+    """Text of answers for their scores, as an engine decodes them."""
+    from align.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(context.policy, context.recipe.model)
+    return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _describe(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
@@ -115,14 +167,15 @@ def _check_reference(context: StageContext, sampled: str) -> None:
     """The reference should be the policy that the pairs are sampled from."""
     from align.training import loop as training
 
-    config = context.settings
-    if config.reference == "start":
+    config, drawn = context.settings, context.rollouts
+    start = config.reference == "start"
+    reference = context.policy if start else Path(config.reference)
+    if training.policy_digest(reference, context.recipe.model) == sampled:
         return
-    if training.policy_digest(Path(config.reference), context.recipe.model) == sampled:
-        return
+    source = f"the rollouts {drawn}" if drawn is not None else f"{context.policy}, which the pairs"
     message = (
-        f"full_dpo.reference: {config.reference} is another policy than {context.policy}, which "
-        "the pairs are sampled from; use 'start', or set full_dpo.strict=false"
+        f"full_dpo.reference: {reference} is another policy than {source} are sampled from; "
+        f"{'start from that one' if start else 'use start'}, or set full_dpo.strict=false"
     )
     if config.strict:
         raise StageError(message)

@@ -14,6 +14,7 @@ from align.context import StageContext, StageResult
 from align.stages.sampling import load_engine
 from pts.algorithm.criteria import check_criteria
 from pts.config import SearchConfig, Settings
+from pts.data.rollouts import ROLLOUTS
 from pts.errors import ConfigError
 from pts.runtime.results import RolloutCost
 from pts.types import Problem
@@ -91,7 +92,9 @@ def _search(
         )
         if budget and _total(found.summary.spent).tokens >= budget:
             break
-    names = ("pairs.jsonl", "results.jsonl", "token_texts.json", "summary.json")
+    names = ["pairs.jsonl", "results.jsonl", "token_texts.json", "summary.json"]
+    if config.search.keep != "none":
+        names.append(ROLLOUTS)
     return StageResult(
         model=None,
         metrics=_metrics(found, min(opened, len(problems))),
@@ -118,4 +121,5 @@ def _metrics(found: SearchRun, opened: int) -> dict[str, Any]:
         "rollouts": total.rollouts,
         "tokens_sampled": total.tokens,
         "truncated_share": summary.truncated_share,
+        "rollouts_bytes": summary.rollouts_bytes,
     }

@@ -1,5 +1,7 @@
 """Rejection sampling: SFT on the policy's own right answers, as ids exactly as they were sampled.
 
+They are sampled here, or a search has drawn them before (`rollouts`).
+
 Right answers that stopped with another token than the end of turn (a base model's end of text, for
 instance) are left out and counted: they would teach the wrong one.
 """
@@ -11,26 +13,29 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from align.context import StageContext, StageResult
-from align.data.chat import ChatIds
+from align.data.chat import ChatIds, answer_row
 from align.data.preferences import Sampled, count_outcomes
+from align.data.rollouts import collect_right_answers
 from align.errors import StageError
-from align.settings import TrainingConfig
+from align.settings import RolloutsConfig
 from align.stages.sampling import load_engine, sample_answers
 
 
-class RejectionSFTConfig(TrainingConfig):
+class RejectionSFTConfig(RolloutsConfig):
     """SFT on the policy's own right answers (rejection sampling)."""
 
     num_problems: int = Field(400, ge=1, le=10**9)
     """Problems to sample."""
     samples: int = Field(6, ge=1, le=100_000)
     """Completions a problem; the right ones become rows."""
+    max_per_question: int = Field(0, ge=0)
+    """Rows at most of one question where `rollouts` gives them; 0 takes all."""
     max_length: int = Field(1024, ge=8)
     """Longer rows are dropped, counted and shown, never cut."""
 
 
 def run(context: StageContext) -> StageResult:
-    """RolloutQuery `samples` answers to `questions` problems and train on the right ones.
+    """Sample answers, or take those of a search, and train on the right ones.
 
     Raises:
         StageError: no right answer, or the validation of the rows found faults.
@@ -43,6 +48,17 @@ def run(context: StageContext) -> StageResult:
     done = training.begin(context, config)
     if done is not None:
         return done
+    rows, counts = _drawn(context) if context.rollouts is None else _of_search(context)
+    policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
+    new_tokens = prepare(policy, tokenizer)
+    ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
+    validated = validate_rows(tokenizer, ended, config.max_length)
+    validated.metrics.update(counts, rows_other_stop=len(rows) - len(ended))
+    return train_sft(context, config, policy, tokenizer, validated, new_tokens)
+
+
+def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
+    config = context.settings
     sampled = sample_answers(context, load_engine(context), config.num_problems, config.samples)
     rows = right_answers(sampled)
     if not rows:
@@ -50,12 +66,26 @@ def run(context: StageContext) -> StageResult:
             f"rejection_sft: no right answer among {config.samples} samples of each of "
             f"{len(sampled)} questions; raise rejection_sft.samples or take easier problems"
         )
-    policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
-    new_tokens = prepare(policy, tokenizer)
-    ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
-    validated = validate_rows(tokenizer, ended, config.max_length)
-    validated.metrics.update(count_outcomes(sampled), rows_other_stop=len(rows) - len(ended))
-    return train_sft(context, config, policy, tokenizer, validated, new_tokens)
+    return rows, count_outcomes(sampled)
+
+
+def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
+    config, run = context.settings, context.rollouts
+    assert run is not None
+    found = collect_right_answers(
+        run, config.purposes, config.max_per_question, context.seed("rows")
+    )
+    if not found.rows:
+        raise StageError(
+            f"{run}: holds no right answer drawn for {', '.join(config.purposes)}; take other "
+            "purposes, or search more or easier problems"
+        )
+    return found.rows, {
+        "questions": found.questions,
+        "duplicates": found.duplicates,
+        "rows_above_limit": found.left_out,
+        "tokens_sampled": 0,
+    }
 
 
 def right_answers(sampled: Sequence[Sampled]) -> list[ChatIds]:
@@ -63,6 +93,5 @@ def right_answers(sampled: Sequence[Sampled]) -> list[ChatIds]:
     rows = []
     for question in sampled:
         distinct = dict.fromkeys(answer.ids for answer in question.answers if answer.right)
-        prompt = question.prompt_ids
-        rows += [ChatIds((*prompt, *ids), (0,) * len(prompt) + (1,) * len(ids)) for ids in distinct]
+        rows += [answer_row(question.prompt_ids, ids) for ids in distinct]
     return rows

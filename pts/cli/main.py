@@ -1,4 +1,4 @@
-"""The `pts` command: search, plan, pairs, report, inspect.
+"""The `pts` command: search, plan, pairs, rollouts, report, inspect.
 
     pts search --model models/mine --problems sums.jsonl --chat \\
         --verifier 'exact:The answer is (-?\\d+)\\.' --output runs/sums p_gap=0.2 temperature=1
@@ -112,6 +112,9 @@ def _summary_lines(summary: RunSummary) -> list[str]:
     lines.append(f"cut by the length limit: {summary.truncated_share:.1%} of the rollouts")
     if summary.redrawn:
         lines.append(f"unscored and drawn again: {summary.redrawn}")
+    if summary.rollouts_bytes:
+        size, each = summary.rollouts_bytes, summary.bytes_per_rollout
+        lines.append(f"rollouts kept: {size:,} bytes, {each:.0f} for each that was drawn")
     return [*lines, f"time: {summary.seconds:.0f} s"]
 
 
@@ -151,6 +154,34 @@ def pairs(
     write_form(found, form, output)
     where = f" written to {output}" if output else ""
     typer.echo(f"{len(found.pairs)} pairs{where}", err=form == "jsonl" and output is None)
+
+
+@app.command()
+def rollouts(
+    run: Annotated[Path, typer.Argument(help="Folder of a search, or a rollouts.jsonl.")],
+    what: Annotated[
+        Literal["right", "wrong", "pairs", "values", "all"],
+        typer.Option(
+            help="right or wrong answers; pairs of a right and a wrong continuation of a prefix; "
+            "values: how often each next token led to a right answer; or all rollouts."
+        ),
+    ] = "right",
+    purpose: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="filter, search or confirm: only rollouts drawn for it; may be repeated."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write (JSONL); standard output if none.")
+    ] = None,
+) -> None:
+    """Write the rollouts that a search kept as JSON lines of token ids."""
+    from pts.cli.rollouts import write_rows
+
+    written = write_rows(run, what, purpose, output)
+    where = f" written to {output}" if output else ""
+    typer.echo(f"{written:,} rows{where}", err=output is None)
 
 
 @app.command()

@@ -37,6 +37,8 @@ from pts.types import (
 QUESTIONS = 2000
 BYTES = 24 << 20
 """Questions on one page at most, and of their data; the page says so when there are more."""
+KEPT = ("rollouts_bytes", "bytes_per_rollout")
+"""Totals of a finished run on the rollouts that it kept."""
 
 
 def write_report(run_dir: Path | str, output: Path | str | None = None) -> Path:
@@ -112,6 +114,7 @@ def _run(folder: RunFolder) -> dict[str, Any]:
             for purpose, text in PURPOSES.items()
             if purpose in spent
         },
+        "kept": {key: (folder.summary or {}).get(key, 0) for key in KEPT},
         "total": dataclasses.asdict(sum(spent.values(), RolloutCost())),
         "proposed": proposed.total(),
         "confirmed": confirmed.total(),

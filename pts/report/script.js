@@ -53,6 +53,9 @@ function showRun() {
   card(number(total.tokens), "tokens sampled");
   const share = total.rollouts ? total.truncated / total.rollouts : 0;
   card((100 * share).toFixed(1) + " %", "of the rollouts cut by the length limit");
+  const each = number(Math.round(run.kept.bytes_per_rollout));
+  if (run.kept.rollouts_bytes)
+    card(number(run.kept.rollouts_bytes), `bytes of rollouts kept, ${each} for each`);
   if (total.unscored) card(number(total.unscored), "unscored, drawn again");
   for (const [term, text] of run.words) byId("words").append(el("dt", "", term), el("dd", "", text));
   for (const [name, value] of run.settings) byId("settings").append(el("dt", "dim", name), el("dd", "", value));

@@ -13,7 +13,7 @@ import logging
 from pts.engines.base import Engine
 from pts.errors import EngineError, VerifierError
 from pts.files import prefix_digest
-from pts.types import WHOLE, Grade, Ids, Problem, Purpose, Rollout, Verdict
+from pts.types import Grade, Ids, Problem, Rollout, Verdict
 from pts.verifiers.base import Verifier
 
 _log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ class Grader:
         verdict = self._verdict(prefix) if stopped else Verdict.FAIL
         return Rollout((), verdict, not stopped, 0)
 
-    def rollout(self, prefix: Ids, ids: Ids, purpose: Purpose) -> Rollout:
-        """The rollout of the continuation `ids` of `prefix`.
+    def rollout(self, prefix: Ids, ids: Ids) -> Rollout:
+        """The rollout of the continuation `ids` of `prefix`, with all its ids.
 
         Raises EngineError when `ids` neither ends with its first stop id nor fills the limit.
         """
@@ -55,7 +55,7 @@ class Grader:
                 f"{limit}; a completion must end with its first stop id or fill the limit"
             )
         verdict = self._verdict(prefix + ids) if stopped else Verdict.FAIL
-        return Rollout(ids if purpose in WHOLE else ids[:1], verdict, not stopped, len(ids))
+        return Rollout(ids, verdict, not stopped, len(ids))
 
     def _verdict(self, completion: Ids) -> Verdict:
         digest = prefix_digest(completion)

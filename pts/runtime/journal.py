@@ -16,20 +16,31 @@ import operator
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pts.errors import JournalError
-from pts.files import complete_lines, damaged, dumps, leading_text, parse, write_all
-from pts.types import Purpose, Rollout, Verdict
+from pts.files import (
+    complete_lines,
+    damaged,
+    dumps,
+    leading_text,
+    parse,
+    prefix_digest,
+    write_all,
+)
+from pts.packing import pack_numbers, unpack_numbers
+from pts.types import Ids, Keep, Purpose, Rollout, Verdict, kept_length
 
-FORMAT = 4
-"""Version of the journal; up to 3, workers had files of their own beside it."""
+FORMAT = 5
+"""Version of the journal; up to 4 it held no rollouts to keep."""
 
 _FAIL, _PASS, _CUT = 0, 1, 2
 _PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c", "sample": "n"}
+_LETTERS = {letter: purpose for purpose, letter in _PURPOSES.items()}
 
 
 @dataclass(slots=True)
@@ -73,12 +84,18 @@ class Recorder(ABC):
         first: int,
         rollouts: Iterable[Rollout],
         redrawn: tuple[int, int] = (0, 0),
+        kept: str = "",
     ) -> None:
-        """Record one finished query: rollouts `first`, `first`+1, … at the prefix digest `at`."""
+        """Record one finished query: rollouts `first`, `first`+1, … at the prefix digest `at`.
+
+        `kept` is what the folder keeps of them besides (`kept_text`).
+        """
         entry: dict[str, Any] = {"q": question, "at": at, "p": _PURPOSES[purpose], "i": first}
         entry["o"] = list(map(pack, rollouts))
         if redrawn[0]:
             entry["r"] = list(redrawn)
+        if kept:
+            entry["t"] = kept
         self.append(question, _line(entry))
 
     @abstractmethod
@@ -96,10 +113,11 @@ class Journal(Recorder):
     Line formats: the header `{"format", "fingerprint"}`; `{"q", "d"}` when question q (problem
     digest d) begins; `{"q", "at", "p", "i", "o"}` for rollouts i, i+1, … of purpose p at the
     prefix with digest `at`, each rollout as `[code, length, *ids]` (code 0 fail, 1 pass, 2 cut),
-    with `"r": [draws, tokens]` where UNSCORED draws were replaced.
+    with `"r": [draws, tokens]` where UNSCORED draws were replaced and `"t"` where ids are kept that
+    no search needs (`kept_text`).
 
     Only byte offsets are kept in memory, and those of a question until it begins here or, where a
-    worker searches it, until it is forgotten.
+    worker searches it or rollouts are kept, until it is forgotten.
     """
 
     def __init__(
@@ -107,16 +125,17 @@ class Journal(Recorder):
         path: Path,
         fingerprint: Mapping[str, Any],
         finished: Callable[[], Collection[str]] = frozenset,
+        keep: Keep = "none",
     ) -> None:
         """Create the journal, or open it to resume.
 
         What it holds of `finished` questions is passed over; they are asked for once the journal
-        is known to be this run's.
+        is known to be this run's. `keep` says what `drawn` will give of a question.
 
         Raises JournalError if another process holds it, if it belongs to a run with another
         fingerprint (the message lists the fields that differ) or if it is damaged.
         """
-        self.path = path
+        self.path, self.keep = path, keep
         self._places: dict[str, array[int]] = {}
         """Offsets of the lines about a question."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,9 +173,21 @@ class Journal(Recorder):
     def on_file(self, question: str) -> RecordedRollouts:
         """What is on file of a question. Lines that are appended from now on will be found too."""
         replay = RecordedRollouts()
+        self._each_line(question, partial(_collect, replay))
+        return replay
+
+    def drawn(self, question: str) -> dict[tuple[Ids, Purpose], list[Rollout]]:
+        """All rollouts of a question by their prefix, in order of index, with the ids that are
+        kept."""
+        trunks: dict[int, Ids] = {}
+        found: dict[tuple[Ids, Purpose], dict[int, Rollout]] = {}
+        self._each_line(question, partial(_restore, found, trunks, self.keep))
+        return {key: [indexed[i] for i in sorted(indexed)] for key, indexed in found.items()}
+
+    def _each_line(self, question: str, read: Callable[[dict[str, Any]], None]) -> None:
         places = self._places.setdefault(question, array("q"))
         if not places:
-            return replay
+            return
         with self.path.open("rb") as file:
             for offset in places:
                 file.seek(offset)
@@ -165,11 +196,10 @@ class Journal(Recorder):
                     what = "it is not a JSON object"
                     raise damaged(self.path, self._line_at(offset), what)
                 try:
-                    _collect(replay, entry)
+                    read(entry)
                 except (KeyError, TypeError, ValueError):
                     what = "it is no record of rollouts"
                     raise damaged(self.path, self._line_at(offset), what) from None
-        return replay
 
     def _line_at(self, offset: int) -> int:
         with self.path.open("rb") as file:
@@ -181,7 +211,8 @@ class Journal(Recorder):
 
     def _take(self, question: str) -> RecordedRollouts:
         replay = self.on_file(question)
-        self.forget(question)
+        if self.keep == "none":
+            self.forget(question)
         return replay
 
     def append(self, question: str, line: bytes) -> None:
@@ -218,8 +249,7 @@ def _collect(replay: RecordedRollouts, entry: Mapping[str, Any]) -> None:
     if "d" in entry:
         replay.digest = entry["d"]
         return
-    letters = {letter: purpose for purpose, letter in _PURPOSES.items()}
-    key, first = (entry["at"], letters[entry["p"]]), entry["i"]
+    key, first = (entry["at"], _LETTERS[entry["p"]]), entry["i"]
     replay.rollouts.setdefault(key, {}).update(enumerate(map(unpack, entry["o"]), first))
     if "r" in entry:
         draws, tokens = map(operator.index, entry["r"])
@@ -262,3 +292,45 @@ def unpack(packed: list[int]) -> Rollout:
         raise ValueError("a rollout is a list of whole numbers from 0")
     verdict = Verdict.PASS if code == _PASS else Verdict.FAIL
     return Rollout(tuple(ids), verdict, code == _CUT, length)
+
+
+def kept_text(prefix: Ids, trunks: Mapping[int, Ids], tails: Iterable[Ids]) -> str:
+    """What is kept of the rollouts of one query besides what a search needs: their prefix, and
+    their further ids; empty if there is nothing to tell.
+
+    `trunks` are the rollouts of the filter by index. A prefix that follows one of them up to its
+    last token, as nearly all do, is told by that index, its length and this token.
+    """
+    head = prefix[:-1]
+    follows = (i for i, ids in trunks.items() if ids[: len(head)] == head)
+    trunk = next(follows, None) if prefix else None
+    place = [0, 0, *prefix] if trunk is None else [trunk + 1, len(head), prefix[-1]]
+    rest = [token for tail in tails for token in tail]
+    return pack_numbers([len(place), *place, *rest]) if prefix or rest else ""
+
+
+def _restore(
+    found: dict[tuple[Ids, Purpose], dict[int, Rollout]],
+    trunks: dict[int, Ids],
+    keep: Keep,
+    entry: Mapping[str, Any],
+) -> None:
+    """Put down a line's rollouts with all ids that are kept. ValueError for what does not fit."""
+    if "d" in entry:
+        return
+    numbers = unpack_numbers(entry["t"]) if "t" in entry else [2, 0, 0]
+    length, trunk, cut = numbers[:3]
+    start = trunks[trunk - 1][:cut] if trunk else ()
+    prefix, at = (*start, *numbers[3 : length + 1]), length + 1
+    if prefix_digest(prefix) != entry["at"]:
+        raise ValueError("it is another prefix")
+    purpose = _LETTERS[entry["p"]]
+    rollouts = found.setdefault((prefix, purpose), {})
+    for index, told in enumerate(map(unpack, entry["o"]), entry["i"]):
+        more = max(0, kept_length(keep, told.success, told.length) - len(told.ids))
+        ids, at = (*told.ids, *numbers[at : at + more]), at + more
+        rollouts[index] = replace(told, ids=ids)
+        if purpose == "filter" and not prefix:
+            trunks[index] = ids
+    if at != len(numbers):
+        raise ValueError("ids are missing or too many")

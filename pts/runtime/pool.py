@@ -201,8 +201,6 @@ class Pool:
         if kind == "done":
             record, texts = value
             del worker.leases[record.result.problem_id]
-            if self._journal is not None:
-                self._journal.forget(record.result.problem_id)
             self._token_texts.update(texts)
             self._wasted = 0
             return [record]

@@ -5,6 +5,8 @@ A run folder holds
     journal.jsonl   every finished request, append-only (`pts.runtime.journal`)
     results.jsonl   one question a line: its `QuestionResult` and what its rollouts cost; appended
                     as questions finish, sorted at the end
+    rollouts.jsonl  one question a line: the rollouts that are kept (`pts.data.rollouts`), written
+                    from the journal just before the question's result
     pairs.jsonl     one confirmed `TokenPair` a line
     token_texts.json
                     text of every token id that the results mention: for reports without a model
@@ -26,11 +28,18 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from pts.errors import DataError
+from pts.errors import DataError, JournalError
 from pts.files import JsonLines, complete_lines, dumps, leading_text, replacing, write_all
 from pts.types import Cost, Purpose, QuestionResult
 
-WRITTEN = ("summary.json", "pairs.jsonl", "token_texts.json", "report.html", "manifest.json")
+WRITTEN = (
+    "summary.json",
+    "pairs.jsonl",
+    "rollouts.jsonl",
+    "token_texts.json",
+    "report.html",
+    "manifest.json",
+)
 """Files that a search (or a run of `align`) writes beside its results and its journal."""
 
 
@@ -96,41 +105,40 @@ def record_line(record: Record) -> str:
     return dumps(_RECORD.dump_python(record, mode="json"))
 
 
-class ResultFile:
-    """results.jsonl, open for a run: appended as questions finish, sorted when all have.
+class QuestionLines:
+    """A file of a question a line, open for a run: appended as questions finish, sorted when all
+    have.
 
     Only ids and byte offsets are kept in memory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, head: bytes, what: str) -> None:
+        """Open the file; `head` is what stands before the id on each line, `what` a line holds."""
         self.path = path
         self._file = path.open("ab", buffering=0)
         self._offsets: dict[str, int] = {}
         for number, offset, line in complete_lines(path):
-            name = leading_text(line, b'{"result":{"problem_id":')
+            name = leading_text(line, head)
             if name is None:
-                raise DataError(
-                    f"{path}, line {number}: not the result of a question; restore the file"
-                )
+                raise DataError(f"{path}, line {number}: not the {what}; restore the file")
             self._offsets[name] = offset
 
     @property
     def finished(self) -> KeysView[str]:
-        """Ids of the questions that have a result."""
+        """Ids of the questions that have a line."""
         return self._offsets.keys()
 
-    def asked(self, question: str) -> str:
-        """The digest of a finished question's problem, "" where the file does not say."""
+    def line(self, question: str) -> bytes:
+        """The line of a finished question."""
         with self.path.open("rb") as file:
             file.seek(self._offsets[question])
-            found = _ASKED.search(file.readline())
-        return found[1].decode() if found else ""
+            return file.readline()
 
-    def append(self, record: Record) -> None:
-        """Add a finished question."""
+    def write(self, question: str, line: str) -> None:
+        """Add the line of a finished question."""
         offset = self._file.seek(0, io.SEEK_END)
-        write_all(self._file, (record_line(record) + "\n").encode())
-        self._offsets[record.result.problem_id] = offset
+        write_all(self._file, (line + "\n").encode())
+        self._offsets[question] = offset
 
     def sort(self, order: Iterable[str]) -> bool:
         """Put the file into the order of the problems; results of others keep to the end.
@@ -149,3 +157,32 @@ class ResultFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+class ResultFile(QuestionLines):
+    """results.jsonl."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, b'{"result":{"problem_id":', "result of a question")
+
+    def asked(self, question: str) -> str:
+        """The digest of a finished question's problem, "" where the file does not say."""
+        found = _ASKED.search(self.line(question))
+        return found[1].decode() if found else ""
+
+    def append(self, record: Record) -> None:
+        """Add a finished question."""
+        self.write(record.result.problem_id, record_line(record))
+
+
+class RolloutFile(QuestionLines):
+    """rollouts.jsonl; every question of results.jsonl stands in it."""
+
+    def __init__(self, path: Path, results: ResultFile) -> None:
+        super().__init__(path, b'{"problem_id":', "rollouts of a question")
+        if missing := results.finished - self.finished:
+            raise JournalError(
+                f"{path} lacks question {min(missing)!r} ({len(missing)} in all), which "
+                f"{results.path.name} holds; restore it, or delete both, and the same command "
+                "makes them again from the journal"
+            )

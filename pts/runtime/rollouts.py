@@ -3,12 +3,13 @@ missing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pts.files import hash64, prefix_digest
-from pts.runtime.journal import RecordedRollouts, Recorder
+from pts.runtime.journal import RecordedRollouts, Recorder, kept_text
 from pts.runtime.results import RolloutCost
-from pts.types import Purpose, Rollout, RolloutQuery, Verdict
+from pts.types import WHOLE, Ids, Keep, Purpose, Rollout, RolloutQuery, Verdict, kept_length
 
 ATTEMPTS = 4
 """Draws at most of one rollout: the first and three more while it is UNSCORED."""
@@ -38,6 +39,8 @@ class RolloutBatch:
         self.attempt = 0
         self.replayed = 0
         self._found: list[Rollout | None] = [None] * sample.n
+        self._whole: dict[int, Ids] = {}
+        """All ids of the rollouts that were drawn now, by offset."""
         self._replayed_redraws = RolloutCost()
         self._redraws = RolloutCost()
 
@@ -82,16 +85,28 @@ class RolloutBatch:
             if rollout.verdict is Verdict.UNSCORED:
                 self._redraws += RolloutCost(1, rollout.length, unscored=1)
             else:
-                self._found[k] = rollout
+                told = rollout.ids if self.sample.purpose in WHOLE else rollout.ids[:1]
+                self._found[k], self._whole[k] = replace(rollout, ids=told), rollout.ids
         self.attempt += 1
 
-    def record(self, journal: Recorder) -> None:
-        """Put what was drawn now on file."""
+    def record(self, journal: Recorder, keep: Keep, trunks: Mapping[int, Ids]) -> None:
+        """Put what was drawn now on file, with the ids that are to be kept.
+
+        `trunks` are the rollouts of the question's filter, by index.
+        """
         fresh = self.rollouts[self.replayed :]
-        if fresh:
-            first = self.first + self.replayed
-            redraws = (self._redraws.rollouts, self._redraws.tokens)
-            journal.record(self.problem, *self.key, first, fresh, redraws)
+        if not fresh:
+            return
+        kept = ""
+        if keep != "none":
+            tails = (
+                self._whole[k][len(told.ids) : kept_length(keep, told.success, told.length)]
+                for k, told in enumerate(fresh, self.replayed)
+            )
+            kept = kept_text(self.sample.prefix, trunks, tails)
+        first = self.first + self.replayed
+        redraws = (self._redraws.rollouts, self._redraws.tokens)
+        journal.record(self.problem, *self.key, first, fresh, redraws, kept)
 
     @property
     def spent(self) -> RolloutCost:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pts.config import SearchConfig
 from pts.data.pairs import stream_pairs
+from pts.data.rollouts import QuestionRollouts, read_rollouts
 from pts.errors import DataError, JournalError
 from pts.files import JsonLines
 from pts.runtime.journal import read_fingerprint
@@ -65,6 +66,11 @@ class RunFolder:
         """The selected pairs, read anew at each iteration; none while the run is not finished."""
         path = self.path / "pairs.jsonl"
         return stream_pairs(path) if path.is_file() else ()
+
+    @property
+    def rollouts(self) -> JsonLines[QuestionRollouts]:
+        """The rollouts that are kept, read anew at each iteration. DataError if none are."""
+        return read_rollouts(self.path)
 
     @cached_property
     def pairs(self) -> list[TokenPair]:

@@ -44,6 +44,7 @@ from pts.runtime.results import RolloutCost
 from pts.runtime.rollouts import RolloutBatch
 from pts.types import (
     Ids,
+    Keep,
     LogprobQuery,
     Measurement,
     Problem,
@@ -101,6 +102,7 @@ def run(
     seed: int = 0,
     window: int = 64,
     journal: Recorder | None = None,
+    keep: Keep = "none",
     unscored_limit: float = 0.02,
     on_skip: Callable[[SkippedQuestion], R] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -108,7 +110,8 @@ def run(
     """Drive every generator of `searches` to its end; yield results in order of completion.
 
     `searches` is read lazily, `window` questions ahead, so memory does not grow with their
-    number. With a `journal`, finished queries are recorded and those on file are not drawn again.
+    number. With a `journal`, finished queries are recorded and those on file are not drawn again;
+    `keep` names the rollouts whose ids it is given whole.
 
     A question is set aside when one rollout stays UNSCORED through all its attempts (ATTEMPTS in
     `pts.runtime.rollouts`), when a finished prefix cannot be judged, or when UNSCORED draws are
@@ -119,7 +122,7 @@ def run(
     JournalError when a journalled question has changed; errors of the engine and of a generator
     pass through.
     """
-    live = Scheduler(engine, verifier, seed, journal, unscored_limit, on_skip)
+    live = Scheduler(engine, verifier, seed, journal, keep, unscored_limit, on_skip)
     stream = iter(searches)
     answers: Iterator[tuple[SampleRequest, list[Ids]]] = iter(())
     try:
@@ -166,6 +169,8 @@ class _Question(Generic[R]):
     """Queries of the yield that the engine still owes."""
     drawn: dict[tuple[str, Purpose], int] = field(default_factory=dict)
     """Next index by place and purpose."""
+    trunks: dict[int, Ids] = field(default_factory=dict)
+    """The rollouts of the filter, by index: where nearly all prefixes come from."""
     spent: dict[Purpose, RolloutCost] = field(default_factory=dict)
     hopeless: bool = False
     """A rollout of the yield at hand cannot be had."""
@@ -193,6 +198,7 @@ class Scheduler(Generic[R]):
     verifier: Verifier
     seed: int
     journal: Recorder | None
+    keep: Keep
     unscored_limit: float
     on_skip: Callable[[SkippedQuestion], R] | None
     queue: deque[SampleRequest] = field(default_factory=deque)
@@ -316,8 +322,8 @@ class Scheduler(Generic[R]):
                 f"{type(self.engine).__name__}.sample gave {len(completions)} completions for a "
                 f"request of {len(request.seeds)}, or answered it twice"
             )
-        judge, purpose = job.question.judge, job.draw.sample.purpose
-        job.draw.take([judge.rollout(request.prefix, ids, purpose) for ids in completions])
+        judge = job.question.judge
+        job.draw.take([judge.rollout(request.prefix, ids) for ids in completions])
         self.progress.rollouts += len(completions)
         self.progress.tokens += sum(map(len, completions))
         job.question.waiting -= 1
@@ -340,8 +346,12 @@ class Scheduler(Generic[R]):
         question.answers[job.slot] = draw.rollouts
         if draw.exhausted:
             question.hopeless = True
-        elif self.journal is not None:
-            draw.record(self.journal)
+            return
+        if self.journal is not None:
+            draw.record(self.journal, self.keep, question.trunks)
+        if purpose == "filter" and not draw.sample.prefix:
+            found = (rollout.ids for rollout in draw.rollouts)
+            question.trunks.update(enumerate(found, draw.first))
 
 
 def _in_question(problem: Problem) -> str:

@@ -86,6 +86,7 @@ class QuestionSearcher:
             seed=self._spec.seed,
             window=share(left, self._spec.window, workers=1),
             journal=journal,
+            keep=self._spec.config.keep,
             unscored_limit=self._spec.config.unscored_limit,
             on_skip=_skipped,
             on_progress=on_progress,

@@ -19,15 +19,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from pts.algorithm.selection import Selection
 from pts.data.pairs import write_pairs
+from pts.data.rollouts import ROLLOUTS, rollouts_line
 from pts.errors import DataError, JournalError
 from pts.files import asked_digest, output_fault, write_json
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
-from pts.runtime.results import WRITTEN, Record, ResultFile, read_records
+from pts.runtime.results import (
+    WRITTEN,
+    QuestionLines,
+    Record,
+    ResultFile,
+    RolloutFile,
+    read_records,
+)
 from pts.runtime.scheduler import Progress
 from pts.runtime.searcher import EngineInfo, SearchSpec, fingerprint
 from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
-from pts.types import Problem
+from pts.types import Problem, QuestionResult
 
 _SUMMARY = TypeAdapter(RunSummary)
 
@@ -60,6 +68,7 @@ class RunSession:
     def __init__(self, executor: Executor, spec: SearchSpec) -> None:
         self._executor, self._spec = executor, spec
         self._file: ResultFile | None = None
+        self._rollouts: RolloutFile | None = None
         self._journal: Journal | None = None
         self._memory: list[Record] = []
         self._order: dict[str, int] = {}
@@ -80,15 +89,20 @@ class RunSession:
                 "use another output folder"
             )
 
+        keep = self._spec.config.keep
+
         def finished() -> Collection[str]:
             self._file = stack.enter_context(closing(ResultFile(results)))
+            if keep != "none":
+                rollouts = RolloutFile(folder / ROLLOUTS, self._file)
+                self._rollouts = stack.enter_context(closing(rollouts))
             return self._file.finished
 
         config = self._spec.config.model_dump(mode="json")
         run = fingerprint(
             self._executor.engine_info, self._spec.verifier, self._spec.seed, config=config
         )
-        self._journal = stack.enter_context(Journal(journal, run, finished))
+        self._journal = stack.enter_context(Journal(journal, run, finished, keep))
 
     def drive(self, problems: Iterable[Problem], progress: bool) -> None:
         """Search what is not finished; keep each record as soon as it is there."""
@@ -140,7 +154,19 @@ class RunSession:
             for name in ("summary.json", "pairs.jsonl"):
                 self._file.path.with_name(name).unlink(missing_ok=True)
         self._added = True
+        self._keep_rollouts(record.result)
         self._file.append(record)
+
+    def _keep_rollouts(self, result: QuestionResult) -> None:
+        """Put a question's rollouts on file, if they are kept; a kill may have come in between."""
+        name, journal = result.problem_id, self._journal
+        assert journal is not None
+        if self._rollouts is not None and name not in self._rollouts.finished:
+            policy, keep = self._executor.engine_info.policy_digest, self._spec.config.keep
+            drawn = journal.drawn(name)
+            line = rollouts_line(name, result.prompt_ids, policy, keep, drawn)
+            self._rollouts.write(name, line)
+        journal.forget(name)
 
     def end(self, seconds: float) -> SearchRun:
         """Put the results in order, select pairs, write the files that are written whole."""
@@ -154,7 +180,7 @@ class RunSession:
             # The files of a finished run stay as they are: for some of its problems (a plan's
             # probe), or for all in the order that they have.
             some = stored is not None and len(self._order) < len(file.finished)
-            moved = not some and file.sort(self._order)
+            moved = not some and sum(f.sort(self._order) for f in self._files) > 0
             if stored is not None and not moved:
                 return SearchRun(records, stored, folder, self._sampled)
         totals = Totals()
@@ -169,9 +195,15 @@ class RunSession:
         texts = self._executor.token_texts(totals.ids, interrupted=False)
         _write_token_texts(folder / "token_texts.json", texts)
         write_pairs(folder / "pairs.jsonl", pairs)
-        summary = totals.summary(seconds)
+        size = self._rollouts.path.stat().st_size if self._rollouts is not None else 0
+        summary = totals.summary(seconds, size)
         write_json(folder / "summary.json", dataclasses.asdict(summary))
         return SearchRun(records, summary, folder, self._sampled)
+
+    @property
+    def _files(self) -> list[QuestionLines]:
+        """What is put into the order of the problems at the end."""
+        return [file for file in (self._file, self._rollouts) if file is not None]
 
     def _stored_summary(self, file: ResultFile) -> RunSummary | None:
         """That of a finished run to which this session has added nothing; it is written last."""

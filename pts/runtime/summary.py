@@ -37,6 +37,10 @@ class RunSummary:
     """Paths by what ended their search; "impossible" ones the policy cannot sample."""
     pivotal: int = 0
     """Tokens, or steps, that were decided to be pivotal."""
+    rollouts_bytes: int = 0
+    """Size of rollouts.jsonl; 0 where no rollouts are kept."""
+    bytes_per_rollout: float = 0.0
+    """That size by the rollouts that were drawn, unscored ones apart."""
 
 
 Records: TypeAlias = list[Record] | JsonLines[Record]
@@ -96,8 +100,10 @@ class Totals:
             self._confirmed[pair.criterion] += 1
             yield pair
 
-    def summary(self, seconds: float) -> RunSummary:
+    def summary(self, seconds: float, rollouts_bytes: int = 0) -> RunSummary:
+        """The totals; `rollouts_bytes` is the size of the file of rollouts, if there is one."""
         total = sum(self._spent.values(), RolloutCost())
+        judged = total.rollouts - total.unscored
         return RunSummary(
             questions=dict(sorted(self._status.items())),
             spent=self._spent,
@@ -108,6 +114,8 @@ class Totals:
             seconds=round(seconds, 3),
             paths=dict(sorted(self._stopped.items())),
             pivotal=self._pivotal,
+            rollouts_bytes=rollouts_bytes,
+            bytes_per_rollout=round(rollouts_bytes / judged, 1) if judged else 0.0,
         )
 
 

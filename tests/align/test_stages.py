@@ -64,6 +64,27 @@ def test_pairs_come_from_the_last_search_unless_one_is_named() -> None:
     assert sources == {"token_dpo": "pts", "late": "again"}
 
 
+@pytest.mark.parametrize(
+    "stages",
+    [
+        "[sft, pts, {kind: rejection_sft, rollouts: pts}]",
+        "[sft, pts, {kind: full_dpo, rollouts: pts, pairs_of: continuations}]",
+        "[sft, pts, token_dpo, {kind: full_dpo, rollouts: pts, from: sft}]",
+        "[sft, pts, token_dpo, {kind: full_dpo, rollouts: pts, strict: false}]",
+        "[{kind: pts, search: {keep: right}}, {kind: rejection_sft, rollouts: pts}]",
+    ],
+)
+def test_a_search_may_give_its_rollouts_to_any_training_stage(stages: str) -> None:
+    text = f"{{name: n, model: {{path: x}}, task: {{kind: word_problems}}, stages: {stages}}}"
+    recipe = parsed(text)
+    taking = recipe.stages[-1]
+    assert recipe.rollouts_of(taking) == "pts"
+    assert recipe.draws(taking) == "nothing"
+    assert [recipe.rollouts_of(entry) for entry in recipe.stages[:-1]].count("") == len(
+        recipe.stages
+    ) - 1
+
+
 def test_overrides_go_by_the_name_of_a_stage() -> None:
     recipe = parsed(CHAIN, "again.search.p_gap=0.4", "other.beta=2", "sft.num_examples=7")
     assert recipe.settings("again").search.p_gap == 0.4
@@ -112,6 +133,30 @@ def test_labels_name_the_stage_where_its_kind_does_not() -> None:
         ("[{kind: sft, share: x}]", "sft.share: no stage 'x' before this one"),
         ("[pts, token_dpo, {kind: sft, from: pts}]", "'pts' trains no policy to start from"),
         ("[sft, pts, {kind: token_dpo, pairs: sft}]", "token_dpo.pairs: 'sft' makes none"),
+        (
+            "[sft, pts, {kind: rejection_sft, rollouts: ptss}]",
+            "rejection_sft.rollouts: no stage 'ptss' before this one; did you mean 'pts'",
+        ),
+        ("[{kind: rejection_sft, rollouts: pts}, pts, token_dpo]", "rollouts: no stage 'pts'"),
+        ("[sft, {kind: rejection_sft, rollouts: sft}]", "rollouts: 'sft' is no search; name a pts"),
+        ("[{kind: rejection_sft, rollouts: base}]", "rollouts: 'base' is no search; name a pts"),
+        (
+            "[{kind: pts, pairs_from: coin}, {kind: rejection_sft, rollouts: pts}]",
+            "rejection_sft.rollouts: pts.pairs_from is a control arm, which keeps no rollouts",
+        ),
+        (
+            "[{kind: pts, search: {keep: none}}, {kind: rejection_sft, rollouts: pts}]",
+            "pts.search.keep: got 'none', but rejection_sft trains on its rollouts; set it to 'r",
+        ),
+        (
+            "[{kind: pts, search: {keep: right}}, {kind: full_dpo, rollouts: pts}]",
+            "pts.search.keep: got 'right', but full_dpo trains on its rollouts; set it to 'all'",
+        ),
+        (
+            "[sft, pts, token_dpo, {kind: full_dpo, rollouts: pts}]",
+            "full_dpo.rollouts: 'pts' sampled sft, and the reference is token_dpo; add from: sft,",
+        ),
+        ("[pts, {kind: rejection_sft, rollouts: pts, purposes: []}]", "rejection_sft.purposes: "),
         ("[{kind: sft, rows: 3}]", "sft.rows: no such key"),
         ("[{kind: sft, num_examples: 0}]", "sft.num_examples: got 0"),
         ("[{kind: pts, search: {p_gapp: 1}}, token_dpo]", "pts.search.p_gapp: no such key; did"),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from pts.cli import main as cli
 from pts.cli.settings import load_settings
 from pts.data.pairs import read_pairs
+from pts.data.rollouts import read_rollouts
 from pts.errors import ConfigError
 from pts.runtime.results import read_results
 from pts.types import Problem, Verdict
@@ -161,6 +163,49 @@ def test_pairs_are_listed_and_exported(
     )
     assert len(table) == len(pairs)
     assert "| `p_gap` | `0.15` |" in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_rollouts_are_written_as_rows_of_ids(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "new" / "rows.jsonl"
+
+    def rows(*options: str) -> list[dict[str, Any]]:
+        pts("rollouts", run, *options, "--output", file, capsys=capsys)
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    kept = list(read_rollouts(run))
+    assert [(row["problem_id"], tuple(row["completion_ids"])) for row in rows()] == [
+        (question.problem_id, ids) for question in kept for ids in question.answers()
+    ]
+    filtered = rows("--purpose", "filter", "--what", "wrong")
+    assert len(filtered) == sum(len(q.answers(False, ["filter"])) for q in kept)
+    assert len(rows("--what", "all")) == sum(len(q.rollouts) for q in kept)
+    values = rows("--what", "values")
+    assert [(row["passed"], row["drawn"]) for row in values] == [
+        (value.passed, value.drawn) for q in kept for value in q.values()
+    ]
+    pairs = rows("--what", "pairs")
+    assert [tuple(row["prompt_ids"]) for row in pairs] == [
+        q.prompt_ids + pair.prefix for q in kept for pair in q.pairs()
+    ]
+    said = pts("rollouts", run, capsys=capsys)
+    assert said.count('{"problem_id":') == sum(len(q.answers()) for q in kept)
+
+
+def test_wrong_ways_to_ask_for_rollouts(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("mine\n")
+    for said, *command in (
+        ("no such run folder or file", tmp_path / "none"),
+        ("(keep: none), or is not begun", tmp_path),
+        ("it is not written over", run, "--output", other),
+        ("no purpose 'filtr'; did you mean 'filter'", run, "--purpose", "filtr"),
+        ("other.jsonl, line 1: ", other),
+    ):
+        assert said in pts("rollouts", *command, status=2, capsys=capsys)
 
 
 def test_wrong_ways_to_ask_for_pairs(

@@ -188,7 +188,7 @@ def test_a_journal_of_another_format_is_refused(path: Path) -> None:
     """Its searches would ask for other rollouts: half a question would come from each version."""
     path.write_text('{"format":1,"fingerprint":{"seed":0}}\n')
     with pytest.raises(
-        JournalError, match=r"jsonl: format 1, .* writes 4; finish .* or use another output"
+        JournalError, match=r"jsonl: format 1, .* writes 5; finish .* or use another output"
     ):
         Journal(path, {"seed": 0})
     assert read_fingerprint(path) == {"seed": 0}  # reports of it can still be read
@@ -286,7 +286,7 @@ def test_a_search_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: 
         later = (torn / "asked.txt").read_text().split()[asked:]
         assert not set(before) & set(map(int, later)), "a journalled rollout was drawn again"
     assert run_search(torn) == 0
-    for name in ("results.jsonl", "pairs.jsonl", "token_texts.json"):
+    for name in ("results.jsonl", "rollouts.jsonl", "pairs.jsonl", "token_texts.json"):
         assert (torn / name).read_bytes() == (whole / name).read_bytes(), name
     summaries = [json.loads((f / "summary.json").read_text()) for f in (whole, torn)]
     assert {**summaries[0], "seconds": 0} == {**summaries[1], "seconds": 0}

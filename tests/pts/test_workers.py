@@ -28,12 +28,13 @@ from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
 from .test_store import journalled_seeds
 
-NAMES = ("results.jsonl", "pairs.jsonl", "token_texts.json")
+NAMES = ("results.jsonl", "rollouts.jsonl", "pairs.jsonl", "token_texts.json")
 
 
 def files(folder: Path) -> dict[str, Any]:
     """What a run leaves, its wall time apart."""
-    found: dict[str, Any] = {name: (folder / name).read_bytes() for name in NAMES}
+    there = [folder / name for name in NAMES if (folder / name).exists()]
+    found: dict[str, Any] = {path.name: path.read_bytes() for path in there}
     found["summary"] = {**json.loads((folder / "summary.json").read_bytes()), "seconds": 0}
     return found
 
@@ -60,7 +61,8 @@ def parts(folder: Path) -> list[int]:
 def crowd(folder: Path | None, asked: list[Problem], **more: Any) -> Any:
     settings: dict[str, Any] = {"workers": 2, "window": 4, "output": folder} | more
     engine = settings.pop("engine", partial(MortalEngine, 8, 5))
-    return search(asked, engine, settings.pop("verifier", judge_odd), CONFIG, **settings)
+    verifier, config = settings.pop("verifier", judge_odd), settings.pop("config", CONFIG)
+    return search(asked, engine, verifier, config, **settings)
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -212,9 +214,13 @@ def test_a_question_that_has_changed_is_found_by_its_worker(tmp_path: Path, thre
 
 
 def test_a_lease_larger_than_a_pipe_is_read(tmp_path: Path, threads: None) -> None:
-    """A question with so much on file goes on, while its worker's neighbours send records."""
+    """A question with so much on file goes on, while its worker's neighbours send records.
+
+    What is put there belongs to no prefix, so nothing could be kept of it.
+    """
     MortalEngine.reset(never)
-    crowd(tmp_path, problems(4))
+    config = CONFIG.model_copy(update={"keep": "none"})
+    crowd(tmp_path, problems(4), config=config)
     path = tmp_path / "journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     entry = {"q": "q1", "at": "elsewhere", "p": "s", "i": 0, "o": [[0, 8, *range(8)]] * 100_000}
@@ -224,7 +230,7 @@ def test_a_lease_larger_than_a_pipe_is_read(tmp_path: Path, threads: None) -> No
     for name in before:
         (tmp_path / name).unlink(missing_ok=True)
     MortalEngine.reset(never)
-    crowd(tmp_path, problems(4))
+    crowd(tmp_path, problems(4), config=config)
     assert MortalEngine.asked == []
     assert files(tmp_path) == before
 

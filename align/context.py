@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
     from align.tasks.base import Task
 
+BASE = "base"
+"""The name of the model that a chain begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageEntry:
@@ -54,6 +57,8 @@ class StageContext:
     """The stage's own folder."""
     pairs: Path | None = None
     """For a stage that needs pairs: the file that a search wrote."""
+    budget: int = 0
+    """Tokens that the stages named by the setting `match` have generated; 0 without it."""
     progress: bool = True
     """Show progress bars."""
     digests: Mapping[str, str] = field(default_factory=dict)

@@ -18,14 +18,15 @@ from typing import Any
 
 from rich.console import Console
 
-from align.context import StageContext, StageEntry, StageResult
+from align.context import BASE, StageContext, StageEntry, StageResult
 from align.errors import RecipeError
 from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
+from align.ledger import Ledger
 from align.models.load import device_of, prepare_base
 from align.pipeline.background import BackgroundWorker, cores, share_cores
 from align.pipeline.check import check_recipe
-from align.pipeline.recipe import BASE, Recipe, parse_recipe
+from align.pipeline.recipe import Recipe, parse_recipe
 from align.report.page import write_report
 from align.run_folder import (
     Manifest,
@@ -46,14 +47,18 @@ Timed = tuple[StageResult, float]
 """What a stage made, and its seconds."""
 
 
-def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -> Path:
+def run(
+    recipe: Recipe, folder: Path, console: Console, progress: bool = True, parallel: bool = True
+) -> Path:
     """Run (or continue) a recipe in a folder and return the path of its report.
+
+    Without `parallel` nothing runs in a second process.
 
     Raises:
         StageError, ManifestError, PTSError: with the place, the value and the remedy.
     """
     check_recipe(recipe)
-    with Manifest.open(folder, recipe) as manifest, background(recipe) as worker:
+    with Manifest.open(folder, recipe) as manifest, background(recipe, parallel) as worker:
         pipeline = PipelineRun(recipe, manifest, worker, console, progress)
         pipeline.begin(prepare_base(recipe.model))
         for entry in recipe.stages:
@@ -100,9 +105,9 @@ def run_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(read_manifest(folder)["recipe"], f"{folder}/manifest.json", overrides)
 
 
-def background(recipe: Recipe) -> BackgroundWorker:
+def background(recipe: Recipe, parallel: bool = True) -> BackgroundWorker:
     """A second process for the evaluations where there are cores to share."""
-    parallel = device_of(recipe.model) == "cpu" and cores() > 1
+    parallel = parallel and device_of(recipe.model) == "cpu" and cores() > 1
     if parallel:
         share_cores()
     return BackgroundWorker(parallel)
@@ -147,6 +152,9 @@ class PipelineRun:
         reference = getattr(entry.settings, "reference", "start")
         if reference != "start":
             digests["reference"] = self._digest(Path(reference))
+        budget = self._budget(entry)
+        if budget:
+            digests["match"] = f"{budget} generated tokens"
         inputs = {
             "settings": entry.settings.model_dump(mode="json"),
             **({"share": entry.share} if entry.share else {}),
@@ -158,7 +166,7 @@ class PipelineRun:
             self.console.print(f"[bold]{entry.name}[/bold]")
             context = StageContext(
                 self.recipe, self._task, entry, policy, self.manifest.folder / entry.name,
-                pairs=pairs, progress=self.progress, digests=digests,
+                pairs=pairs, budget=budget, progress=self.progress, digests=digests,
             )  # fmt: skip
             result = self._record(entry.name, inputs, run_stage(context))
         self._settle(wait=False)
@@ -202,6 +210,12 @@ class PipelineRun:
         table = build_table(self.manifest.folder, measured, self.recipe.labels(), self._starts)
         write_json(self.manifest.folder / "table.json", table.to_json())
         self.console.print(table.to_text(), highlight=False, markup=False, soft_wrap=True)
+
+    def _budget(self, entry: StageEntry) -> int:
+        """Tokens that the stages whose cost this one matches have generated."""
+        stages = self.manifest.data["stages"]
+        named = getattr(entry.settings, "match", ())
+        return sum(Ledger.of(stages[name]["metrics"]).generated_tokens for name in named)
 
     def _common(self) -> dict[str, Any]:
         return {

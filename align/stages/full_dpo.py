@@ -30,6 +30,9 @@ class FullDPOConfig(TrainingConfig):
     """Problems to sample."""
     samples: int = Field(6, ge=2, le=100_000)
     """Completions a question."""
+    match: tuple[str, ...] = ()
+    """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
+    questions as that allows, whatever num_problems says."""
     pairs_per_question: int = Field(1, ge=1, le=100_000)
     """Right/wrong pairs at most of one question."""
     max_pairs: int = Field(0, ge=0)
@@ -70,7 +73,8 @@ def run(context: StageContext) -> StageResult:
     trainer = dpo_trainer(
         context, config, config.beta, config.nll_weight, policy, tokenizer, rows, reference
     )
-    metrics |= training.fit(trainer, context)
+    loss_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
+    metrics |= training.fit(trainer, context, loss_tokens)
     return training.finish(context, trainer.model, tokenizer, metrics, [PAIRS])
 
 
@@ -79,7 +83,7 @@ def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]
     config = context.settings
     engine = load_engine(context)
     _check_reference(context, engine.policy_digest)
-    sampled = sample_answers(context, engine, config.num_problems, config.samples)
+    sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
     pairs = build_pairs(
         sampled,
         engine.policy_digest,
@@ -96,7 +100,7 @@ def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]
             "wrong); raise full_dpo.samples or change the problems' difficulty"
         )
     write_preferences(context.folder / PAIRS, pairs)
-    return pairs, {**counts, **_describe(pairs)}
+    return pairs, {**counts, **spent, **_describe(pairs)}
 
 
 def _describe(pairs: Sequence[PreferencePair]) -> dict[str, Any]:

@@ -25,6 +25,9 @@ class RejectionSFTConfig(TrainingConfig):
     """Problems to sample."""
     samples: int = Field(6, ge=1, le=100_000)
     """Completions a problem; the right ones become rows."""
+    match: tuple[str, ...] = ()
+    """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
+    questions as that allows, whatever num_problems says."""
     max_length: int = Field(1024, ge=8)
     """Longer rows are dropped, counted and shown, never cut."""
 
@@ -43,7 +46,8 @@ def run(context: StageContext) -> StageResult:
     done = training.begin(context, config)
     if done is not None:
         return done
-    sampled = sample_answers(context, load_engine(context), config.num_problems, config.samples)
+    engine = load_engine(context)
+    sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
     rows = right_answers(sampled)
     if not rows:
         raise StageError(
@@ -54,7 +58,8 @@ def run(context: StageContext) -> StageResult:
     new_tokens = prepare(policy, tokenizer)
     ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
     validated = validate_rows(tokenizer, ended, config.max_length)
-    validated.metrics.update(count_outcomes(sampled), rows_other_stop=len(rows) - len(ended))
+    counts = {**count_outcomes(sampled), **spent}
+    validated.metrics.update(counts, rows_other_stop=len(rows) - len(ended))
     return train_sft(context, config, policy, tokenizer, validated, new_tokens)
 
 

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from align.errors import StageError
-from align.evaluation.evaluate import EvalSettings, Load, evaluate, kl_divergence
+from align.evaluation.evaluate import (
+    EvalSettings,
+    Load,
+    choose_temperature,
+    evaluate,
+    kl_divergence,
+)
 from align.evaluation.records import read_evaluation, write_evaluation
 from pts.config import SamplingConfig
 from pts.errors import JournalError
@@ -128,6 +134,17 @@ def test_the_lowest_temperature_wins_a_tie_and_greedy_is_not_sampled_again(tmp_p
     assert got.summary.best is not None
     assert got.summary.best.temperature == 0
     assert not (tmp_path / "at-0.journal.jsonl").exists()
+
+
+def test_the_lowest_temperature_within_a_standard_error_is_chosen() -> None:
+    # Against the best one (all right), 2 of 50 wrong: gap .04, its error sqrt(.04 * .96 / 49) =
+    # .028; 1 of 50: gap .02, error sqrt(.02 * .98 / 49) = .02.
+    def rates(wrong: int) -> dict[str, float]:
+        return {f"q{k}": float(k >= wrong) for k in range(50)}
+
+    assert choose_temperature({0.0: rates(2), 0.5: rates(0), 1.0: rates(9)}) == 0.5
+    assert choose_temperature({0.0: rates(1), 0.5: rates(0), 1.0: rates(9)}) == 0.0
+    assert choose_temperature({0.7: rates(3), 0.3: rates(3), 0.0: rates(40)}) == 0.3
 
 
 def test_a_grid_without_dev_problems_is_refused(tmp_path: Path) -> None:

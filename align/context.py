@@ -58,7 +58,8 @@ class StageContext:
     pairs: Path | None = None
     """For a stage that needs pairs: the file that a search wrote."""
     budget: int = 0
-    """Tokens that the stages named by the setting `match` have generated; 0 without it."""
+    """What the stages named by the setting `match` have spent: generated tokens, or what
+    `match_by` names; 0 without it."""
     progress: bool = True
     """Show progress bars."""
     digests: Mapping[str, str] = field(default_factory=dict)

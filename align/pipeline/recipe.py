@@ -326,6 +326,8 @@ def _match_misfits(
         yield f"{entry.name}.match: no stage {name!r} before this one{did_you_mean(name, known)}"
     elif STAGES[kinds[name]].draws != "problems":
         yield f"{entry.name}.match: {name!r} samples nothing; name a stage that does"
+    elif getattr(entry.settings, "match_by", "") == "pairs" and known[name] != "pairs":
+        yield f"{entry.name}.match: {name!r} makes no pairs; match its generated_tokens"
 
 
 def _pairs_misfits(

@@ -22,7 +22,6 @@ from align.context import BASE, StageContext, StageEntry, StageResult
 from align.errors import RecipeError
 from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
-from align.ledger import Ledger
 from align.models.load import device_of, prepare_base
 from align.pipeline.background import BackgroundWorker, cores, share_cores
 from align.pipeline.check import check_recipe
@@ -154,7 +153,7 @@ class PipelineRun:
             digests["reference"] = self._digest(Path(reference))
         budget = self._budget(entry)
         if budget:
-            digests["match"] = f"{budget} generated tokens"
+            digests["match"] = str(budget)
         inputs = {
             "settings": entry.settings.model_dump(mode="json"),
             **({"share": entry.share} if entry.share else {}),
@@ -212,10 +211,11 @@ class PipelineRun:
         self.console.print(table.to_text(), highlight=False, markup=False, soft_wrap=True)
 
     def _budget(self, entry: StageEntry) -> int:
-        """Tokens that the stages whose cost this one matches have generated."""
+        """What the stages that this one matches have spent."""
         stages = self.manifest.data["stages"]
         named = getattr(entry.settings, "match", ())
-        return sum(Ledger.of(stages[name]["metrics"]).generated_tokens for name in named)
+        counted = getattr(entry.settings, "match_by", "generated_tokens")
+        return sum(int(stages[name]["metrics"].get(counted, 0)) for name in named)
 
     def _common(self) -> dict[str, Any]:
         return {

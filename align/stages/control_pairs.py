@@ -106,7 +106,8 @@ def control_pairs(context: StageContext, engine: TransformersEngine) -> StageRes
             )
             by_id = {finished.problem.id: finished for finished in done}
             found.extend(by_id[problem.id] for problem in fresh)
-            return _spent(found).tokens
+            made = sum(done.result.reason == "pair" for done in found)
+            return made if config.match_by == "pairs" else _spent(found).tokens
 
         ask_problems(context, config.num_problems, ask)
     return _write(context, engine, found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.context import StageContext, StageResult
 from align.ledger import sampled_counts
@@ -38,6 +38,17 @@ class PTSConfig(Settings):
     match: tuple[str, ...] = ()
     """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
     questions as that allows, whatever num_problems says."""
+    match_by: Literal["generated_tokens", "pairs"] = "generated_tokens"
+    """What is matched; a control arm can make as many `pairs` as the named stages made."""
+
+    @model_validator(mode="after")
+    def _counts_pairs(self) -> PTSConfig:
+        if self.match_by == "pairs" and self.pairs_from == "search":
+            raise ValueError(
+                "match_by: got 'pairs', but the pairs of a search are selected at its end; match "
+                "'generated_tokens', or take another pairs_from"
+            )
+        return self
 
     @field_validator("search")
     @classmethod

@@ -86,8 +86,8 @@ def ask_problems(
     """Ask `questions` train problems at once; or, under `match`, so many as the budget allows.
 
     Args:
-        ask: is given all problems so far, earlier ones first, and returns the tokens that they
-            cost all together; what was asked before must cost nothing again.
+        ask: is given all problems so far, earlier ones first, and returns what they have spent all
+            together (see `StageContext.budget`); what was asked before must cost nothing again.
 
     Raises:
         StageError: the task has too few problems, or a question costs too much to end within
@@ -96,9 +96,11 @@ def ask_problems(
     if not getattr(context.settings, "match", ()):
         ask(context.task.problems("train", questions, context.problem_seed))
         return
-    name, budget = context.entry.name, context.budget
+    where, budget = f"{context.entry.name}.match", context.budget
+    named = " and ".join(context.settings.match)
+    counted = getattr(context.settings, "match_by", "generated_tokens").replace("_", " ")
     if not budget:
-        raise StageError(f"{name}.match: {_listed(context)} generated nothing to match")
+        raise StageError(f"{where}: {named} left no {counted} to match")
     pool, asked, spent, size = list[Problem](), 0, 0, 1
     while size:
         if asked + size > len(pool):
@@ -107,25 +109,24 @@ def ask_problems(
             pool += [problem for problem in more if problem.id not in known]
         if asked == len(pool):
             raise StageError(
-                f"{name}.match: {_listed(context)} generated {budget:,} tokens, and the task's "
-                f"{asked:,} train problems cost {spent:,}; raise {name}.samples, or give more"
+                f"{where}: {named} left {budget:,} {counted}, and the task's {asked:,} train "
+                f"problems only {spent:,}; let a question spend more, or give more problems"
             )
         asked = min(asked + size, len(pool))
         spent = ask(pool[:asked])
         size = _next_slice(budget, spent, asked)
     if abs(spent - budget) > TOLERANCE * budget:
         raise StageError(
-            f"{name}.match: got {spent:,} generated tokens for the {budget:,} of "
-            f"{_listed(context)}, more than {TOLERANCE:.0%} off; a question costs "
-            f"{spent / asked:,.0f}: let it cost less, or match a stage that spends more"
+            f"{where}: got {spent:,} {counted} for the {budget:,} of {named}, more than "
+            f"{TOLERANCE:.0%} off; a question costs {spent / asked:,.0f}: let it cost less, or "
+            "match a stage that spends more"
         )
 
 
 def _next_slice(budget: int, spent: int, asked: int) -> int:
-    """Questions to ask next; none where one more would end farther from the budget."""
+    """Questions to ask next; none where one more would end farther from the budget.
+
+    Never more than are left of the budget: of pairs a question makes one at most.
+    """
     room = (budget - spent) * asked / max(1, spent)
-    return 0 if room < 0.5 else max(1, min(asked, int(room / 2)))
-
-
-def _listed(context: StageContext) -> str:
-    return " and ".join(context.settings.match)
+    return 0 if room < 0.5 else max(1, min(asked, int(room / 2), budget - spent))

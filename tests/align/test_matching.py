@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from align.context import StageContext, StageEntry
 from align.errors import RecipeError, StageError
 from align.ledger import Ledger
 from align.pipeline.recipe import parse_recipe
+from align.stages.pivotal_tokens import PTSConfig
 from align.stages.rejection_sft import RejectionSFTConfig
 from align.stages.sampling import TOLERANCE, ask_problems
 from align.tasks.base import Split
@@ -78,12 +80,12 @@ def test_questions_that_cost_too_much_are_told() -> None:
 
 
 def test_a_task_with_too_few_problems_is_told() -> None:
-    with pytest.raises(StageError, match="generated 10,000 tokens, and the task's"):
+    with pytest.raises(StageError, match="left 10,000 generated tokens, and the task's"):
         ask_problems(matching(10_000, size=20), 5, Asked())
 
 
 def test_nothing_to_match_is_told() -> None:
-    with pytest.raises(StageError, match="pts and full_dpo generated nothing to match"):
+    with pytest.raises(StageError, match="pts and full_dpo left no generated tokens to match"):
         ask_problems(matching(0), 5, Asked())
 
 
@@ -104,6 +106,27 @@ def test_what_is_wrong_with_a_match_is_told(match: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(yaml.safe_load(text), "x")
     assert message in str(caught.value)
+
+
+def test_numbers_of_pairs_are_matched_exactly() -> None:
+    """A pair from half of the questions: the last ones are asked one by one."""
+    found: list[int] = []
+
+    def ask(problems: list[Problem]) -> int:
+        found.append(sum(random.Random(problem.id).random() < 0.5 for problem in problems))
+        return found[-1]
+
+    for budget in (1, 7, 219):
+        context = matching(budget)
+        settings = PTSConfig(pairs_from="coin", match=("pts",), match_by="pairs")
+        entry = replace(context.entry, settings=settings)
+        ask_problems(replace(context, entry=entry), 5, ask)
+        assert found[-1] == budget
+
+
+def test_pairs_of_a_search_are_no_target_while_it_runs() -> None:
+    with pytest.raises(ValueError, match="pairs of a search are selected at its end"):
+        PTSConfig(match=("pts",), match_by="pairs")
 
 
 def test_ledgers_add_up() -> None:

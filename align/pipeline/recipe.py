@@ -298,6 +298,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
         if entry.start and known.get(entry.start, "policy") != "policy":
             yield f"{entry.name}.from: {entry.start!r} trains no policy to start from"
         for name in getattr(entry.settings, "match", ()):
+            used.add(name)
             yield from _match_misfits(recipe, entry, name, known)
         if stage.needs_pairs:
             source = recipe.pairs_of(entry)

@@ -10,6 +10,7 @@ other contrasts are described by their intervals alone.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -229,8 +230,8 @@ def _notes(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
         f"{evaluate.problems:,} {evaluate.split} problems a seed; sampled: {evaluate.samples} "
         f"answers each at T={sampling.temperature:g}. Brackets: 95 % intervals over the seeds "
         "(Student's; of a single seed, over its problems).",
-        "p: two-sided, over the seeds, adjusted over the primary contrasts (Holm). By problem: in "
-        "how many seeds the two models differ at p < 0.05.",
+        "SD: of the seeds' differences. p: two-sided, over the seeds, adjusted over the primary "
+        "contrasts (Holm). By problem: in how many seeds the two models differ at p < 0.05.",
     ]
     if sweep.file.margin:
         said.append(
@@ -280,21 +281,23 @@ def _costs(rows: Sequence[ArmRow]) -> TextTable:
 
 def _differences(measure: Measure, rows: Sequence[ContrastRow]) -> TextTable:
     title = f"Difference, {NAMES[measure]}, points"
-    header = ("", "second - first", "df", "p", "seeds above 0", "by problem", "verdict")
+    header = ("", "second - first", "SD", "df", "p", "seeds above 0", "by problem", "verdict")
     return TextTable(title, header, tuple(map(_difference, rows)))
 
 
 def _difference(row: ContrastRow) -> tuple[str, ...]:
     found = row.found
     df = found.over_seeds.df if found.over_seeds else None
-    positive = sum(one.difference.mean > 0 for one in found.per_seed)
+    per_seed = [one.difference.mean for one in found.per_seed]
+    positive = sum(mean > 0 for mean in per_seed)
     by_item = sum(one.pvalue < ALPHA for one in found.per_seed)
     return (
         f"{row.arms[1]} - {row.arms[0]}",
         points(found.difference),
+        f"{100 * statistics.stdev(per_seed):.1f}" if len(per_seed) > 1 else "-",
         f"{df:.3g}" if df is not None else "-",
         p_text(row.adjusted) if row.adjusted is not None else "-",
-        f"{positive} of {len(found.per_seed)}",
-        f"{by_item} of {len(found.per_seed)}",
+        f"{positive} of {len(per_seed)}",
+        f"{by_item} of {len(per_seed)}",
         row.verdict or "-",
     )

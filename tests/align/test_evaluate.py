@@ -137,14 +137,15 @@ def test_the_lowest_temperature_wins_a_tie_and_greedy_is_not_sampled_again(tmp_p
 
 
 def test_the_lowest_temperature_within_a_standard_error_is_chosen() -> None:
-    # Against the best one (all right), 2 of 50 wrong: gap .04, its error sqrt(.04 * .96 / 49) =
-    # .028; 1 of 50: gap .02, error sqrt(.02 * .98 / 49) = .02.
-    def rates(wrong: int) -> dict[str, float]:
-        return {f"q{k}": float(k >= wrong) for k in range(50)}
+    def rates(*wrong: int) -> dict[str, float]:
+        return {f"q{k}": float(k not in wrong) for k in range(50)}
 
-    assert choose_temperature({0.0: rates(2), 0.5: rates(0), 1.0: rates(9)}) == 0.5
-    assert choose_temperature({0.0: rates(1), 0.5: rates(0), 1.0: rates(9)}) == 0.0
-    assert choose_temperature({0.7: rates(3), 0.3: rates(3), 0.0: rates(40)}) == 0.3
+    # Two problems lost and none won: gap .04, its error sqrt(.04 * .96 / 49) = .028. Three lost
+    # and two won: gap .02, its error sqrt((.1 - .02 ** 2) / 49) = .045.
+    best, hot = rates(0, 1), rates(*range(9))
+    assert choose_temperature({0.0: rates(0, 1, 2, 3), 0.5: best, 1.0: hot}) == 0.5
+    assert choose_temperature({0.0: rates(2, 3, 4), 0.5: best, 1.0: hot}) == 0.0
+    assert choose_temperature({0.7: best, 0.3: best, 0.0: rates(*range(40))}) == 0.3
 
 
 def test_a_grid_without_dev_problems_is_refused(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def _renamed(settings: Any, copies: Mapping[str, StageEntry]) -> dict[str, Any]:
     return found
 
 
-NAMING = ("pairs", "match")
+NAMING = ("pairs", "rollouts", "match")
 """Settings of a stage that name other stages."""
 
 

@@ -248,7 +248,7 @@ def what_is_left(work: Work) -> str:
         hours += sum(value for value in found.values() if value is not None) / 3600
         unknown |= {name for name, value in found.items() if value is None}
     about = f"; about {hours:.1f} hours of one core" if cells and left else ""
-    without = f", without {', '.join(sorted(unknown))}" if about and unknown else ""
+    without = f", and {', '.join(sorted(unknown))}, not timed yet" if about and unknown else ""
     return "\n".join([f"{left} of {len(work.keys)} cells are left{about}{without}", *lines])
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from align.errors import RecipeError, SweepError
 from pts.errors import PTSError, outside, printable, told
 
 app = typer.Typer(
@@ -83,7 +84,6 @@ def problems(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 48,
 ) -> None:
     """Write problems of a recipe's task as JSONL, for `pts search --chat` and the like."""
-    from align.errors import RecipeError
     from align.pipeline.recipe import load_recipe
     from align.tasks.registry import write_problems
 
@@ -145,6 +145,58 @@ def evaluate(
     with _interruptible():
         folder = evaluate_again(run_folder, overrides or [], output, Console(), progress=not quiet)
     typer.echo(f"Items and summaries: {folder}/eval")
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep's .yaml file.")],
+    overrides: Overrides = None,
+    seeds: Annotated[str, typer.Option(help="Training seeds, e.g. 0-11 or 3,5,7.")] = "0-2",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of cells and tables; runs/NAME-OF-FILE if not given."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one core each.")] = 1,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Random search: so many points of the file's ranges.")
+    ] = 0,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say what is left; run nothing.")
+    ] = False,
+    discard_models: Annotated[
+        bool, typer.Option("--discard-models", help="Delete a seed's run when its cells are made.")
+    ] = False,
+    allow_other_source: Annotated[
+        bool, typer.Option("--allow-other-source", help="Keep cells that other code has made.")
+    ] = False,
+) -> None:
+    """Run the arms of a sweep over seeds, compare them; the same command goes on where it ended."""
+    from functools import partial
+
+    from align.pipeline import run as pipeline
+    from align.pipeline.check import check_recipe
+    from align.sweep.file import load_sweep
+    from align.sweep.plan import plan
+    from align.sweep.publish import write_tables
+    from align.sweep.settings import parse_seeds
+    from align.sweep.work import Work, run_sweep, what_is_left
+
+    loaded = load_sweep(file, overrides or [])
+    check_recipe(loaded.recipe)
+    work = Work(
+        plan(loaded, sample), parse_seeds(seeds), output or Path("runs") / file.stem,
+        partial(pipeline.run, progress=False, parallel=False), allow_other_source, discard_models,
+    )  # fmt: skip
+    if status:
+        typer.echo(what_is_left(work))
+        return
+    with _interruptible():
+        failures = run_sweep(work, jobs)
+    typer.echo(write_tables(work))
+    if any(map(work.missing, work.seeds)):
+        typer.echo(f"\n{what_is_left(work)}")
+    if failures:
+        raise SweepError("\n".join(failures))
 
 
 @app.command()

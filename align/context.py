@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
     from align.tasks.base import Task
 
+BASE = "base"
+"""The name of the model that a chain begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageEntry:
@@ -56,6 +59,9 @@ class StageContext:
     """For a stage that needs pairs or takes rollouts: the file that a search wrote."""
     rollouts: Path | None = None
     """For a stage that takes the rollouts of a search as its data: the file that it wrote."""
+    budget: int = 0
+    """What the stages named by the setting `match` have spent: generated tokens, or what
+    `match_by` names; 0 without it."""
     progress: bool = True
     """Show progress bars."""
     digests: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,8 @@
     ├── ConfigError   (also ValueError)
     │   └── RecipeError    a recipe, or an override of one, is wrong
     ├── StageError    (also RuntimeError)   a stage cannot go on: its input or its validation failed
-    └── ManifestError (also RuntimeError)   a run folder belongs to another recipe, or was changed
+    ├── ManifestError (also RuntimeError)   a run folder belongs to another recipe, or was changed
+    └── SweepError    (also RuntimeError)   a cell of a sweep does not belong to it, or is damaged
 
 Each message names the place, the value that was found and what to do about it.
 """
@@ -24,3 +25,7 @@ class StageError(PTSError, RuntimeError):
 
 class ManifestError(PTSError, RuntimeError):
     """A run folder belongs to another recipe, or its files were changed after they were made."""
+
+
+class SweepError(PTSError, RuntimeError):
+    """A cell of a sweep was made with other settings, is damaged, or could not be made."""

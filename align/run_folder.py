@@ -119,7 +119,7 @@ class Manifest:
         if record["inputs"] != wanted:
             raise ManifestError(
                 f"{self.folder}: stage {name!r} was made with other settings: "
-                f"{_differences(record['inputs'], wanted)}; give another --output"
+                f"{differences(record['inputs'], wanted)}; give another --output"
             )
         for output, digest in record["outputs"].items():
             path = self.folder / output
@@ -310,7 +310,7 @@ def _relative(path: Path | None, folder: Path) -> str | None:
     return path.relative_to(folder).as_posix() if path else None
 
 
-def _differences(old: Any, new: Any, path: str = "") -> str:
+def differences(old: Any, new: Any, path: str = "") -> str:
     """`a.b: 1 -> 2` for every leaf that differs, at most five."""
     found: list[str] = []
 

@@ -82,7 +82,8 @@ class EvaluateConfig(Settings):
     samples: int = Field(8, ge=1, le=100_000)
     """Sampled completions a problem at the recipe's temperature (pass@k uses all of them)."""
     temperatures: tuple[Annotated[float, Field(ge=0, le=10)], ...] = ()
-    """Temperatures tried on the dev split; the best one is measured on `split` as well."""
+    """Temperatures tried on the dev split; the lowest one within a standard error of the best there
+    is measured on `split` as well."""
     dev_problems: int = Field(300, ge=10)
     """Problems of the dev split on which the best temperature is chosen."""
     skip: tuple[str, ...] = ()
@@ -95,7 +96,7 @@ class WordProblemsTask(Settings):
     kind: Literal["word_problems"]
     """Names this kind of task."""
     options: dict[str, Any] = {}
-    """See `task.options (word_problems)`, the last table of the recipe reference."""
+    """See `task.options (word_problems)`, a table of the recipe reference."""
 
 
 class ReasoningGymTask(Settings):

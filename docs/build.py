@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from align.context import StageEntry
 from align.pipeline.recipe import Recipe
 from align.stages import STAGES
+from align.sweep.settings import SweepFile
 from align.tasks.word_problems.task import WordProblemsConfig
 
 TARGET = Path(__file__).parent / "recipe-reference.md"
@@ -59,7 +60,8 @@ def reference() -> str:
     """The page as Markdown."""
     options = sections(WordProblemsConfig, "task.options (word_problems)")
     stages = [line for kind, stage in STAGES.items() for line in sections(stage.config, kind)]
-    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options])
+    sweep = sections(SweepFile, "Sweep file")
+    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options, *sweep])
 
 
 def sections(kind: type[BaseModel], path: str) -> Iterator[str]:

@@ -2406,7 +2406,7 @@ RUNS_OF_ALIGN = [
     ),
     bad("answer that has ended", lambda p: ended(p), "holds the end of turn", "nothing can follow"),
     bad("rows all too long", lambda p: too_long(p), "no row left of 1", "max_length is 2"),
-    bad("seeds that do not pair", lambda p: seeds(), "got 1 and 0 evaluations"),
+    bad("seeds that are none", lambda p: seeds(), "--seeds: got '3-1'", "give numbers and ranges"),
     bad("grid without dev problems", lambda p: grid(p), "needs dev problems"),
     bad(
         "manifest's outputs",
@@ -2526,9 +2526,9 @@ def too_long(p: Place) -> None:
 
 
 def seeds() -> None:
-    from align.evaluation import seeds as module
+    from align.sweep.settings import parse_seeds
 
-    module.compare_evaluations([Path("a")], [])
+    parse_seeds("3-1")
 
 
 def grid(p: Place) -> None:

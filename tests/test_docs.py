@@ -14,6 +14,8 @@ import typer
 import yaml
 
 from align.pipeline.recipe import parse_recipe
+from align.sweep.file import load_sweep
+from align.sweep.plan import plan
 from tests.pts.verifiers.code_isolation import available
 
 ROOT = Path(__file__).parent.parent
@@ -77,8 +79,12 @@ def test_links_resolve(page: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "text"), [(p, block) for p in PAGES for block in blocks(p, "yaml")]
 )
-def test_recipe_of_the_docs_loads(page: Path, text: str) -> None:
+def test_recipe_of_the_docs_loads(page: Path, text: str, tmp_path: Path) -> None:
     data = yaml.safe_load(text)
+    if "arms" in data:
+        (tmp_path / "sweep.yaml").write_text(text)
+        plan(load_sweep(tmp_path / "sweep.yaml"), 2)
+        return
     minimal = {"name": "x", "model": {"path": "x"}, "task": {"kind": "word_problems"}}
     parse_recipe({**minimal, **data}, page.name)
 

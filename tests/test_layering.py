@@ -22,11 +22,12 @@ PTS = [
 ]
 ALIGN = [
     {"cli"},
+    {"sweep"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining"},
     {"training", "evaluation"},
     {"run_folder", "tasks", "models"},
-    {"context", "data", "settings"},
+    {"context", "data", "settings", "ledger"},
     {"errors"},
 ]
 """Rooms (folders, and modules beside them) from the top to the bottom. A room imports only what

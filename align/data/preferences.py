@@ -187,7 +187,6 @@ def count_outcomes(sampled: Sequence[Sampled]) -> dict[str, int]:
         "questions_all_right": sum(kind == {True} for kind in kinds),
         "questions_all_wrong": sum(kind == {False} for kind in kinds),
         "questions_unscored": sum(not kind for kind in kinds),
-        "tokens_sampled": sum(len(a.ids) for question in sampled for a in question.answers),
     }
 
 

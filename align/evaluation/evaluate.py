@@ -13,7 +13,8 @@ cannot tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,25 +201,45 @@ def _accuracies(items: Sequence[Item]) -> dict[str, Estimate]:
 def _best_temperature(
     rollouts: _Rollouts, problems: Sequence[Problem], dev: Sequence[Problem], items: Sequence[Item]
 ) -> tuple[BestTemperature, dict[str, float]]:
-    """Choose on dev (the lowest among equals); measure on `problems`: rates by problem id."""
-    tried = tuple(
-        (temperature, _on_dev(rollouts, dev, temperature))
+    """Choose on dev, measure on `problems`: rates by problem id."""
+    tried = {
+        temperature: _on_dev(rollouts, dev, temperature)
         for temperature in sorted({0.0, *rollouts.settings.temperatures})
-    )
-    best = max(tried, key=lambda pair: pair[1].mean)[0]
+    }
+    best = choose_temperature(tried)
     if best == 0:
         rates = {item.id: float(item.greedy) for item in items}
     elif best == rollouts.settings.sampling.temperature:
         rates = {item.id: item.passed / item.samples for item in items}
     else:
         rates = _rates(rollouts, f"at-{best:g}", problems, best, rollouts.settings.samples)
-    return BestTemperature(best, rate_interval(list(rates.values())), tried), rates
+    on_dev = tuple((t, rate_interval(list(of_dev.values()))) for t, of_dev in tried.items())
+    return BestTemperature(best, rate_interval(list(rates.values())), on_dev), rates
 
 
-def _on_dev(rollouts: _Rollouts, dev: Sequence[Problem], temperature: float) -> Estimate:
+def choose_temperature(tried: Mapping[float, Mapping[str, float]]) -> float:
+    """The lowest temperature that is within one standard error of the best one.
+
+    Of a few hundred problems the best of many temperatures is partly the luckiest; the rule
+    (Breiman et al. 1984) takes the simplest that cannot be told from it. The error is that of the
+    paired difference.
+
+    Args:
+        tried: success rates by temperature and problem.
+    """
+    means = {t: float(np.mean(list(rates.values()))) for t, rates in tried.items()}
+    best = max(sorted(tried), key=means.__getitem__)
+    for temperature in sorted(tried):
+        shared = [name for name in tried[best] if name in tried[temperature]]
+        gaps = np.array([tried[best][name] - tried[temperature][name] for name in shared])
+        if len(gaps) > 1 and gaps.mean() <= gaps.std(ddof=1) / math.sqrt(len(gaps)):
+            return temperature
+    return best
+
+
+def _on_dev(rollouts: _Rollouts, dev: Sequence[Problem], temperature: float) -> dict[str, float]:
     n = DEV_SAMPLES if temperature else 1
-    rates = _rates(rollouts, f"dev-{temperature:g}", dev, temperature, n)
-    return rate_interval(list(rates.values()))
+    return _rates(rollouts, f"dev-{temperature:g}", dev, temperature, n)
 
 
 def _rates(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,8 @@ class Comparison:
     better: int
     worse: int
     test: str
+    df: float | None = None
+    """Degrees of freedom, of the tests that have some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,14 +219,14 @@ def paired_mean(before: npt.ArrayLike, after: npt.ArrayLike, level: float = LEVE
         raise ValueError(f"a paired test needs at least 2 items, got {len(a)}")
     d = b - a
     difference = mean_interval(d, level)
-    error = float(d.std(ddof=1)) / math.sqrt(len(d))
+    error, df = float(d.std(ddof=1)) / math.sqrt(len(d)), len(d) - 1
     if error < 1e-12:
         pvalue = 1.0 if abs(difference.mean) < 1e-12 else 2.0 ** (1 - len(d))
         if min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1:
             difference = _without_spread(difference, level)
     else:
-        pvalue = t_pvalue(difference.mean / error, len(d) - 1)
-    return Comparison(difference, pvalue, int((d > 0).sum()), int((d < 0).sum()), "paired t")
+        pvalue = t_pvalue(difference.mean / error, df)
+    return Comparison(difference, pvalue, int((d > 0).sum()), int((d < 0).sum()), "paired t", df)
 
 
 def _without_spread(difference: Estimate, level: float) -> Estimate:
@@ -259,8 +261,8 @@ def combine_seeds(
     `by_item` averages each item over the seeds and tests item by item: it speaks of these trained
     models on new problems. `by_item_and_seed` treats both as random and crossed (items are shared
     by the seeds): Var(mean) = (MS_seed + MS_item - MS_residual) / (seeds x items) with
-    Satterthwaite's degrees of freedom; it speaks of new training runs too, and with three seeds
-    it asks for a lot.
+    Satterthwaite's degrees of freedom, at most seeds - 1: however many the items, what is said of
+    new training runs rests on so few of them.
 
     Raises:
         ValueError: not two arrays of the same shape [seeds, items].
@@ -285,18 +287,19 @@ def _crossed(d: Floats, by_item: Comparison, level: float) -> Comparison:
     )
     total = squares[0] + squares[1] - squares[2]
     largest = max(squares[0], squares[1])
-    if largest < 1e-24:
-        return by_item
+    if largest < 1e-24:  # the same change everywhere: as sure as so few seeds can be
+        return replace(by_item, pvalue=max(by_item.pvalue, 2.0 ** (1 - seeds)), df=None)
     if total > largest:
         freedom = (seeds - 1, items - 1, (seeds - 1) * (items - 1))
         df = total**2 / sum(s * s / f for s, f in zip(squares, freedom, strict=True))
     else:
         total, df = largest, float(seeds - 1 if squares[0] >= squares[1] else items - 1)
+    df = min(df, seeds - 1.0)
     error = math.sqrt(total / (seeds * items))
     half = t_of(level, df) * error
     estimate = Estimate(mean, mean - half, mean + half, seeds, "crossed t")
     pvalue = t_pvalue(mean / error, df)
-    return Comparison(estimate, pvalue, by_item.better, by_item.worse, "crossed t")
+    return Comparison(estimate, pvalue, by_item.better, by_item.worse, "crossed t", df)
 
 
 def _vector(values: npt.ArrayLike) -> Floats:

@@ -27,7 +27,9 @@ class BackgroundWorker:
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
         self._pool = (
-            ProcessPoolExecutor(1, context, initializer=_begin, initargs=(os.getpid(), self._stop))
+            ProcessPoolExecutor(
+                1, context, initializer=begin_worker, initargs=(os.getpid(), self._stop)
+            )
             if parallel
             else None
         )
@@ -68,8 +70,9 @@ def share_cores(processes: int = 2) -> None:
         torch.set_num_threads(max(1, cores() // processes))
 
 
-def _begin(parent: int, stop: Event) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+def begin_worker(parent: int, stop: Event) -> None:
+    """What a worker process does first: it leaves Ctrl-C to its parent, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
     share_cores()
 

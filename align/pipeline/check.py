@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from align.context import BASE
 from align.errors import RecipeError
 from align.models.load import SMOLLM2, base_path, chat_template
-from align.pipeline.recipe import BASE, Recipe
+from align.pipeline.recipe import Recipe
 from align.stages import STAGES
 from align.tasks.base import Split, Task, place_of
 from align.tasks.registry import build_task

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
-from align.context import StageEntry
+from align.context import BASE, StageEntry
 from align.errors import RecipeError
 from align.settings import EvaluateConfig, ModelConfig, TaskConfig, data_folder
 from align.stages import STAGES
@@ -39,8 +39,6 @@ from pts.plain_text import read_yaml
 T = TypeVar("T")
 
 DEFAULT_STAGES = ("sft", "pts", "token_dpo", "full_dpo")
-BASE = "base"
-"""The name of the model that a chain begins with."""
 ENTRY_KEYS = {"kind": "kind", "name": "name", "from": "start", "share": "share"}
 """Keys of an entry that are not settings of its stage."""
 
@@ -138,8 +136,10 @@ def recipe_path(name: str) -> Path:
     raise RecipeError(f"{name}: no such recipe{hint}, or give the path of a .yaml file")
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `key.path=value` overrides.
+def load_recipe(
+    name: str, overrides: Sequence[str] = (), replaced: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Read a recipe and apply `key.path=value` overrides, after sections of it are `replaced`.
 
     Raises:
         RecipeError: every fault at once, each with its place, value and remedy.
@@ -157,7 +157,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
-    return parse_recipe(data, str(path), overrides)
+    return parse_recipe({**data, **(replaced or {})}, str(path), overrides)
 
 
 def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -306,6 +306,9 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
                 yield f"{entry.name}.{key}: no stage {name!r} before this one{hint}"
         if entry.start and known.get(entry.start, "policy") != "policy":
             yield f"{entry.name}.from: {entry.start!r} trains no policy to start from"
+        for name in getattr(entry.settings, "match", ()):
+            used.add(name)
+            yield from _match_misfits(recipe, entry, name, known)
         if stage.needs_pairs:
             source = recipe.pairs_of(entry)
             used.add(source)
@@ -326,6 +329,20 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     for name in recipe.evaluate.skip:
         if name not in known and name not in STAGES:
             yield f"evaluate.skip: no stage {name!r}{did_you_mean(name, known)}"
+
+
+def _match_misfits(
+    recipe: Recipe, entry: StageEntry, name: str, known: Mapping[str, str]
+) -> Iterator[str]:
+    named = next((other for other in recipe.stages if other.name == name), None)
+    if recipe.rollouts_of(entry):
+        yield f"{entry.name}.match: its rollouts are there already; leave out match or rollouts"
+    elif named is None or name not in known:
+        yield f"{entry.name}.match: no stage {name!r} before this one{did_you_mean(name, known)}"
+    elif recipe.draws(named) != "problems":
+        yield f"{entry.name}.match: {name!r} samples nothing; name a stage that does"
+    elif getattr(entry.settings, "match_by", "") == "pairs" and known[name] != "pairs":
+        yield f"{entry.name}.match: {name!r} makes no pairs; match its generated_tokens"
 
 
 def _pairs_misfits(

@@ -18,14 +18,14 @@ from typing import Any
 
 from rich.console import Console
 
-from align.context import StageContext, StageEntry, StageResult
+from align.context import BASE, StageContext, StageEntry, StageResult
 from align.errors import RecipeError
 from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
 from align.models.load import device_of, prepare_base
 from align.pipeline.background import BackgroundWorker, cores, share_cores
 from align.pipeline.check import check_recipe
-from align.pipeline.recipe import BASE, Recipe, parse_recipe
+from align.pipeline.recipe import Recipe, parse_recipe
 from align.report.page import write_report
 from align.run_folder import (
     Manifest,
@@ -47,14 +47,18 @@ Timed = tuple[StageResult, float]
 """What a stage made, and its seconds."""
 
 
-def run(recipe: Recipe, folder: Path, console: Console, progress: bool = True) -> Path:
+def run(
+    recipe: Recipe, folder: Path, console: Console, progress: bool = True, parallel: bool = True
+) -> Path:
     """Run (or continue) a recipe in a folder and return the path of its report.
+
+    Without `parallel` nothing runs in a second process.
 
     Raises:
         StageError, ManifestError, PTSError: with the place, the value and the remedy.
     """
     check_recipe(recipe)
-    with Manifest.open(folder, recipe) as manifest, background(recipe) as worker:
+    with Manifest.open(folder, recipe) as manifest, background(recipe, parallel) as worker:
         pipeline = PipelineRun(recipe, manifest, worker, console, progress)
         pipeline.begin(prepare_base(recipe.model))
         for entry in recipe.stages:
@@ -101,9 +105,9 @@ def run_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(read_manifest(folder)["recipe"], f"{folder}/manifest.json", overrides)
 
 
-def background(recipe: Recipe) -> BackgroundWorker:
+def background(recipe: Recipe, parallel: bool = True) -> BackgroundWorker:
     """A second process for the evaluations where there are cores to share."""
-    parallel = device_of(recipe.model) == "cpu" and cores() > 1
+    parallel = parallel and device_of(recipe.model) == "cpu" and cores() > 1
     if parallel:
         share_cores()
     return BackgroundWorker(parallel)
@@ -154,6 +158,9 @@ class PipelineRun:
         reference = getattr(entry.settings, "reference", "start")
         if reference != "start":
             digests["reference"] = self._digest(Path(reference))
+        budget = self._budget(entry)
+        if budget:
+            digests["match"] = str(budget)
         inputs = {
             "settings": entry.settings.model_dump(mode="json"),
             **({"share": entry.share} if entry.share else {}),
@@ -165,7 +172,8 @@ class PipelineRun:
             self.console.print(f"[bold]{entry.name}[/bold]")
             context = StageContext(
                 self.recipe, self._task, entry, policy, self.manifest.folder / entry.name,
-                pairs=pairs, rollouts=rollouts, progress=self.progress, digests=digests,
+                pairs=pairs, rollouts=rollouts, budget=budget, progress=self.progress,
+                digests=digests,
             )  # fmt: skip
             result = self._record(entry.name, inputs, run_stage(context))
         self._settle(wait=False)
@@ -209,6 +217,13 @@ class PipelineRun:
         table = build_table(self.manifest.folder, measured, self.recipe.labels(), self._starts)
         write_json(self.manifest.folder / "table.json", table.to_json())
         self.console.print(table.to_text(), highlight=False, markup=False, soft_wrap=True)
+
+    def _budget(self, entry: StageEntry) -> int:
+        """What the stages that this one matches have spent."""
+        stages = self.manifest.data["stages"]
+        named = getattr(entry.settings, "match", ())
+        counted = getattr(entry.settings, "match_by", "generated_tokens")
+        return sum(int(stages[name]["metrics"].get(counted, 0)) for name in named)
 
     def _common(self) -> dict[str, Any]:
         return {

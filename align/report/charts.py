@@ -67,6 +67,61 @@ def _marker(x: float, y: float, kind: int) -> str:
     return f'<polygon points="{" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)}"/>'
 
 
+def gains(rows: Sequence[tuple[str, Estimate]], margin: float = 0.0, width: int = 640) -> Markup:
+    """Differences with intervals on an axis of points; a band shows what counts as equivalent.
+
+    Args:
+        rows: a label and a difference of rates (not of percents) each.
+        margin: half-width of the band, in points.
+    """
+    left, right, row_height, top = 250, 20, 26, 8
+    bottom = top + row_height * len(rows)
+    reach = max(100 * max(abs(e.low), abs(e.high)) for _, e in rows)
+    step = _tick(max(reach, margin, 0.1))
+    end = step * math.ceil(max(reach, margin, 0.1) / step)
+
+    def x(share: float) -> float:
+        return left + (width - left - right) * (100 * share + end) / (2 * end)
+
+    parts = []
+    if margin:
+        band = x(margin / 100) - x(-margin / 100)
+        parts.append(
+            f'<rect class="band" x="{x(-margin / 100):.1f}" y="{top}" width="{band:.1f}" '
+            f'height="{bottom - top}"/>'
+        )
+    for k in range(-round(end / step), round(end / step) + 1):
+        at = x(k * step / 100)
+        parts.append(_line(at, top, at, bottom, "grid" if k else "zero"))
+        parts.append(_text(at, bottom + 15, f"{k * step:+g}" if k else "0", "middle"))
+    for k, (label, estimate) in enumerate(rows):
+        middle = top + row_height * (k + 0.5)
+        parts.append(_text(left - 10, middle + 4, label, "end", "label"))
+        parts.append(_whisker(x, middle, estimate, 0))
+    return _svg(width, bottom + 22, parts, "differences in points, with 95 % intervals")
+
+
+def _tick(reach: float) -> float:
+    """A round step that divides an axis of +-reach into two to five parts a side."""
+    power = 10.0 ** math.floor(math.log10(reach))
+    return next(power * k for k in (0.2, 0.5, 1.0, 2.0, 5.0) if reach / (power * k) <= 5)
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as a file of its own, with the colours that a page would give it."""
+    start = '<svg xmlns="http://www.w3.org/2000/svg" '
+    body = str(chart).replace("<svg ", start, 1)
+    head, _, rest = body.partition(">")
+    return f"{head}><style>{_STYLE}</style>{rest}\n"
+
+
+_STYLE = (
+    "svg{background:#fff;font:12px sans-serif}text{fill:#444}.label{fill:#222}.grid{stroke:#ddd}"
+    ".zero{stroke:#888}.mark{stroke:#2563eb;stroke-width:2}.c0{fill:#2563eb}"
+    ".band{fill:#2563eb;opacity:.12}"
+)
+
+
 def lines(series: Sequence[Series], title: str, width: int = 300, height: int = 150) -> Markup:
     """Curves over training steps; the axes span the data."""
     points = [point for _, values in series for point in values]

@@ -1,10 +1,11 @@
-"""Control arms of the search: pairs at random uncertain positions.
+"""Control arms of the search: pairs at positions that are drawn, not searched.
 
-For each question one completion is sampled, a position is drawn among those where the sampled
-token has 1 - q >= p_gap (elsewhere no token can be pivotal), and a sibling from the rest of that
-position's distribution. `random` measures both siblings with fresh rollouts and takes the better
-one as chosen; ties are dropped and counted. `coin` lets a coin decide and measures nothing. Neither
-filters questions by difficulty nor confirms anything.
+For each question one completion is sampled, a position is drawn in it, and a sibling from the rest
+of that position's distribution. `uncertain` draws among the positions where the sampled token has
+1 - q >= p_gap: elsewhere no token can be pivotal, so this arm knows what the search knows for
+nothing. `uniform` draws among all positions. Both measure the two siblings with fresh rollouts and
+take the better one as chosen; ties are dropped and counted. `coin` draws as `uncertain` does, lets
+a coin decide and measures nothing. None filters questions by difficulty or confirms anything.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.context import StageContext, StageResult
+from align.ledger import sampled_counts
+from align.stages.sampling import ask_problems
 from pts.algorithm.requests import SearchRoutine
 from pts.config import SearchConfig
 from pts.data.pairs import write_pairs
@@ -38,6 +41,9 @@ from pts.types import (
 
 if TYPE_CHECKING:
     from pts.engines.transformers.engine import TransformersEngine
+
+
+Arm = Literal["uncertain", "uniform", "coin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +72,11 @@ class Control:
     n: int = 0
 
 
-def control_pairs(
-    context: StageContext, engine: TransformersEngine, problems: Sequence[Problem], slice_size: int
-) -> StageResult:
+def control_pairs(context: StageContext, engine: TransformersEngine) -> StageResult:
     """Draw the pairs of a control arm and write pairs.jsonl and summary.json.
 
-    Questions are opened in slices, and no slice once the token budget is spent.
+    Raises:
+        StageError: the cost of other stages cannot be matched.
     """
     config, seed = context.settings, context.seed("search")
     fingerprint = {
@@ -81,21 +86,17 @@ def control_pairs(
         "config": config.search.model_dump(mode="json"),
         "seed": seed,
     }
-    spent, found = RolloutCost(), list[Finished[Control]]()
-    size = slice_size if config.token_budget else max(1, len(problems))
+    found: list[Finished[Control]] = []
+    total = None if config.match else config.num_problems
     with (
         Journal(context.folder / "journal.jsonl", fingerprint) as journal,
-        ProgressReporter(len(problems), context.progress) as watch,
+        ProgressReporter(total, context.progress) as watch,
     ):
-        for start in range(0, len(problems), size):
-            if config.token_budget and spent.tokens >= config.token_budget:
-                break
-            searches = [
-                (p, control_search(p.id, config.search, config.pairs_from == "random", seed))
-                for p in problems[start : start + size]
-            ]
+
+        def ask(problems: list[Problem]) -> int:
+            fresh = problems[len(found) :]
             done = run(
-                searches,
+                [(p, control_search(p.id, config.search, config.pairs_from, seed)) for p in fresh],
                 engine,
                 context.task.verifier,
                 seed=seed,
@@ -104,25 +105,33 @@ def control_pairs(
                 on_progress=watch,
             )
             by_id = {finished.problem.id: finished for finished in done}
-            found += [by_id[problem.id] for problem, _ in searches]
-            spent = sum((t for f in found for t in f.spent.values()), RolloutCost())
-    return _write(context, engine, found, spent)
+            found.extend(by_id[problem.id] for problem in fresh)
+            made = sum(done.result.reason == "pair" for done in found)
+            return made if config.match_by == "pairs" else _spent(found).tokens
+
+        ask_problems(context, config.num_problems, ask)
+    return _write(context, engine, found)
+
+
+def _spent(found: Sequence[Finished[Control]]) -> RolloutCost:
+    return sum((cost for done in found for cost in done.spent.values()), RolloutCost())
 
 
 def control_search(
-    problem_id: str, config: SearchConfig, measure: bool, seed: int
+    problem_id: str, config: SearchConfig, arm: Arm, seed: int
 ) -> SearchRoutine[Control]:
     """One question of a control arm, as a generator for `pts.runtime.scheduler.run`."""
     rng = random.Random(f"{seed}|{problem_id}")
     [[rollout]] = yield [RolloutQuery((), 1, "filter")]
     ids = rollout.ids if isinstance(rollout, Rollout) else ()
     [rows] = yield [LogprobQuery(ids)]
+    least = 0.0 if arm == "uniform" else config.p_gap
     drawn = draw_siblings(
-        ids, [row for row in rows if isinstance(row, TokenDistribution)], config.p_gap, rng
+        ids, [row for row in rows if isinstance(row, TokenDistribution)], least, rng
     )
     if drawn is None:
         return Control("no position")
-    if not measure:
+    if arm == "coin":
         return Control("pair", drawn if rng.random() < 0.5 else drawn.swapped())
     n = config.confirm_rollouts
     answers = yield [RolloutQuery((*drawn.prefix, token), n, "confirm") for token in drawn.tokens]
@@ -137,17 +146,21 @@ def control_search(
 
 
 def draw_siblings(
-    ids: Ids, rows: Sequence[TokenDistribution], p_gap: float, rng: random.Random
+    ids: Ids, rows: Sequence[TokenDistribution], least: float, rng: random.Random
 ) -> Siblings | None:
-    """A sampled token at a random uncertain position, and a sibling drawn from the others.
+    """A sampled token at a random position with 1 - q >= `least`, and a sibling from the others.
 
     The sibling comes from the truncated distribution with the sampled token removed and the rest
-    renormalised. None if no position is uncertain enough.
+    renormalised. None if no position is uncertain enough, or none has another token.
     """
-    uncertain = [i for i, row in enumerate(rows) if 1 - row.prob(ids[i]) >= p_gap]
-    if not uncertain:
+    places = [
+        i
+        for i, row in enumerate(rows)
+        if (row.probs > 0).sum() > 1 and 1 - row.prob(ids[i]) >= least
+    ]
+    if not places:
         return None
-    at = rng.choice(uncertain)
+    at = rng.choice(places)
     row, own = rows[at], ids[at]
     others = [(int(t), float(q)) for t, q in zip(row.ids, row.probs, strict=True) if t != own]
     tokens, probs = zip(*others, strict=True)
@@ -182,12 +195,9 @@ def _token_pair(
 
 
 def _write(
-    context: StageContext,
-    engine: TransformersEngine,
-    found: Sequence[Finished[Control]],
-    spent: RolloutCost,
+    context: StageContext, engine: TransformersEngine, found: Sequence[Finished[Control]]
 ) -> StageResult:
-    config, folder = context.settings.search, context.folder
+    config, folder, spent = context.settings.search, context.folder, _spent(found)
     pairs = [
         _token_pair(engine.encode(done.problem), done, config, engine.policy_digest)
         for done in found
@@ -201,7 +211,7 @@ def _write(
         "ties_dropped": reasons["tie"],
         "questions_unscored": reasons["unscored"],
         "rollouts": spent.rollouts,
-        "tokens_sampled": spent.tokens,
+        **sampled_counts(spent, len(found)),
         **pair_means(pairs),
     }
     write_pairs(folder / "pairs.jsonl", pairs)

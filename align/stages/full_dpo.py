@@ -37,6 +37,9 @@ class FullDPOConfig(RolloutsConfig):
     """Problems to sample."""
     samples: int = Field(6, ge=2, le=100_000)
     """Completions a question."""
+    match: tuple[str, ...] = ()
+    """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
+    questions as that allows, whatever num_problems says."""
     pairs_per_question: int = Field(1, ge=1, le=100_000)
     """Right/wrong pairs at most of one question."""
     pairs_of: Literal["answers", "continuations"] = "answers"
@@ -81,7 +84,8 @@ def run(context: StageContext) -> StageResult:
     trainer = dpo_trainer(
         context, config, config.beta, config.nll_weight, policy, tokenizer, rows, reference
     )
-    metrics |= training.fit(trainer, context)
+    loss_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
+    metrics |= training.fit(trainer, context, loss_tokens)
     return training.finish(context, trainer.model, tokenizer, metrics, [PAIRS])
 
 
@@ -108,8 +112,9 @@ def _drawn(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]
     engine = load_engine(context)
     if config.reference != "start":
         _check_reference(context, engine.policy_digest)
-    sampled = sample_answers(context, engine, config.num_problems, config.samples)
-    return _of_answers(context, sampled, engine.policy_digest), count_outcomes(sampled)
+    sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
+    counts = {**count_outcomes(sampled), **spent}
+    return _of_answers(context, sampled, engine.policy_digest), counts
 
 
 def _of_search(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]:
@@ -126,7 +131,7 @@ def _of_search(context: StageContext) -> tuple[list[PreferencePair], dict[str, i
     else:
         sampled = list(answers_of(rollouts, config.purposes, decode))
         pairs, counts = _of_answers(context, sampled, policy), count_outcomes(sampled)
-    return pairs, {**counts, "tokens_sampled": 0}
+    return pairs, {**counts, "generated_tokens": 0}
 
 
 def _of_answers(

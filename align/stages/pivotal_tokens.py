@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.context import StageContext, StageResult
-from align.stages.sampling import load_engine
+from align.ledger import sampled_counts
+from align.stages.sampling import ask_problems, load_engine
 from pts.algorithm.criteria import check_criteria
 from pts.config import SearchConfig, Settings
 from pts.data.rollouts import ROLLOUTS
@@ -23,23 +24,32 @@ if TYPE_CHECKING:
     from pts.engines.transformers.engine import TransformersEngine
     from pts.runtime.search import SearchRun
 
-SLICE = 64
-"""Questions opened between two looks at the token budget."""
-
 
 class PTSConfig(Settings):
     """Stage 2a: pivotal token search on the stage before."""
 
     num_problems: int = Field(256, ge=1, le=10**9)
     """Problems offered to the filter."""
-    pairs_from: Literal["search", "random", "coin"] = "search"
-    """`search` is the method; the others are control arms at random positions with
-    1 - q >= p_gap: `random` measures which sibling is better, `coin` does not."""
+    pairs_from: Literal["search", "uncertain", "uniform", "coin"] = "search"
+    """`search` is the method; the others are control arms, a pair a question: `uncertain` draws a
+    position with 1 - q >= p_gap (the search's own bound) and measures p of both siblings; `uniform`
+    does so at any position; `coin` draws uncertain ones and decides by a coin."""
     search: SearchConfig = SearchConfig()
     """Settings of the search itself."""
-    token_budget: int = Field(0, ge=0)
-    """Asked after every 64 questions: no more are opened once so many tokens were generated; 0 sets
-    no limit."""
+    match: tuple[str, ...] = ()
+    """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
+    questions as that allows, whatever num_problems says."""
+    match_by: Literal["generated_tokens", "pairs"] = "generated_tokens"
+    """What is matched; a control arm can make as many `pairs` as the named stages made."""
+
+    @model_validator(mode="after")
+    def _counts_pairs(self) -> PTSConfig:
+        if self.match_by == "pairs" and self.pairs_from == "search":
+            raise ValueError(
+                "match_by: got 'pairs', but the pairs of a search are selected at its end; match "
+                "'generated_tokens', or take another pairs_from"
+            )
+        return self
 
     @field_validator("search")
     @classmethod
@@ -60,44 +70,46 @@ def run(context: StageContext) -> StageResult:
     """Search `pts.num_problems` train problems; leave pairs.jsonl and the search's own files.
 
     Raises:
+        StageError: the cost of other stages cannot be matched.
         pts.errors.PTSError: the engine, the verifier or the journal cannot be used.
     """
-    config = context.settings
     context.folder.mkdir(parents=True, exist_ok=True)
-    problems = context.task.problems("train", config.num_problems, context.problem_seed)
     engine = load_engine(context)
-    if config.pairs_from == "search":
-        return _search(context, engine, problems)
+    if context.settings.pairs_from == "search":
+        return _search(context, engine)
     from align.stages.control_pairs import control_pairs
 
-    return control_pairs(context, engine, problems, SLICE)
+    return control_pairs(context, engine)
 
 
-def _search(
-    context: StageContext, engine: TransformersEngine, problems: list[Problem]
-) -> StageResult:
+def _search(context: StageContext, engine: TransformersEngine) -> StageResult:
     from pts.runtime.search import search
 
-    config = context.settings
-    budget, opened = config.token_budget, len(problems)
-    for opened in range(SLICE, len(problems) + SLICE, SLICE) if budget else [len(problems)]:
-        found = search(
-            problems[:opened],
-            engine,
-            context.task.verifier,
-            config.search,
-            output=context.folder,
-            seed=context.seed("search"),
-            progress=context.progress,
-        )
-        if budget and _total(found.summary.spent).tokens >= budget:
-            break
+    found: list[SearchRun] = []
+    questions: list[Problem] = []
+
+    def ask(problems: list[Problem]) -> int:
+        questions[:] = problems
+        found[:] = [
+            search(
+                problems,
+                engine,
+                context.task.verifier,
+                context.settings.search,
+                output=context.folder,
+                seed=context.seed("search"),
+                progress=context.progress,
+            )
+        ]
+        return _total(found[0].summary.spent).tokens
+
+    ask_problems(context, context.settings.num_problems, ask)
     names = ["pairs.jsonl", "results.jsonl", "token_texts.json", "summary.json"]
-    if config.search.keep != "none":
+    if context.settings.search.keep != "none":
         names.append(ROLLOUTS)
     return StageResult(
         model=None,
-        metrics=_metrics(found, min(opened, len(problems))),
+        metrics=_metrics(found[0], len(questions)),
         outputs=tuple(context.folder / name for name in names),
     )
 
@@ -113,13 +125,13 @@ def _metrics(found: SearchRun, opened: int) -> dict[str, Any]:
     total = _total(summary.spent)
     return {
         "questions": opened,
+        **sampled_counts(total, opened),
         **{f"questions_{status.replace(' ', '_')}": n for status, n in summary.questions.items()},
         "pairs": len(found.pairs),
         "pairs_proposed": sum(summary.proposed.values()),
         **{f"pairs_{criterion}": n for criterion, n in summary.confirmed.items()},
         **pair_means(found.pairs),
         "rollouts": total.rollouts,
-        "tokens_sampled": total.tokens,
         "truncated_share": summary.truncated_share,
         "rollouts_bytes": summary.rollouts_bytes,
     }

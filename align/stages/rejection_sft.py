@@ -30,6 +30,9 @@ class RejectionSFTConfig(RolloutsConfig):
     """Completions a problem; the right ones become rows."""
     max_per_question: int = Field(0, ge=0)
     """Rows at most of one question where `rollouts` gives them; 0 takes all."""
+    match: tuple[str, ...] = ()
+    """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
+    questions as that allows, whatever num_problems says."""
     max_length: int = Field(1024, ge=8)
     """Longer rows are dropped, counted and shown, never cut."""
 
@@ -59,14 +62,16 @@ def run(context: StageContext) -> StageResult:
 
 def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
     config = context.settings
-    sampled = sample_answers(context, load_engine(context), config.num_problems, config.samples)
+    sampled, spent = sample_answers(
+        context, load_engine(context), config.num_problems, config.samples
+    )
     rows = right_answers(sampled)
     if not rows:
         raise StageError(
             f"rejection_sft: no right answer among {config.samples} samples of each of "
             f"{len(sampled)} questions; raise rejection_sft.samples or take easier problems"
         )
-    return rows, count_outcomes(sampled)
+    return rows, {**count_outcomes(sampled), **spent}
 
 
 def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
@@ -84,7 +89,7 @@ def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
         "questions": found.questions,
         "duplicates": found.duplicates,
         "rows_above_limit": found.left_out,
-        "tokens_sampled": 0,
+        "generated_tokens": 0,
     }
 
 

@@ -79,7 +79,7 @@ def run(context: StageContext) -> StageResult:
         loss_named(config.loss),
         config.nll_weight,
     )
-    metrics = {"pairs": len(pairs), **training.fit(trainer, context)}
+    metrics = {"pairs": len(pairs), **training.fit(trainer, context, 2 * len(pairs))}
     return training.finish(context, trainer.model, tokenizer, metrics)
 
 

@@ -192,11 +192,15 @@ def _whole(checkpoint: Path) -> bool:
     return bool(weights) and all(zipfile.is_zipfile(path) for path in archives)
 
 
-def fit(trainer: Trainer, context: StageContext) -> dict[str, Any]:
+def fit(trainer: Trainer, context: StageContext, loss_tokens: int) -> dict[str, Any]:
     """Train to the end, from the last whole checkpoint if there is one.
 
+    Args:
+        loss_tokens: tokens of the data that carry loss.
+
     Returns:
-        Steps and the mean loss of the last tenth of the logged steps.
+        Steps, the mean loss of the last tenth of the logged steps, and the trained tokens: those
+        with loss, times the passes over them.
 
     Raises:
         StageError: the loss is not finite.
@@ -209,7 +213,11 @@ def fit(trainer: Trainer, context: StageContext) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
-    return {"steps": trainer.state.global_step, "final_loss": sum(tail) / max(1, len(tail))}
+    return {
+        "steps": trainer.state.global_step,
+        "final_loss": sum(tail) / max(1, len(tail)),
+        "trained_tokens": round(loss_tokens * (trainer.state.epoch or 0)),
+    }
 
 
 class MetricsLogger(TrainerCallback):

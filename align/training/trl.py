@@ -103,7 +103,8 @@ def train_sft(
 ) -> StageResult:
     """Train on validated rows and save the policy."""
     trainer = sft_trainer(context, config, policy, tokenizer, validated.rows, new_tokens)
-    metrics = {**validated.metrics, **training.fit(trainer, context)}
+    fitted = training.fit(trainer, context, validated.metrics["assistant_tokens"])
+    metrics = {**validated.metrics, **fitted}
     return training.finish(context, trainer.model, tokenizer, metrics)
 
 

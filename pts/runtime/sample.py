@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -22,6 +22,7 @@ from pts.errors import ConfigError, JournalError
 from pts.files import JsonLines, dumps, output_fault, replacing
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
+from pts.runtime.results import RolloutCost
 from pts.runtime.scheduler import SkippedQuestion, run
 from pts.runtime.searcher import EngineInfo, fingerprint
 from pts.types import Ids, Problem, Rollout, RolloutQuery
@@ -38,6 +39,8 @@ class ProblemSamples:
     """Whole completions with their verdicts; none if too many of them could not be judged."""
     reason: str = ""
     """Why there are none."""
+    cost: RolloutCost = field(default_factory=RolloutCost)
+    """Of all that was sampled, completions that could not be judged included."""
 
     @property
     def passed(self) -> int:
@@ -95,7 +98,8 @@ def sample(
             routines(), engine, verifier, seed=seed, window=window, journal=journal,
             unscored_limit=unscored_limit, on_skip=_skipped, on_progress=reporter,
         ):  # fmt: skip
-            found[done.problem.id] = done.result
+            cost = sum(done.spent.values(), RolloutCost())
+            found[done.problem.id] = replace(done.result, cost=cost)
     samples = [found[name] for name in order]
     if output is not None:
         with replacing(Path(output) / "samples.jsonl") as file:

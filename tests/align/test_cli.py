@@ -12,6 +12,7 @@ import pytest
 import pts
 from align.pipeline.recipe import load_recipe
 from align.tasks.registry import build_task
+from tests.align import sweeps
 
 
 def align(*words: str) -> subprocess.CompletedProcess[str]:
@@ -107,3 +108,19 @@ def test_a_damaged_manifest_is_told(tmp_path: Path, command: str, content: str) 
     assert done.returncode == 2
     assert f"{tmp_path}/manifest.json: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_says_what_is_left_without_touching_anything(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(sweeps.FILE)
+    words = ("sweep", f"{tmp_path}/sweep.yaml", f"--output={tmp_path}/out", "--status")
+    done = align(*words, "--seeds=0,7")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "8 of 8 cells are left",
+        "seed 0: start, pairs, rejection, chain",
+        "seed 7: start, pairs, rejection, chain",
+    ]
+    assert not (tmp_path / "out").exists()
+    wrong = align(*words, "rejection.smples=2")
+    assert wrong.returncode == 2
+    assert "rejection.smples: no such key; did you mean 'samples'?" in wrong.stderr

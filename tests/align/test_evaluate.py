@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from align.errors import StageError
-from align.evaluation.evaluate import EvalSettings, Load, evaluate, kl_divergence
+from align.evaluation.evaluate import (
+    EvalSettings,
+    Load,
+    choose_temperature,
+    evaluate,
+    kl_divergence,
+)
 from align.evaluation.records import read_evaluation, write_evaluation
 from pts.config import SamplingConfig
 from pts.errors import JournalError
@@ -128,6 +134,18 @@ def test_the_lowest_temperature_wins_a_tie_and_greedy_is_not_sampled_again(tmp_p
     assert got.summary.best is not None
     assert got.summary.best.temperature == 0
     assert not (tmp_path / "at-0.journal.jsonl").exists()
+
+
+def test_the_lowest_temperature_within_a_standard_error_is_chosen() -> None:
+    def rates(*wrong: int) -> dict[str, float]:
+        return {f"q{k}": float(k not in wrong) for k in range(50)}
+
+    # Two problems lost and none won: gap .04, its error sqrt(.04 * .96 / 49) = .028. Three lost
+    # and two won: gap .02, its error sqrt((.1 - .02 ** 2) / 49) = .045.
+    best, hot = rates(0, 1), rates(*range(9))
+    assert choose_temperature({0.0: rates(0, 1, 2, 3), 0.5: best, 1.0: hot}) == 0.5
+    assert choose_temperature({0.0: rates(2, 3, 4), 0.5: best, 1.0: hot}) == 0.0
+    assert choose_temperature({0.7: best, 0.3: best, 0.0: rates(*range(40))}) == 0.3
 
 
 def test_a_grid_without_dev_problems_is_refused(tmp_path: Path) -> None:

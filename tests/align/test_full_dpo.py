@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -16,6 +17,7 @@ from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
 from align.training import loop as training
 from pts.config import SearchConfig
 from pts.data.pairs import read_pairs
+from pts.runtime.sample import read_samples
 from pts.types import TokenDistribution
 from tests.align import tiny
 from tests.align.test_sft import kill_at
@@ -173,7 +175,7 @@ def test_rejection_sft_trains_on_right_answers_as_sampled(base: Path, tmp_path: 
     assert result.metrics["steps"] == math.ceil(result.metrics["rows"] / 4)
 
 
-@pytest.mark.parametrize("source", ["search", "random", "coin"])
+@pytest.mark.parametrize("source", ["search", "uncertain", "uniform", "coin"])
 def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: str) -> None:
     search = {"filter_rollouts": 8, "confirm_rollouts": 12, "max_rollouts": 40, "fdr": 0.5}
     asked = context(base, tmp_path, pts={"num_problems": 8, "pairs_from": source, "search": search})
@@ -184,7 +186,7 @@ def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: st
     assert len({pair.prompt_ids for pair in pairs}) <= len(pairs)
     digest = training.policy_digest(base, asked.recipe.model)
     assert {pair.policy_digest for pair in pairs} <= {digest}
-    if source == "random":
+    if source in ("uncertain", "uniform"):
         dropped = result.metrics["ties_dropped"] + result.metrics["questions_without_position"]
         assert len(pairs) + dropped == 8
         assert all(pair.gap.mean > 0 for pair in pairs)
@@ -196,15 +198,31 @@ def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: st
     assert read_pairs(tmp_path / "pairs.jsonl") == pairs
 
 
-@pytest.mark.parametrize("source", ["search", "random"])
-def test_token_budget_opens_no_further_slice(
-    base: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pivotal_tokens, "SLICE", 2)
-    settings = {"num_problems": 8, "pairs_from": source, "token_budget": 1}
-    result = pivotal_tokens.run(context(base, tmp_path, pts=settings))
-    assert result.metrics["questions"] == 2
-    assert result.metrics["tokens_sampled"] > 1
+def test_generated_tokens_are_matched_and_counted(base: Path, tmp_path: Path) -> None:
+    asked = context(base, tmp_path, full_dpo={**SETTINGS, "match": ["pts"], "max_steps": 1})
+    result = full_dpo.run(dataclasses.replace(asked, budget=1500))
+    metrics = result.metrics
+    answers = [*read_samples(tmp_path / "answers" / "samples.jsonl")]
+    assert metrics["questions"] == metrics["distinct_questions"] == len(answers)
+    assert metrics["generated_tokens"] == sum(r.length for a in answers for r in a.rollouts)
+    assert abs(metrics["generated_tokens"] - 1500) <= 0.02 * 1500
+    whole = [not r.truncated for a in answers for r in a.rollouts]
+    assert metrics["verifier_calls"] == sum(whole)
+    pairs = read_preferences(tmp_path / "pairs.jsonl")
+    tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
+    # One step of the epoch's ceil(pairs / 4).
+    assert metrics["trained_tokens"] == pytest.approx(tokens / math.ceil(len(pairs) / 4), abs=1)
+
+
+@pytest.mark.parametrize(("source", "budget"), [("search", 800), ("uncertain", 2500)])
+def test_a_pts_stage_matches_too(base: Path, tmp_path: Path, source: str, budget: int) -> None:
+    # Three filter rollouts never pass half of the time: the search costs its filter alone.
+    search = {"filter_rollouts": 3, "p_min": 0.45, "p_max": 0.55, "confirm_rollouts": 4}
+    asked = context(base, tmp_path, pts={"pairs_from": source, "search": search})
+    matching = asked.settings.model_copy(update={"match": ("other",)})
+    entry = dataclasses.replace(asked.entry, settings=matching)
+    result = pivotal_tokens.run(dataclasses.replace(asked, entry=entry, budget=budget))
+    assert abs(result.metrics["generated_tokens"] - budget) <= 0.02 * budget
 
 
 def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> None:
@@ -225,3 +243,12 @@ def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> N
     share = sum(siblings.tokens[1] == 8 for siblings in found) / 400
     assert share == pytest.approx(0.8, abs=0.06)
     assert draw_siblings((3,), [sure], 0.2, random.Random(0)) is None
+    # Without a bound every position counts where there is another token to take.
+    alone = TokenDistribution(np.array([3, 4]), np.array([1.0, 0.0]))
+    anywhere = [
+        draw_siblings((3, 7, 3), [sure, open_row, alone], 0.0, random.Random(seed))
+        for seed in range(400)
+    ]
+    prefixes = [len(siblings.prefix) for siblings in anywhere if siblings is not None]
+    assert set(prefixes) == {0, 1}
+    assert prefixes.count(0) / 400 == pytest.approx(0.5, abs=0.1)

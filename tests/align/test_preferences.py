@@ -67,7 +67,6 @@ def test_questions_with_one_outcome_give_nothing_and_are_counted() -> None:
         "questions_all_right": 1,
         "questions_all_wrong": 1,
         "questions_unscored": 1,
-        "tokens_sampled": 5,
     }
 
 

@@ -100,7 +100,7 @@ def test_rejection_sft_trains_on_a_search(
     assert metrics["rows"] + metrics["rows_other_stop"] == len(found.rows)
     assert metrics["questions"] == found.questions
     assert metrics["duplicates"] == found.duplicates
-    assert metrics["tokens_sampled"] == 0
+    assert metrics["generated_tokens"] == 0
 
 
 def test_a_stage_that_is_killed_ends_with_the_same_weights(
@@ -138,7 +138,7 @@ def test_full_dpo_pairs_whole_answers_of_a_search(
         assert pair.rejected_truncated == (pair.rejected_ids in cut)
     expected = (min(3, len(q.answers()), len(q.answers(False))) for q in questions.values())
     assert metrics["pairs"] == len(pairs) == sum(expected)
-    assert metrics["tokens_sampled"] == 0
+    assert metrics["generated_tokens"] == 0
     assert metrics["questions"] == 8
 
 
@@ -217,8 +217,8 @@ def test_a_recipe_hands_the_rollouts_of_its_search_on(
     records, _ = chain()
     inputs = records["rejection_sft"]["inputs"]
     assert inputs["rollouts"] == records["pts"]["outputs"]["pts/rollouts.jsonl"]
-    assert records["rejection_sft"]["metrics"]["tokens_sampled"] == 0
-    assert records["full_dpo"]["metrics"]["tokens_sampled"] == 0
+    assert records["rejection_sft"]["metrics"]["generated_tokens"] == 0
+    assert records["full_dpo"]["metrics"]["generated_tokens"] == 0
 
     digest = training.policy_digest(base, recipe.model)
     assert digest in (tmp_path / "run" / "full_dpo" / "pairs.jsonl").read_text()

@@ -209,11 +209,20 @@ def test_seeds_that_differ_widen_the_interval_only_for_new_seeds() -> None:
 
 
 def test_crossed_error_without_seed_effect_is_the_item_error() -> None:
-    # Both seeds show the same item differences: MS_seed = MS_residual = 0.
+    # Both seeds show the same item differences: MS_seed = MS_residual = 0. The error is that of
+    # the items, and two seeds leave one degree of freedom however many the items.
     changes = np.array([0.0, 0.1, 0.4, 0.3])
     got = st.combine_seeds(np.zeros((2, 4)), np.array([changes, changes]))
     assert got.by_item_and_seed is not None
-    assert got.by_item_and_seed.pvalue == pytest.approx(got.by_item.pvalue)
+    assert (got.by_item.df, got.by_item_and_seed.df) == (3, 1)
+    t = changes.mean() / (changes.std(ddof=1) / 2)
+    assert got.by_item_and_seed.pvalue == pytest.approx(1 - 2 * math.atan(t) / math.pi)
+
+
+def test_the_same_change_everywhere_is_as_sure_as_its_seeds() -> None:
+    got = st.combine_seeds(np.zeros((3, 100)), np.full((3, 100), 0.25))
+    assert got.by_item_and_seed is not None
+    assert got.by_item_and_seed.pvalue == 2.0**-2  # three signs, all alike
 
 
 def test_combine_seeds_refuses_other_shapes() -> None:

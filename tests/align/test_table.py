@@ -10,7 +10,6 @@ import pytest
 
 from align.errors import StageError
 from align.evaluation.records import write_evaluation
-from align.evaluation.seeds import build_seed_table, compare_evaluations
 from align.evaluation.tables import build_table
 from align.pipeline.recipe import load_recipe
 from pts.types import Estimate
@@ -125,30 +124,3 @@ def test_a_single_row_has_no_differences(tmp_path: Path) -> None:
     table = build_table(tmp_path, ["base"], LABELS)
     assert table.sentences() == []
     assert "Difference" not in table.to_text()
-
-
-def test_seeds_are_averaged_by_problem(tmp_path: Path) -> None:
-    runs = [tmp_path / "a", tmp_path / "b"]
-    for run, n in zip(runs, (20, 24), strict=True):
-        store(run, "base", right(4), right(4))
-        store(run, "sft", right(n), [8 * v for v in right(n)])
-    table = build_seed_table(runs, ["base", "sft"], LABELS)
-    step = table.rows[1].steps["greedy"]
-    assert table.rows[1].means["greedy"] == (0.5, 0.6)
-    assert step.comparison.per_seed == (pytest.approx(0.4), pytest.approx(0.5))
-    # Averaged over seeds: 16 problems gain 1, 4 gain 1/2, 20 nothing.
-    assert (step.comparison.by_item.better, step.comparison.by_item.worse) == (20, 0)
-    assert step.comparison.by_item.difference.mean == pytest.approx(0.45)
-    assert step.holds
-    assert "55.0 (50.0 to 60.0)" in table.to_text()
-    json.dumps(table.to_json(), allow_nan=False)
-
-
-def test_two_arms_are_compared_seed_by_seed(tmp_path: Path) -> None:
-    store(tmp_path, "sft", right(4), right(4))
-    store(tmp_path, "token_dpo", right(8), right(8))
-    folders = [tmp_path / "eval" / "sft", tmp_path / "eval" / "token_dpo"]
-    got = compare_evaluations(folders[:1], folders[1:])
-    assert got["greedy"].per_seed == (pytest.approx(0.1),)
-    with pytest.raises(StageError, match="got 2 and 1"):
-        compare_evaluations(folders, folders[:1])

@@ -1,0 +1,104 @@
+"""The sweep file: a recipe, its arms, what is compared, and ranges for random search.
+
+    sweep = load_sweep(Path("sweep.yaml"), ["evaluate.problems=200"])
+
+An arm is a name for the policy of one stage. Arms are branches of one recipe (stages with `name`
+and `from`), so one seed of a sweep is one run in which they share all that they have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from align.context import BASE
+from align.errors import RecipeError
+from align.pipeline.recipe import Recipe, load_recipe
+from align.stages import STAGES
+from align.sweep.settings import Pair, Range, SweepFile, with_settings
+from pts.config import parse_settings
+from pts.errors import ConfigError, did_you_mean
+from pts.plain_text import read_yaml
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep file and its recipe, both checked."""
+
+    file: SweepFile
+    recipe: Recipe
+    """With the stages of all arms; its seed is replaced by each seed of the sweep."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All pairs of arms, the primary ones first."""
+        return (*self.file.primary, *self.file.contrasts)
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read a sweep file and its recipe; `overrides` come after those of the file.
+
+    Raises:
+        RecipeError: every fault of the file, or every fault of the recipe.
+    """
+    try:
+        data = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such file; give a sweep's .yaml file") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
+    try:
+        file = parse_settings(SweepFile, data, str(path))
+    except ConfigError as error:
+        raise RecipeError(*error.problems) from None
+    stages = {"stages": list(file.stages)} if file.stages else {}
+    recipe = load_recipe(file.recipe, [*file.overrides, *overrides], stages)
+    faults = [*_arms_faults(file, recipe), *_ranges_faults(file, recipe)]
+    if faults:
+        raise RecipeError(*(f"{path}: {fault}" for fault in faults))
+    return Sweep(file, recipe)
+
+
+def _arms_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:
+    policies = {BASE, *(e.name for e in recipe.stages if STAGES[e.kind].makes == "policy")}
+    for arm, stage in file.arms.items():
+        if stage not in policies:
+            hint = did_you_mean(stage, policies) or f"; known: {', '.join(sorted(policies))}"
+            yield f"arms.{arm}: no stage {stage!r} that makes a policy{hint}"
+        if not arm.replace("-", "").replace("_", "").isalnum():
+            yield f"arms: got {arm!r}; letters, digits, _ and - are names"
+    for key, pairs in (("primary", file.primary), ("contrasts", file.contrasts)):
+        for pair in pairs:
+            for arm in pair:
+                if arm not in file.arms:
+                    yield f"{key}: no arm {arm!r}{did_you_mean(arm, file.arms)}"
+            if pair[0] == pair[1]:
+                yield f"{key}: {pair[0]!r} is compared with itself; name two arms"
+    both = {*file.primary} & {*file.contrasts}
+    yield from (f"contrasts: {[*pair]} is primary already; name it once" for pair in sorted(both))
+
+
+def _ranges_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:
+    """Ranges of unknown stages, and ends of ranges that the stage's settings refuse."""
+    entries = {entry.name: entry for entry in recipe.stages}
+    for stage, ranges in file.tune.items():
+        if stage not in entries:
+            yield f"tune.{stage}: no such stage{did_you_mean(stage, entries)}"
+            continue
+        if not ranges:
+            yield f"tune.{stage}: names no setting; give a range, or leave the stage out"
+        for key, values in ranges.items():
+            if not isinstance(values, Range) and len(values) < 2:
+                yield f"tune.{stage}.{key}: got {[*values]}; give two choices or more"
+            for value in (values.low, values.high) if isinstance(values, Range) else values:
+                try:
+                    with_settings(entries[stage].settings, {key: value}, f"tune.{stage}")
+                except ConfigError as error:
+                    yield from error.problems

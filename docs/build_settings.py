@@ -15,12 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 import pts
+from pts.algorithm.sequential import (
+    SequentialTest,
+    operating_characteristics,
+    sequential_test,
+)
 from pts.engines.tabular import Machine, TabularVerifier
-from pts.stats import score_test
 from pts.testing.shapes import wandering
 
 TARGET = Path(__file__).parent / "choosing-settings.md"
-GAP, ZONE, P_MIN, P_MAX = 0.2, 0.05, 0.2, 0.8
+GAP, ZONE, P_MIN, P_MAX, LEVEL = 0.2, 0.05, 0.2, 0.8, 0.05
 QUESTIONS, LIMIT = 12, 70
 Floats = npt.NDArray[np.float64]
 
@@ -44,35 +48,17 @@ def binomial(n: int, p: float) -> Floats:
 
 
 def confirmed() -> Iterator[Sequence[str]]:
-    """P(a pair is confirmed) by its true gap (around p = 1/2) and the rollouts a side."""
-    sizes = (12, 24, 48, 96)
-    yield ["true gap", *(f"{n} a side" for n in sizes)]
-    rejects = {n: rejected(n) for n in sizes}
-    for gap in (0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8):
-        shares = (power(0.5 + gap / 2, 0.5 - gap / 2, n, rejects[n]) for n in sizes)
-        yield [f"{gap:g}", *(f"{share:.2f}" for share in shares)]
+    """P(a pair is confirmed) and its rollouts a side, by its true gap (around p = 1/2)."""
+    sizes, gaps = (24, 48, 128), (0.0, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    yield ["true gap", *(f"{n} a side at most" for n in sizes)]
+    better, worse = [0.5 + gap / 2 for gap in gaps], [0.5 - gap / 2 for gap in gaps]
+    found = [operating_characteristics(_test(n), better, worse, LEVEL) for n in sizes]
+    for i, gap in enumerate(gaps):
+        yield [f"{gap:g}", *(f"{power[i]:.2f} ({drawn[i]:.0f})" for power, drawn in found)]
 
 
-def rejected(n: int) -> Floats:
-    """Whether the test rejects at 0.05, by passed rollouts of each side: shape [n + 1, n + 1]."""
-    margin, size = GAP - ZONE, n + 1
-    pairs = ((a, b) for a in range(size) for b in range(size))
-    found = [score_test(a, n, b, n, margin) <= 0.05 for a, b in pairs]
-    return np.array(found, dtype=np.float64).reshape(size, size)
-
-
-def power(p1: float, p2: float, n: int, rejects: Floats) -> float:
-    """P(the first half shows p_gap - indifference margin, and the test then rejects), exactly."""
-    first, rest = n // 2, n - n // 2
-    half1, half2 = binomial(first, p1), binomial(first, p2)
-    late1, late2 = binomial(rest, p1), binomial(rest, p2)
-    total = 0.0
-    for a in range(first + 1):
-        for b in range(first + 1):
-            if (a - b) / first >= GAP - ZONE:
-                ahead = rejects[a : a + rest + 1, b : b + rest + 1]
-                total += float(half1[a] * half2[b] * (late1 @ ahead @ late2))
-    return total
+def _test(n: int) -> SequentialTest:
+    return sequential_test(n, GAP - ZONE)
 
 
 def budgets() -> Iterator[Sequence[str]]:
@@ -80,7 +66,7 @@ def budgets() -> Iterator[Sequence[str]]:
     yield ["p_gap", "max_rollouts", "rollouts a path", "for want of budget", "pairs"]
     for gap, budget in ((0.1, 1200), (0.2, 1200), (0.3, 1200), (0.2, 100)):
         engine, settings = _engine(), {"p_gap": gap, "max_rollouts": budget}
-        config = pts.SearchConfig(indifference_margin=ZONE, confirm_rollouts=24, z=2.24, **settings)
+        config = pts.SearchConfig(indifference_margin=ZONE, z=2.24, **settings)
         run = pts.search(engine.problems(), engine, TabularVerifier(), config, progress=False)
         paths, told = sum(run.summary.paths.values()), run.summary
         pairs = f"{len(run.pairs)} of {sum(told.proposed.values())}"

@@ -136,8 +136,9 @@ class SearchConfig(Settings):
     """Siblings less likely than this never enter a pair."""
     fork_rollouts: int = Field(8, ge=1, le=10**6)
     """`fork`: rollouts that screen each sibling before a pair is proposed."""
-    confirm_rollouts: int = Field(48, ge=4, le=10**6)
-    """Fresh rollouts on each side of a proposed pair, never seen by the search."""
+    confirm_rollouts: int = Field(128, ge=4, le=256)
+    """Fresh rollouts on each side of a proposed pair at most, never seen by the search. The test
+    stops as soon as a pair is settled: a fatal fork after 8 to 16."""
     fdr: float = Field(0.05, gt=0, lt=1)
     """Benjamini-Hochberg level over the run's pairs, `path` and `fork` apart."""
     max_pairs: int = Field(4, ge=1, le=10**6)

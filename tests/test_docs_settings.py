@@ -38,16 +38,6 @@ def test_kept_by_hand(build: ModuleType) -> None:
     assert build.kept(0.2, 16) == pytest.approx(build.kept(0.8, 16))
 
 
-def test_power_by_hand(build: ModuleType) -> None:
-    # Two a side, all tables rejected: what is left is the first rollout's 1 - 0 >= p_gap -
-    # indifference margin.
-    everything = build.np.ones((3, 3))
-    assert build.power(0.9, 0.2, 2, everything) == pytest.approx(0.9 * 0.8)
-    only = build.np.zeros((3, 3))
-    only[2, 0] = 1  # both pass against none: the first pair of rollouts is 1 : 0 then
-    assert build.power(0.9, 0.2, 2, only) == pytest.approx(0.9**2 * 0.8**2)
-
-
 def test_arithmetic_of_the_worked_example() -> None:
     config, kept, proposed, confirmed = SearchConfig(), 39, 99, 97
     spent = 768 + 5503 + 9456

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 Arm = Literal["uncertain", "uniform", "coin"]
 
+MEASURED = 24
+"""Fresh rollouts of each sibling: a fixed number, near what a confirmation takes on average."""
+
 
 @dataclass(frozen=True, slots=True)
 class Siblings:
@@ -133,7 +136,7 @@ def control_search(
         return Control("no position")
     if arm == "coin":
         return Control("pair", drawn if rng.random() < 0.5 else drawn.swapped())
-    n = config.confirm_rollouts
+    n = min(MEASURED, config.confirm_rollouts)
     answers = yield [RolloutQuery((*drawn.prefix, token), n, "confirm") for token in drawn.tokens]
     first, second = (
         sum(rollout.success for rollout in side if isinstance(rollout, Rollout)) for side in answers

@@ -5,10 +5,9 @@ comparing, names those still to be measured and, when nothing more is worth meas
 pairs.
 
 The estimate that makes a search propose a pair is biased upwards, so a pair is judged by rollouts
-of purpose "confirm" alone. Half of them are drawn first; a pair whose half shows less than p_gap -
-indifference margin is dropped with p-value 1. Stopping for futility only ever takes rejections
-away, so the test keeps the error rate of the undivided one. What a run keeps of its pairs is
-decided for all of them together (`pts.algorithm.selection`). Pairs are token ids throughout.
+of purpose "confirm" alone, by a test that stops as soon as they settle it either way
+(`pts.algorithm.sequential`). What a run keeps of its pairs is decided for all of them together
+(`pts.algorithm.selection`). Pairs are token ids throughout.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from collections.abc import Iterable, Sequence
 from pts.algorithm.criteria import CRITERIA
 from pts.algorithm.paths import SuccessCount
 from pts.algorithm.requests import SearchRoutine, request
+from pts.algorithm.sequential import GO_ON, sequential_test
 from pts.algorithm.siblings import PairProposal, PathAnalysis, PathSiblings
 from pts.config import SearchConfig
-from pts.stats import score_test
 from pts.types import CandidatePair, Counts, Ids, RolloutQuery
 
 
@@ -82,22 +81,21 @@ def confirm(
 ) -> SearchRoutine[list[CandidatePair]]:
     """Test each proposal with up to `confirm_rollouts` fresh rollouts a side, in its order.
 
-    A pair that shows less than p_gap - indifference margin after the first half is dropped.
+    After each look of the test (`pts.algorithm.sequential`) the pairs that it settled are done.
     """
-    margin = config.p_gap - config.indifference_margin
+    test = sequential_test(config.confirm_rollouts, config.p_gap - config.indifference_margin)
     trials = [(proposal, SuccessCount(), SuccessCount()) for proposal in proposals]
     going = trials
-    first = config.confirm_rollouts // 2
-    for n in (first, config.confirm_rollouts - first):
+    for look in test.looks:
         sides = [
             ((*proposal.prefix, sibling.token), count)
             for proposal, c, r in going
             for sibling, count in ((proposal.chosen, c), (proposal.rejected, r))
         ]
-        answers = yield from request([RolloutQuery(at, n, "confirm") for at, _ in sides])
-        for (_, count), rollouts in zip(sides, answers, strict=True):
+        queries = [RolloutQuery(at, look.n - count.n, "confirm") for at, count in sides]
+        for (_, count), rollouts in zip(sides, (yield from request(queries)), strict=True):
             count.add(rollouts)
-        going = [(p, c, r) for p, c, r in going if c.successes / c.n - r.successes / r.n >= margin]
+        going = [(p, c, r) for p, c, r in going if look.decision[c.successes, r.successes] == GO_ON]
     return [
         CandidatePair(
             position=proposal.position,
@@ -109,11 +107,7 @@ def confirm(
             search_gap=proposal.gap,
             confirm_chosen=Counts(c.successes, c.n),
             confirm_rejected=Counts(r.successes, r.n),
-            pvalue=(
-                score_test(c.successes, c.n, r.successes, r.n, margin)
-                if c.n == config.confirm_rollouts
-                else 1.0
-            ),
+            pvalue=test.pvalue(c.n, c.successes, r.successes),
         )
         for proposal, c, r in trials
     ]

@@ -133,11 +133,12 @@ def _pairs(config: SearchConfig) -> str:
         "Two tokens for one place, the chosen one better than the rejected one. The criterion path "
         "sets a pivotal token against a sibling, fork any two likely siblings. Since a search "
         "proposes what looked best, both sides of each proposed pair were measured anew with "
-        f"up to {config.confirm_rollouts} rollouts that the search had not seen. Gap (difference "
-        "of p(success), with a 95 % interval), p-value and expected gain come from these alone. "
+        f"up to {config.confirm_rollouts} rollouts that the search had not seen, fewer where "
+        "these settled it. Gap (difference of p(success), with a 95 % interval), p-value and "
+        "expected gain come from these alone. "
         f"The p-value tests whether the gap exceeds {least:g} (p_gap less the indifference "
-        "margin); a pair that fell short of this after half of the rollouts was dropped with "
-        "p-value 1. The expected gain is the probability of the rejected token times the gap: "
+        "margin); a pair given up early has the p-value 1. "
+        "The expected gain is the probability of the rejected token times the gap: "
         "about what p(success) gains if that probability moves to the chosen token."
     )
 

@@ -35,8 +35,9 @@ from pts.files import (
 from pts.packing import pack_numbers, unpack_numbers
 from pts.types import Ids, Keep, Purpose, Rollout, Verdict, kept_length
 
-FORMAT = 5
-"""Version of the journal; up to 4 it held no rollouts to keep."""
+FORMAT = 6
+"""Version of the journal; up to 4 it held no rollouts to keep, up to 5 those of a confirmation
+were drawn in two halves."""
 
 _FAIL, _PASS, _CUT = 0, 1, 2
 _PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c", "sample": "n"}

@@ -20,6 +20,7 @@ from typing import cast
 from pts.algorithm.criteria import check_criteria
 from pts.algorithm.question import search_question
 from pts.algorithm.selection import Selection
+from pts.algorithm.sequential import SequentialTest, retested, sequential_test
 from pts.config import SearchConfig, parse_settings
 from pts.engines.base import Engine
 from pts.errors import ConfigError
@@ -28,7 +29,6 @@ from pts.runtime.run_folder import RunFolder
 from pts.runtime.searcher import QuestionSearcher, SearchSpec, describe_verifier
 from pts.runtime.session import RunSession
 from pts.runtime.summary import RunSummary, SearchRun
-from pts.stats import score_test
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
 from pts.verifiers.base import Verifier
 
@@ -127,26 +127,28 @@ def reselect(
         )
     changed = {name: value for name, value in changes.items() if value is not None}
     config = parse_settings(SearchConfig, {**own.model_dump(), **changed}, "selection")
-    margin = None if p_gap is None else config.p_gap - config.indifference_margin
+    test = None
+    if p_gap is not None:
+        drawn = sequential_test(own.confirm_rollouts, own.p_gap - own.indifference_margin)
+        test = retested(drawn, config.p_gap - config.indifference_margin)
     selection = Selection(config, folder.fingerprint["policy_digest"])
     for record in folder.records:
-        selection.see(_retested(record.result, margin))
-    return list(selection.pick(_retested(record.result, margin) for record in folder.records))
+        selection.see(_retested(record.result, test))
+    return list(selection.pick(_retested(record.result, test) for record in folder.records))
 
 
-def _retested(result: QuestionResult, margin: float | None) -> QuestionResult:
-    """The result with the p-values of its pairs for another margin."""
-    if margin is None:
+def _retested(result: QuestionResult, test: SequentialTest | None) -> QuestionResult:
+    """The result with the p-values of its pairs by this test, if there is one. A pair that was
+    given up early keeps its 1."""
+    if test is None:
         return result
     paths = tuple(
-        dataclasses.replace(path, pairs=tuple(_with_margin(pair, margin) for pair in path.pairs))
+        dataclasses.replace(path, pairs=tuple(_with_test(pair, test) for pair in path.pairs))
         for path in result.paths
     )
     return dataclasses.replace(result, paths=paths)
 
 
-def _with_margin(pair: CandidatePair, margin: float) -> CandidatePair:
-    """A pair that was given up early (p-value 1) stays so."""
+def _with_test(pair: CandidatePair, test: SequentialTest) -> CandidatePair:
     c, r = pair.confirm_chosen, pair.confirm_rejected
-    fresh = score_test(c.successes, c.n, r.successes, r.n, margin) if pair.pvalue < 1 else 1.0
-    return dataclasses.replace(pair, pvalue=fresh)
+    return dataclasses.replace(pair, pvalue=test.pvalue(c.n, c.successes, r.successes))

@@ -10,6 +10,7 @@ from pts.algorithm.criteria import fork_pairs, path_pairs
 from pts.algorithm.pairs import PairProposer, confirm, rank_proposals, screen
 from pts.algorithm.paths import ScoredCompletion, SiblingCounts
 from pts.algorithm.selection import select_pairs
+from pts.algorithm.sequential import sequential_test
 from pts.algorithm.siblings import (
     BetaPrior,
     PairProposal,
@@ -18,7 +19,7 @@ from pts.algorithm.siblings import (
     SiblingEstimate,
 )
 from pts.config import SearchConfig
-from pts.stats import jeffreys, newcombe, score_test
+from pts.stats import jeffreys, newcombe
 from pts.types import (
     CandidatePair,
     CompletionResult,
@@ -169,16 +170,22 @@ def test_proposals_rank_by_worth() -> None:
     assert rank_proposals([rare, good, best, good], 2) == [best, good]
 
 
-def test_confirmation_draws_fresh_halves_and_drops_hopeless_pairs() -> None:
-    strong = PairProposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")
+def test_confirmation_draws_afresh_until_each_pair_is_settled() -> None:
+    fatal = PairProposal((), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "path")
     weak = PairProposal((), option(3, 0.5, 0.9), option(4, 0.4, 0.5), "fork")
-    rates = {1: 1.0, 2: 0.25, 3: 0.5, 4: 0.5}
-    (kept, dropped), asked = drive(confirm([strong, weak], SearchConfig()), rates)
-    assert asked[:4] == [RolloutQuery((token,), 24, "confirm") for token in (1, 2, 3, 4)]
-    assert asked[4:] == [RolloutQuery((token,), 24, "confirm") for token in (1, 2)]
-    assert (kept.confirm_chosen, kept.confirm_rejected) == (Counts(48, 48), Counts(12, 48))
-    assert kept.pvalue == score_test(48, 48, 12, 48, 0.15)
-    assert (dropped.confirm_chosen.n, dropped.pvalue) == (24, 1.0)
+    soft = PairProposal((5,), option(1, 0.5, 0.9), option(2, 0.4, 0.5), "fork")
+    rates = {1: 1.0, 2: 0.0, 3: 0.5, 4: 0.5}
+    (kept, dropped), asked = drive(confirm([fatal, weak], SearchConfig()), rates)
+    # 8 against 0 of 8 says enough, 4 against 4 goes on to 12 a side, where 6 against 6 do not.
+    assert asked[:4] == [RolloutQuery((token,), 8, "confirm") for token in (1, 2, 3, 4)]
+    assert asked[4:] == [RolloutQuery((token,), 4, "confirm") for token in (3, 4)]
+    assert (kept.confirm_chosen, kept.confirm_rejected) == (Counts(8, 8), Counts(0, 8))
+    assert kept.pvalue == sequential_test(128, 0.2 - 0.05).pvalue(8, 8, 0)
+    assert (dropped.confirm_chosen.n, dropped.pvalue) == (12, 1.0)
+    config = SearchConfig(confirm_rollouts=24)
+    ((last,), drawn) = drive(confirm([soft], config), {1: 0.75, 2: 0.25})
+    assert {query.prefix: 0 for query in drawn}.keys() == {(5, 1), (5, 2)}
+    assert sum(query.n for query in drawn) == 2 * last.confirm_chosen.n <= 48
 
 
 def test_nothing_proposed_nothing_asked() -> None:

@@ -239,8 +239,8 @@ TEXT = """\
 # Confirmation: what a pair costs, and how many pairs it finds
 
 Written by `python benchmarks/confirmation.py --seed {seed} --runs {count}`: simulated pairs of
-known p; null hypothesis: gap ≤ 0.15 (`p_gap=0.2`, `indifference_margin=0.05`). No setting was chosen
-on this seed.
+known p; null hypothesis: gap ≤ 0.15 (`p_gap=0.2`, `indifference_margin=0.05`). No setting was
+chosen on this seed.
 
 ## Is the p-value valid?
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 import pts
+from pts.algorithm.filtering import equal_verdicts, lost
 from pts.algorithm.sequential import (
     SequentialTest,
     operating_characteristics,
@@ -30,16 +31,27 @@ Floats = npt.NDArray[np.float64]
 
 
 def filtered() -> Iterator[Sequence[str]]:
-    """P(a question is kept) by its true p and the number of filter rollouts."""
+    """P(a question is kept), and rollouts on average, by its true p and `filter_rollouts`."""
     yield ["true p", *(f"{n} rollouts" for n in (8, 16, 32, 64))]
-    for p in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
-        yield [f"{p:g}", *(f"{kept(p, n):.2f}" for n in (8, 16, 32, 64))]
+    for p in (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
+        yield [f"{p:g}", *(f"{kept(p, n):.2f} ({drawn(p, n):.1f})" for n in (8, 16, 32, 64))]
 
 
 def kept(p: float, n: int) -> float:
-    """P(p_min <= passed / n <= p_max) of n rollouts that pass with p."""
+    """P(a question is kept) by n rollouts that pass with p, unless the first are all equal."""
     share = np.arange(n + 1) / n
-    return float(binomial(n, p)[(share >= P_MIN) & (share <= P_MAX)].sum())
+    by_all = float(binomial(n, p)[(share >= P_MIN) & (share <= P_MAX)].sum())
+    return by_all - float(lost(np.array([p]), n, _first(n), P_MIN, P_MAX)[0])
+
+
+def drawn(p: float, n: int) -> float:
+    """Rollouts on average of a filter of n at most."""
+    first = _first(n)
+    return n - (p**first + (1 - p) ** first) * (n - first)
+
+
+def _first(n: int) -> int:
+    return equal_verdicts(pts.SearchConfig(filter_rollouts=n, p_min=P_MIN, p_max=P_MAX))
 
 
 def binomial(n: int, p: float) -> Floats:

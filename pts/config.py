@@ -116,7 +116,8 @@ class SearchConfig(Settings):
     p_max: float = Field(0.8, ge=0, le=1)
     """Questions solved more often than this are set aside as too easy."""
     filter_rollouts: int = Field(16, ge=2, le=10**6)
-    """Rollouts that estimate p(success) of a question before it is searched."""
+    """Rollouts that estimate p(success) of a question before it is searched. Where the first few
+    (6 of 16) all pass or all fail it is set aside without the others."""
     paths: int = Field(1, ge=0, le=10**6)
     """Completions searched in each kept question: the first filter rollouts, whatever became
     of them (choosing passed ones would bias the search). 0 searches given completions alone."""

@@ -23,12 +23,12 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numpy.typing import ArrayLike
 
 from pts.types import Estimate
 
 Floats = npt.NDArray[np.float64]
 Occurrences = npt.NDArray[np.int64]
+Numbers: TypeAlias = int | float | Floats | Occurrences
 
 Z95 = 1.959963984540054
 """Half-width of a two-sided 95 % normal interval, in standard errors."""
@@ -98,7 +98,7 @@ def square_and_add(first: Estimate, second: Estimate) -> Estimate:
 
 
 def constrained_mle(
-    s1: ArrayLike, n1: int, s2: ArrayLike, n2: int, margin: ArrayLike
+    s1: Numbers, n1: int, s2: Numbers, n2: int, margin: Numbers
 ) -> tuple[Floats, Floats]:
     """Maximum-likelihood (p1, p2) subject to p1 - p2 = margin, -1 < margin < 1.
 
@@ -119,7 +119,7 @@ def constrained_mle(
     return root, root - margin
 
 
-def score_statistic(s1: ArrayLike, n1: int, s2: ArrayLike, n2: int, margin: ArrayLike) -> Floats:
+def score_statistic(s1: Numbers, n1: int, s2: Numbers, n2: int, margin: Numbers) -> Floats:
     """(p1 - p2 - margin) in standard errors under p1 - p2 = margin.
 
     The constrained estimate of Farrington & Manning (1990) with the (N / (N - 1)) variance factor

@@ -283,6 +283,18 @@ class CompletionResult:
 
 
 @dataclass(frozen=True, slots=True)
+class FilterCounts:
+    """What the filter saw of a question: passed ones among the rollouts drawn.
+
+    `stopped`: the first verdicts were all equal, and the rest was not drawn.
+    """
+
+    passed: int = 0
+    drawn: int = 0
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class QuestionResult:
     """All that is known of one question after its search."""
 
@@ -296,6 +308,8 @@ class QuestionResult:
     cost: Mapping[Purpose, Cost]
     redrawn: int = 0
     """UNSCORED rollouts that were drawn again."""
+    filtered: FilterCounts = FilterCounts()
+    """What `solved` rests on."""
 
 
 Search: TypeAlias = Generator[Requests, list[Measurement], QuestionResult]

@@ -35,6 +35,11 @@ def test_exact_tables_are_up_to_date(build: ModuleType, name: str) -> None:
 def test_kept_by_hand(build: ModuleType) -> None:
     # Two rollouts: kept with one pass of two (0.5), as 0 and 1 lie outside [0.2, 0.8].
     assert build.kept(0.3, 2) == pytest.approx(2 * 0.3 * 0.7)
+    # Sixteen: the saving that the page states, ten rollouts times P(the first six are equal).
+    for p, saved in ((0.0, "10"), (0.05, "7.4"), (0.1, "5.3")):
+        assert 16 - build.drawn(p, 16) == pytest.approx(10 * (p**6 + (1 - p) ** 6))
+        assert f"{16 - build.drawn(p, 16):.1f}".removesuffix(".0") == saved
+    assert "saves 10 where `p` is 0 or 1, 7.4 at 0.05 and 0.95, and 5.3 at 0.1 and 0.9" in said()
     assert build.kept(0.2, 16) == pytest.approx(build.kept(0.8, 16))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from pts.algorithm.bisect import search_bisect
 from pts.algorithm.branch import search_branch
 from pts.algorithm.criteria import check_criteria
+from pts.algorithm.filtering import equal_verdicts
 from pts.algorithm.pairs import confirm, rank_proposals, screen
 from pts.algorithm.paths import ScoredCompletion, SiblingCounts, completion_faults
 from pts.algorithm.requests import (
@@ -35,6 +36,7 @@ from pts.stats import jeffreys
 from pts.types import (
     CompletionResult,
     Cost,
+    FilterCounts,
     Ids,
     Purpose,
     QuestionResult,
@@ -55,7 +57,8 @@ def search_question(
 ) -> Search:
     """Search one question.
 
-    `config.filter_rollouts` rollouts decide whether the question is kept (p_min <= p <= p_max).
+    `config.filter_rollouts` rollouts decide whether the question is kept (p_min <= p <= p_max); if
+    the first few all pass or all fail it is set aside at once (`pts.algorithm.filtering`).
     The first `config.paths` of them, by index and whatever became of them, are the paths (equal
     ones are searched once); `completions` (a teacher's, say) are paths too, kept or set aside with
     their question. One with a token that the policy cannot sample ends as "impossible".
@@ -77,18 +80,32 @@ def _search(
     problem_id: str, prompt_ids: Ids, config: SearchConfig, seed: int, given: Sequence[Ids]
 ) -> Search:
     spent: dict[Purpose, Cost] = {}
-    (rollouts,) = yield from with_cost(
-        request([RolloutQuery((), config.filter_rollouts, "filter")]), spent
-    )
-    solved = jeffreys(sum(rollout.success for rollout in rollouts), len(rollouts))
+    rollouts, stopped = yield from with_cost(_filtered(config), spent)
+    passed = sum(rollout.success for rollout in rollouts)
+    solved = jeffreys(passed, len(rollouts))
     paths: list[CompletionResult] = []
     status: Literal["searched", "too easy", "too hard"] = "searched"
-    if config.p_min <= solved.mean <= config.p_max:
+    if not stopped and config.p_min <= solved.mean <= config.p_max:
         steps = _search_kept(f"{seed}/{problem_id}", rollouts, config, given)
         paths = yield from with_cost(steps, spent)
     else:
         status = "too hard" if solved.mean < config.p_min else "too easy"
-    return QuestionResult(problem_id, prompt_ids, status, solved, tuple(paths), spent)
+    seen = FilterCounts(passed, len(rollouts), stopped)
+    found = tuple(paths)
+    return QuestionResult(problem_id, prompt_ids, status, solved, found, spent, filtered=seen)
+
+
+def _filtered(config: SearchConfig) -> SearchRoutine[tuple[list[Rollout], bool]]:
+    """The filter's rollouts, and whether the first ones set the question aside by themselves."""
+    first = equal_verdicts(config)
+    (rollouts,) = yield from request([RolloutQuery((), first, "filter")])
+    share = sum(rollout.success for rollout in rollouts) / first
+    if first < config.filter_rollouts:
+        if share in (0.0, 1.0) and not config.p_min <= share <= config.p_max:
+            return rollouts, True
+        rest = RolloutQuery((), config.filter_rollouts - first, "filter")
+        rollouts = rollouts + (yield from request([rest]))[0]
+    return rollouts, False
 
 
 def _search_kept(

@@ -130,6 +130,7 @@ def _question(folder: RunFolder, result: QuestionResult, selected: set[PairKey])
         "id": result.problem_id,
         "status": result.status,
         "solved": _estimate(result.solved),
+        "filter_stopped": result.filtered.stopped,
         "prompt": folder.text(result.prompt_ids),
         "redrawn": result.redrawn,
         "rollouts": sum(cost.rollouts for cost in result.cost.values()),

@@ -154,7 +154,8 @@ function showQuestion(question) {
   box.replaceChildren(
     steer(question),
     el("h2", "", named(question.id)),
-    el("p", "facts", `${question.status} · ${number(Math.round(mean * n))} of ${plural(n, "filter rollout")} passed: ` +
+    el("p", "facts", `${question.status} · ${number(Math.round(mean * n))} of ${plural(n, "filter rollout")} passed` +
+      `${question.filter_stopped ? ", the rest was not drawn" : ""}: ` +
       `p(success) ${p2(mean)} ${range(low, high)} · in all ${plural(question.rollouts, "rollout")}, ` +
       plural(question.tokens, "token") + (question.redrawn ? ` · ${number(question.redrawn)} drawn again` : "")),
     el("h3", "", "Prompt"), el("div", "text prompt", named(question.prompt)));

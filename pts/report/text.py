@@ -68,7 +68,12 @@ def question(folder: RunFolder, problem_id: str) -> Iterator[str]:
 
 def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
     yield printable(result.problem_id)
-    yield f"{result.status}, p(success) {_interval(result.solved)} by filter rollouts"
+    seen = result.filtered
+    early = ", stopped early" if seen.stopped else ""
+    yield (
+        f"{result.status}, p(success) {_interval(result.solved)} by the filter: "
+        f"{seen.passed} of {seen.drawn} rollouts passed{early}"
+    )
     yield "\nPrompt"
     yield _indent(printable(folder.text(result.prompt_ids)))
     selected = selected_pairs(folder, {result.problem_id})

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pts.algorithm.filtering import equal_verdicts
 from pts.config import SamplingConfig, SearchConfig
 
 PURPOSES = {
@@ -121,8 +122,14 @@ def _questions(config: SearchConfig, status: Mapping[str, int]) -> str:
         "unscored": " (the verifier could not judge too many of the rollouts)",
     }
     counts = [f"{n:,} {name}{why.get(name, '')}" for name, n in sorted(status.items())]
+    first = equal_verdicts(config)
+    early = (
+        f" (if the first {first} all pass or all fail, these alone)"
+        if first < config.filter_rollouts
+        else ""
+    )
     return (
-        f"{config.filter_rollouts} rollouts of each question decide whether it is searched: "
+        f"{config.filter_rollouts} rollouts of each question decide whether it is searched{early}: "
         f"{', '.join(counts) or 'none so far'}."
     )
 

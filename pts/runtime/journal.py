@@ -37,7 +37,7 @@ from pts.types import Ids, Keep, Purpose, Rollout, Verdict, kept_length
 
 FORMAT = 6
 """Version of the journal; up to 4 it held no rollouts to keep, up to 5 those of a confirmation
-were drawn in two halves."""
+were drawn in two halves and those of a filter at once."""
 
 _FAIL, _PASS, _CUT = 0, 1, 2
 _PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c", "sample": "n"}

@@ -16,7 +16,7 @@ from pts.runtime.journal import Recorder
 from pts.runtime.results import Record, RolloutCost
 from pts.runtime.scheduler import Progress, SkippedQuestion, run
 from pts.stats import jeffreys
-from pts.types import Cost, Ids, Problem, QuestionResult, Search
+from pts.types import Cost, FilterCounts, Ids, Problem, QuestionResult, Search
 from pts.verifiers.base import Verifier
 
 SearchQuestion: TypeAlias = Callable[
@@ -116,13 +116,15 @@ def share(left: int | None, window: int, workers: int) -> int:
 
 def _skipped(about: SkippedQuestion) -> QuestionResult:
     filtered = about.spent.get("filter", RolloutCost())
+    drawn = filtered.rollouts - filtered.unscored
     return QuestionResult(
         problem_id=about.problem.id,
         prompt_ids=about.prompt,
         status="unscored",
-        solved=jeffreys(filtered.passed, filtered.rollouts - filtered.unscored),
+        solved=jeffreys(filtered.passed, drawn),
         paths=(),
         cost={p: Cost(t.rollouts, t.tokens) for p, t in about.spent.items()},
+        filtered=FilterCounts(filtered.passed, drawn),
     )
 
 

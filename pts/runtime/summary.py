@@ -41,6 +41,8 @@ class RunSummary:
     """Size of rollouts.jsonl; 0 where no rollouts are kept."""
     bytes_per_rollout: float = 0.0
     """That size by the rollouts that were drawn, unscored ones apart."""
+    filter_stopped: int = 0
+    """Questions that equal verdicts set aside before all their filter rollouts were drawn."""
 
 
 Records: TypeAlias = list[Record] | JsonLines[Record]
@@ -82,10 +84,12 @@ class Totals:
         self._stopped: Counter[str] = Counter()
         self._spent: dict[Purpose, RolloutCost] = {}
         self._pivotal = 0
+        self._filter_stopped = 0
 
     def add(self, record: Record) -> None:
         result = record.result
         self._status[result.status] += 1
+        self._filter_stopped += result.filtered.stopped
         self._stopped.update(path.stopped for path in result.paths)
         self._proposed.update(pair.criterion for path in result.paths for pair in path.pairs)
         for path in result.paths:
@@ -116,6 +120,7 @@ class Totals:
             pivotal=self._pivotal,
             rollouts_bytes=rollouts_bytes,
             bytes_per_rollout=round(rollouts_bytes / judged, 1) if judged else 0.0,
+            filter_stopped=self._filter_stopped,
         )
 
 

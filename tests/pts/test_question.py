@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pts.algorithm.filtering import equal_verdicts
 from pts.algorithm.question import search_question
 from pts.algorithm.requests import gather, request, with_cost
 from pts.config import SearchConfig
 from pts.engines.tabular import STOP, TabularEngine, TabularVerifier
 from pts.errors import DataError
+from pts.stats import jeffreys
 from pts.testing import run_search
 from pts.testing.shapes import Instance, sparse, wandering
 from pts.types import (
     Cost,
+    FilterCounts,
     Ids,
     LogprobQuery,
     QuestionResult,
@@ -76,36 +79,65 @@ def start(config: SearchConfig, completions: list[Ids] | None = None) -> Any:
     return search_question("q", (1, 2), 9, config, 0, completions, frozenset({0}))
 
 
+FIRST, REST = RolloutQuery((), 6, "filter"), RolloutQuery((), 10, "filter")
+"""What a filter of 16 rollouts asks for: the first ones, and the others unless these were equal."""
+
+
+def passing(successes: int) -> Callable[[RolloutQuery, int], bool]:
+    """So many of 16 filter rollouts pass, three of them among the first six."""
+    return lambda query, i: i < (3 if query == FIRST else successes - 3)
+
+
 @pytest.mark.parametrize(("successes", "status"), [(3, "too hard"), (13, "too easy")])
 def test_questions_outside_the_range_cost_the_filter_only(successes: int, status: str) -> None:
-    result, asked = drive(start(SearchConfig()), lambda query, i: i < successes)
-    assert asked == [[RolloutQuery((), 16, "filter")]]
+    result, asked = drive(start(SearchConfig()), passing(successes))
+    assert asked == [[FIRST], [REST]]
     assert (result.status, result.paths) == (status, ())
     assert result.solved.mean == successes / 16
+    assert result.filtered == FilterCounts(successes, 16, stopped=False)
     assert result.cost == {"filter": Cost(16, 48)}
+
+
+@pytest.mark.parametrize(("passes", "status"), [(False, "too hard"), (True, "too easy")])
+def test_a_few_equal_verdicts_set_a_question_aside(passes: bool, status: str) -> None:
+    result, asked = drive(start(SearchConfig()), lambda query, i: passes)
+    assert asked == [[FIRST]]
+    assert (result.status, result.paths) == (status, ())
+    assert result.filtered == FilterCounts(6 * passes, 6, stopped=True)
+    assert result.solved == jeffreys(6 * passes, 6)
+    assert result.cost == {"filter": Cost(6, 18)}
+
+
+def test_equal_verdicts_that_the_range_keeps_stop_nothing() -> None:
+    config = SearchConfig(p_min=0.0)
+    first = equal_verdicts(config)
+    result, asked = drive(start(config), lambda query, i: False)
+    assert [query.n for (query,) in asked[:2]] == [first, 16 - first]
+    assert (result.status, result.filtered) == ("searched", FilterCounts(0, 16, stopped=False))
 
 
 @pytest.mark.parametrize("successes", [4, 12])
 def test_questions_inside_the_range_are_searched(successes: int) -> None:
-    result, _ = drive(start(SearchConfig()), lambda query, i: i < successes)
+    result, _ = drive(start(SearchConfig()), passing(successes))
     assert result.status == "searched"
+    assert result.filtered == FilterCounts(successes, 16, stopped=False)
     assert result.prompt_ids == (1, 2)
 
 
 def test_paths_are_the_first_rollouts_whatever_became_of_them() -> None:
     config = SearchConfig(paths=9, filter_rollouts=16)
-    result, asked = drive(start(config), lambda query, i: i >= 8)
-    # Rollouts 0 to 7 are all (8, 0) and fail, rollout 8 is (7, 7, 0): equal paths count once.
+    result, asked = drive(start(config), lambda query, i: i >= (5 if query == FIRST else 4))
+    # Rollouts 0 to 4 are all (8, 0) and fail, rollout 5 is (7, 7, 0): equal paths count once.
     assert [(path.ids, path.verdict) for path in result.paths] == [
         ((8, 0), Verdict.FAIL),
         ((7, 7, 0), Verdict.PASS),
     ]
-    assert asked[1] == [LogprobQuery((8, 0)), LogprobQuery((7, 7, 0))]
+    assert asked[2] == [LogprobQuery((8, 0)), LogprobQuery((7, 7, 0))]
 
 
 def test_given_completions_are_judged_and_searched_too() -> None:
     result, asked = drive(start(SearchConfig(), [(7, 0)]), lambda query, i: i % 2 == 0)
-    assert asked[1] == [RolloutQuery((7, 0), 1, "search")]
+    assert asked[2] == [RolloutQuery((7, 0), 1, "search")]
     assert [path.ids for path in result.paths] == [(7, 7, 0), (7, 0)]
 
 

@@ -39,6 +39,13 @@ MIN_EXPECTED = 8.0
 Decision: TypeAlias = Literal["yes", "no", "indifferent", "open"]
 
 
+def half_width(level: float) -> float:
+    """Of a two-sided normal interval of that level, in standard errors."""
+    from scipy.special import ndtri
+
+    return float(ndtri((1 + level) / 2))
+
+
 @lru_cache(maxsize=65536)
 def jeffreys_bounds(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     """Equal-tailed bounds of the Beta(s + 1/2, n - s + 1/2) posterior, closed at 0 and 1.

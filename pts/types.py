@@ -156,7 +156,7 @@ class Estimate:
     """A probability (or a difference of two) with its interval; never one without the other.
 
     `method` names the construction of the interval, e.g. "jeffreys", "newcombe", "chain",
-    "exact" (a finished completion has p = 0 or 1).
+    "group-sequential", "exact" (a finished completion has p = 0 or 1).
     """
 
     mean: float
@@ -321,6 +321,8 @@ class TokenPair:
     """A confirmed preference between two next tokens, ready for token-level DPO.
 
     `prompt_ids` = the question's prompt followed by the completion prefix, exactly as sampled.
+    `gap` allows for a test that stopped early and for the selection, so its mean is not quite
+    `p_chosen.mean - p_rejected.mean`, which are raw proportions.
     """
 
     problem_id: str

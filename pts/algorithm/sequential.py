@@ -38,7 +38,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pts.errors import DataError
-from pts.stats import Floats, score_statistic
+from pts.stats import Floats, constrained_mle, score_statistic
+from pts.types import Estimate
 
 EARLY_LEVEL = 0.0015
 """Probability at most that a true null is confirmed before the last look."""
@@ -50,6 +51,11 @@ GRID = 64
 """Points of p(rejected) at which the null's probabilities are computed …"""
 GRID_ERROR = 1.005
 """… and the factor by which they may be larger between two points (0.4 % at 128 rollouts)."""
+
+BISECTIONS = 15
+"""Halvings of [-1, 1] that find the ends of an interval …"""
+PRECISION = 1e-4
+"""… and how near they come."""
 
 CONFIRMED, GO_ON, FUTILE_STOP = 1, 0, -1
 """What a look decides."""
@@ -155,6 +161,57 @@ def operating_characteristics(
         rollouts += look.n * _mass(reached, ends)
         power += _mass(reached, ends & (look.pvalues <= level))
     return power, rollouts
+
+
+@lru_cache(maxsize=65536)
+def gap_interval(
+    test: SequentialTest, n: int, chosen: int, rejected: int, level: float
+) -> Estimate:
+    """p(chosen) - p(rejected) after a test that ended at `n` rollouts a side, so many passed.
+
+    Its ends are ordered as in the p-value, futile ones below all others, the earliest lowest
+    (Tsiatis, Rosner & Mehta 1984). The interval holds the gaps under which neither this end or a
+    higher one nor this end or a lower one is rarer than (1 - level) / 2. The estimate is
+    median-unbiased: a gap under which higher and lower ends are equally likely, half of this end
+    counted to each. A gap alone does not say both p: they are the likeliest with that gap.
+
+    Raises DataError for counts that do not end the test.
+    """
+    test.end(n, chosen, rejected)
+    tail = (1 - level) / 2
+    wanted = np.array([tail, 0.5, 1 - tail])
+    low, high = np.full(3, -1.0), np.full(3, 1.0)
+    for _ in range(BISECTIONS):
+        gap = (low + high) / 2
+        p, q = constrained_mle(chosen, n, rejected, n, gap)
+        above, at = _above(test, n, chosen, rejected, p, q)
+        short = above + at * np.array([1.0, 0.5, 0.0]) < wanted
+        low, high = np.where(short, gap, low), np.where(short, high, gap)
+    bounds = (low + high) / 2
+    lower, middle, upper = (
+        float(end if abs(end - bound) < PRECISION else bound)
+        for end, bound in zip((-1.0, np.sign(bounds[1]), 1.0), bounds, strict=True)
+    )
+    return Estimate(middle, lower, upper, 2 * n, "group-sequential")
+
+
+def _above(
+    test: SequentialTest, n: int, chosen: int, rejected: int, p: Floats, q: Floats
+) -> tuple[Floats, Floats]:
+    """P(an end higher than this one) and P(this one, or one of equal rank), for K pairs of p."""
+    confirmed, futile = np.zeros(len(p)), np.zeros(len(p))
+    for look, reached in _walk(test, p, q):
+        if look.n == n:
+            break
+        confirmed += _mass(reached, look.decision == CONFIRMED)
+        futile += _mass(reached, look.decision == FUTILE_STOP)
+    same = look.decision == look.decision[chosen, rejected]
+    value = look.statistic[chosen, rejected]
+    at = _mass(reached, same & (look.statistic == value))
+    if look.decision[chosen, rejected] == CONFIRMED:
+        return confirmed + _mass(reached, same & (look.statistic > value)), at
+    lower = futile + _mass(reached, same & (look.statistic < value))
+    return 1 - lower - at, at
 
 
 def _walk(test: SequentialTest, chosen: Floats, rejected: Floats) -> Iterator[tuple[Look, Floats]]:

@@ -152,7 +152,7 @@ function pairTable(path, select) {
     const place = el("button", "", number(pair.at + 1));
     place.title = "Show this token";
     place.onclick = () => select(pair.at);
-    return row("td", place, side(pair.chosen), side(pair.rejected), el("span", "", signed(gap), el("small", "", `[${signed(low)}, ${signed(high)}]`)),
+    return row("td", place, side(pair.chosen), side(pair.rejected), el("span", "", signed(gap), el("small", "", pair.confirmed ? `[${signed(low)}, ${signed(high)}]` : "")),
       signed(pair.expected_gain), pair.pvalue < .001 ? "< 0.001" : pair.pvalue.toFixed(3), pair.criterion,
       el("span", pair.confirmed ? "tag yes" : "tag", pair.confirmed ? "✓ confirmed" : run.finished ? "not confirmed" : "not yet tested"));
   });

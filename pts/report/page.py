@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,6 @@ from pts.report.text import PairKey, pair_key, selected_pairs
 from pts.report.words import PURPOSES, RunCounts, explanations
 from pts.runtime.results import RolloutCost
 from pts.runtime.run_folder import RunFolder
-from pts.stats import newcombe
 from pts.types import (
     CandidatePair,
     CompletionResult,
@@ -32,6 +31,7 @@ from pts.types import (
     PivotalStep,
     PivotalToken,
     QuestionResult,
+    TokenPair,
 )
 
 QUESTIONS = 2000
@@ -125,7 +125,9 @@ def _run(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _question(folder: RunFolder, result: QuestionResult, selected: set[PairKey]) -> dict[str, Any]:
+def _question(
+    folder: RunFolder, result: QuestionResult, selected: Mapping[PairKey, TokenPair]
+) -> dict[str, Any]:
     return {
         "id": result.problem_id,
         "status": result.status,
@@ -140,7 +142,10 @@ def _question(folder: RunFolder, result: QuestionResult, selected: set[PairKey])
 
 
 def _path(
-    folder: RunFolder, result: QuestionResult, path: CompletionResult, selected: set[PairKey]
+    folder: RunFolder,
+    result: QuestionResult,
+    path: CompletionResult,
+    selected: Mapping[PairKey, TokenPair],
 ) -> dict[str, Any]:
     return {
         "verdict": path.verdict.value,
@@ -171,7 +176,7 @@ def _path(
             for position, rows in path.siblings.items()
         },
         "pairs": [
-            _pair(folder, pair, pair_key(result, path, pair) in selected) for pair in path.pairs
+            _pair(folder, pair, selected.get(pair_key(result, path, pair))) for pair in path.pairs
         ],
     }
 
@@ -184,7 +189,8 @@ def _pivots(tokens: Iterable[PivotalToken]) -> dict[str, tuple[float | int | boo
     }
 
 
-def _pair(folder: RunFolder, pair: CandidatePair, confirmed: bool) -> dict[str, Any]:
+def _pair(folder: RunFolder, pair: CandidatePair, kept: TokenPair | None) -> dict[str, Any]:
+    """A confirmed pair as it is published, any other one by its raw difference."""
     chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
     chosen_text, rejected_text = folder.token_text(pair.chosen), folder.token_text(pair.rejected)
     return {
@@ -192,10 +198,10 @@ def _pair(folder: RunFolder, pair: CandidatePair, confirmed: bool) -> dict[str, 
         "criterion": pair.criterion,
         "chosen": [chosen_text, pair.chosen_prob, chosen.successes, chosen.n],
         "rejected": [rejected_text, pair.rejected_prob, rejected.successes, rejected.n],
-        "gap": _estimate(newcombe(chosen.successes, chosen.n, rejected.successes, rejected.n)),
-        "expected_gain": pair.expected_gain,
+        "gap": _estimate(kept.gap) if kept else [round(pair.gap, 4)],
+        "expected_gain": kept.expected_gain if kept else pair.expected_gain,
         "pvalue": pair.pvalue,
-        "confirmed": confirmed,
+        "confirmed": kept is not None,
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 
 from pts.errors import DataError, did_you_mean, printable
 from pts.runtime.run_folder import RunFolder
@@ -19,6 +19,7 @@ from pts.types import (
     PivotalStep,
     PivotalToken,
     QuestionResult,
+    TokenPair,
 )
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -41,10 +42,10 @@ def overview(folder: RunFolder) -> Iterator[str]:
         )
 
 
-def selected_pairs(folder: RunFolder, of: Set[str]) -> set[PairKey]:
+def selected_pairs(folder: RunFolder, of: Set[str]) -> dict[PairKey, TokenPair]:
     """The selected pairs of these questions."""
     return {
-        (pair.problem_id, pair.prompt_ids, pair.chosen, pair.rejected)
+        (pair.problem_id, pair.prompt_ids, pair.chosen, pair.rejected): pair
         for pair in folder.each_pair
         if pair.problem_id in of
     }
@@ -84,7 +85,10 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
 
 
 def _path(
-    folder: RunFolder, result: QuestionResult, path: CompletionResult, selected: Set[PairKey]
+    folder: RunFolder,
+    result: QuestionResult,
+    path: CompletionResult,
+    selected: Mapping[PairKey, TokenPair],
 ) -> Iterator[str]:
     if path.curve:
         yield f"\n  p(success) along it  {curve_line(path)}"
@@ -104,12 +108,16 @@ def _path(
             yield f"    sibling {text:<16} π {prob:.2f}  passed {passed}/{n}"
     for pair in path.pairs:
         chosen, rejected = pair.confirm_chosen, pair.confirm_rejected
-        confirmed = "confirmed" if pair_key(result, path, pair) in selected else "not confirmed"
+        kept = selected.get(pair_key(result, path, pair))
+        gain = kept.expected_gain if kept else pair.expected_gain
+        confirmed = "confirmed" if kept else "not confirmed"
+        interval = f" [{kept.gap.low:+.2f}, {kept.gap.high:+.2f}]" if kept else ""
         yield (
             f"\n  pair at {pair.position} ({pair.criterion}, {confirmed}): "
             f"{folder.token_text(pair.chosen)!r} {chosen.successes}/{chosen.n} over "
             f"{folder.token_text(pair.rejected)!r} {rejected.successes}/{rejected.n}, gap "
-            f"{pair.gap:+.2f}, expected_gain {pair.expected_gain:+.2f}, p-value {pair.pvalue:.2g}"
+            f"{kept.gap.mean if kept else pair.gap:+.2f}{interval}, expected_gain {gain:+.2f}, "
+            f"p-value {pair.pvalue:.2g}"
         )
 
 

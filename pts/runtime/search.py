@@ -127,11 +127,10 @@ def reselect(
         )
     changed = {name: value for name, value in changes.items() if value is not None}
     config = parse_settings(SearchConfig, {**own.model_dump(), **changed}, "selection")
-    test = None
-    if p_gap is not None:
-        drawn = sequential_test(own.confirm_rollouts, own.p_gap - own.indifference_margin)
-        test = retested(drawn, config.p_gap - config.indifference_margin)
-    selection = Selection(config, folder.fingerprint["policy_digest"])
+    drawn = sequential_test(own.confirm_rollouts, own.p_gap - own.indifference_margin)
+    margin = config.p_gap - config.indifference_margin
+    test = None if p_gap is None else retested(drawn, margin)
+    selection = Selection(config, folder.fingerprint["policy_digest"], drawn)
     for record in folder.records:
         selection.see(_retested(record.result, test))
     return list(selection.pick(_retested(record.result, test) for record in folder.records))

@@ -10,7 +10,7 @@ from pts.algorithm.criteria import fork_pairs, path_pairs
 from pts.algorithm.pairs import PairProposer, confirm, rank_proposals, screen
 from pts.algorithm.paths import ScoredCompletion, SiblingCounts
 from pts.algorithm.selection import select_pairs
-from pts.algorithm.sequential import sequential_test
+from pts.algorithm.sequential import gap_interval, sequential_test
 from pts.algorithm.siblings import (
     BetaPrior,
     PairProposal,
@@ -19,7 +19,7 @@ from pts.algorithm.siblings import (
     SiblingEstimate,
 )
 from pts.config import SearchConfig
-from pts.stats import jeffreys, newcombe
+from pts.stats import half_width, jeffreys
 from pts.types import (
     CandidatePair,
     CompletionResult,
@@ -229,11 +229,23 @@ def test_selected_pairs_carry_ids_and_fresh_estimates() -> None:
     (pair,) = select_pairs([question(candidate(2, "path", 0.001))], SearchConfig(), "digest")
     assert pair.prompt_ids == (1, 2, 5, 6)
     assert (pair.chosen, pair.rejected, pair.policy_digest) == (8, 9, "digest")
-    assert pair.p_chosen == jeffreys(40, 48)
-    assert pair.p_rejected == jeffreys(12, 48)
-    assert pair.gap == newcombe(40, 48, 12, 48)
-    assert pair.gap.mean == pytest.approx(28 / 48)
-    assert pair.expected_gain == pytest.approx(0.2 * 28 / 48)
+    assert pair.p_chosen == jeffreys(40, 48, half_width(0.95))
+    assert pair.p_rejected == jeffreys(12, 48, half_width(0.95))
+    assert pair.gap == gap_interval(sequential_test(128, 0.2 - 0.05), 48, 40, 12, 0.95)
+    assert 0.5 < pair.gap.mean < 28 / 48, "it did not stop at 40, so the gap is rather smaller"
+    assert pair.expected_gain == pytest.approx(0.2 * pair.gap.mean)
+
+
+def test_intervals_are_wider_the_fewer_of_the_proposals_are_selected() -> None:
+    """One of four in its family, the other family apart: level 1 - .05 / 4, and .95."""
+    dropped = [candidate(0, "path", 1.0, rejected) for rejected in (3, 4, 5)]
+    results = [question(candidate(2, "path", 0.001), candidate(1, "fork", 0.001), *dropped)]
+    path, fork = select_pairs(results, SearchConfig(), "")
+    test = sequential_test(128, 0.2 - 0.05)
+    assert path.gap == gap_interval(test, 48, 40, 12, 1 - 0.05 / 4)
+    assert fork.gap == gap_interval(test, 48, 40, 12, 0.95)
+    assert path.p_chosen == jeffreys(40, 48, half_width(1 - 0.05 / 4))
+    assert path.gap.low < fork.gap.low
 
 
 def test_criteria_are_two_families_over_the_whole_run() -> None:

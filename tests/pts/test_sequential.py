@@ -13,12 +13,15 @@ from pts.algorithm.sequential import (
     FUTILE_STOP,
     GO_ON,
     SequentialTest,
+    _walk,
+    gap_interval,
     look_sizes,
     operating_characteristics,
     retested,
     sequential_test,
 )
 from pts.errors import DataError
+from pts.stats import constrained_mle
 
 MARGIN = 0.15
 NULLS = np.linspace(0, 1 - MARGIN, 61)
@@ -130,6 +133,66 @@ def test_another_margin_is_tested_with_the_same_looks() -> None:
     assert found.max() <= 0.05
     same = retested(test, MARGIN)
     assert np.array_equal(same.looks[3].pvalues, test.looks[3].pvalues)
+
+
+def ranked(test: SequentialTest) -> list[list[tuple[int, int, int]]]:
+    """The ends from the highest rank to the lowest, those of equal rank together."""
+    ranks: dict[tuple[int, float], list[tuple[int, int, int]]] = {}
+    for place, look in enumerate(test.looks):
+        for a, b in np.ndindex(look.decision.shape):
+            decision = look.decision[a, b]
+            if decision != GO_ON:
+                stage = place if decision == CONFIRMED else 1000 - place
+                ranks.setdefault((stage, -look.statistic[a, b]), []).append((look.n, a, b))
+    return [ranks[key] for key in sorted(ranks)]
+
+
+@pytest.mark.parametrize("rank", [0, 3, 12, 40, -8])
+def test_an_interval_ends_where_the_end_becomes_rare(rank: int) -> None:
+    """By the order written out: half of 0.1 of the mass above the lower bound, and so on."""
+    test = sequential_test(12, MARGIN)
+    order = ranked(test)
+    here = order[rank]
+    above = [end for ends in order[: order.index(here)] for end in ends]
+    n, a, b = here[0]
+    found = gap_interval(test, n, a, b, 0.9)
+    assert (found.n, found.method) == (2 * n, "group-sequential")
+    for gap, share, wanted in ((found.low, 1, 0.05), (found.mean, 0.5, 0.5), (found.high, 0, 0.95)):
+        if -0.999 < gap < 0.999:
+            p, q = constrained_mle(a, n, b, n, gap)
+            ends = ends_by_hand(test, float(p), float(q))
+            mass = sum(ends.get(end, 0.0) for end in above)
+            mass += share * sum(ends.get(end, 0.0) for end in here)
+            assert mass == pytest.approx(wanted, abs=0.002)
+
+
+def test_the_interval_agrees_with_the_pvalue() -> None:
+    """A one-sided level below the p-value leaves the margin inside, one above leaves it out."""
+    test = sequential_test(128, MARGIN)
+    for n, a, b in ((8, 8, 0), (16, 12, 0), (128, 80, 45), (128, 77, 39)):
+        pvalue = test.pvalue(n, a, b)
+        assert gap_interval(test, n, a, b, 1 - 2 * pvalue).low >= MARGIN - 0.001
+        assert gap_interval(test, n, a, b, 1 - pvalue / 4).low < MARGIN
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.85, 0.0), (0.6, 0.3), (0.9, 0.5), (0.5, 0.35)])
+def test_the_interval_covers_and_the_estimate_is_its_middle(p: float, q: float) -> None:
+    """Exactly, over all ends of a test of 24: nominal 0.9, and medians on both sides of the truth.
+
+    The gap alone does not say both p, hence a point of tolerance.
+    """
+    test, gap = sequential_test(24, MARGIN), p - q
+    covered = below = above = 0.0
+    before = [(look, reached) for look, reached in _walk(test, np.array([p]), np.array([q]))]
+    for look, reached in before:
+        for a, b in np.argwhere((look.decision != GO_ON) & (reached[0] > 1e-6)):
+            mass, found = reached[0, a, b], gap_interval(test, look.n, int(a), int(b), 0.9)
+            covered += mass * (found.low - 1e-4 <= gap <= found.high + 1e-4)
+            below += mass * (found.mean <= gap)
+            above += mass * (found.mean >= gap)
+    assert covered >= 0.89
+    assert below >= 0.4
+    assert above >= 0.4
 
 
 def test_counts_that_end_nothing_are_refused() -> None:

@@ -103,6 +103,8 @@ def _inputs(given: SearchOptions) -> Iterator[Inputs]:
 def _summary_lines(summary: RunSummary) -> list[str]:
     status = ", ".join(f"{n} {name}" for name, n in summary.questions.items())
     lines = [f"questions: {sum(summary.questions.values())} ({status})"]
+    if summary.filter_stopped:
+        lines.append(f"set aside by their first filter rollouts: {summary.filter_stopped}")
     for purpose, tally in summary.spent.items():
         lines.append(f"{purpose}: {tally.rollouts:,} rollouts, {tally.tokens:,} tokens")
     for criterion, proposed in summary.proposed.items():

@@ -55,6 +55,8 @@ class Plan:
     """Probed questions by what became of them."""
     kept: Estimate
     """Share of the questions that the filter keeps, with its Jeffreys interval."""
+    filter_stopped: int
+    """Probed questions that equal verdicts set aside before all filter rollouts were drawn."""
     rollouts: Mapping[Purpose, Forecast]
     all_rollouts: Forecast
     tokens: Forecast
@@ -78,7 +80,11 @@ class Plan:
         status = ", ".join(f"{n} {name}" for name, n in self.status.items())
         yield f"probed {self.probed} of {self.total:,} questions: {status}"
         kept = self.kept
-        yield f"kept by the filter: {kept.mean:.0%} [{kept.low:.0%}, {kept.high:.0%}]"
+        early = f"; {self.filter_stopped} set aside by their first rollouts"
+        yield (
+            f"kept by the filter: {kept.mean:.0%} [{kept.low:.0%}, {kept.high:.0%}]"
+            f"{early if self.filter_stopped else ''}"
+        )
         yield f"forecast for all {self.total:,} (95 % interval)"
         for purpose, rollouts in self.rollouts.items():
             yield f"  {purpose + ' rollouts':<17} {_interval(rollouts)}"
@@ -142,6 +148,7 @@ def plan_search(
         total=len(problems),
         status=summary.questions,
         kept=jeffreys(summary.questions.get("searched", 0), len(records)),
+        filter_stopped=summary.filter_stopped,
         rollouts=dict(zip(PURPOSES, rollouts, strict=True)),
         all_rollouts=all_rollouts,
         tokens=tokens,

@@ -4,8 +4,8 @@
 differ from them but for the number of the journal's format. They were first written by commit
 30f5e2b, and again when confirmation became a test that stops early, which left all of them but the
 confirmations as they were, and when the filter began to ask for its rollouts in two parts and to
-tell them, which left every rollout as it was; of pairs.jsonl the gaps and intervals again when these
-were corrected for the early stop and the selection.
+tell them, which left every rollout as it was. Gaps and intervals of pairs.jsonl were written again
+when these were corrected for the early stop and the selection.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from pts.planning.forecast import Forecast, forecast
 from pts.planning.plan import Plan, plan_search
 from pts.runtime.results import read_records
 from pts.runtime.search import search
+from pts.types import Grade, Problem, Verdict
 
 from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
@@ -96,6 +97,19 @@ def test_the_forecast_is_told_as_text(tmp_path: Path) -> None:
     for name in ("filter rollouts", "search rollouts", "confirm rollouts", "tokens", "time"):
         assert name in text
     assert f"{plan.tokens.mean:,.0f} [{plan.tokens.low:,.0f}, {plan.tokens.high:,.0f}]" in text
+
+
+def fail_all(problem: Problem, text: str) -> Grade:
+    return Grade(Verdict.FAIL)
+
+
+def test_the_forecast_counts_what_the_filter_did_not_draw(tmp_path: Path) -> None:
+    """No answer ever passes: all questions are set aside by their first verdicts."""
+    config = CONFIG.model_copy(update={"filter_rollouts": 16, "p_min": 0.2, "p_max": 0.8})
+    plan = plan_search(problems(40), ScriptedEngine(8), fail_all, config, output=tmp_path, probe=6)
+    assert (plan.filter_stopped, plan.kept.mean) == (6, 0.0)
+    assert plan.rollouts["filter"] == Forecast(*[40.0 * 6] * 3)
+    assert "set aside by their first rollouts" in "\n".join(plan.lines())
 
 
 def test_too_small_probes_are_refused(tmp_path: Path) -> None:

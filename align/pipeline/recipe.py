@@ -207,6 +207,17 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
     return whole
 
 
+def measured_otherwise(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe without stages, its evaluation changed.
+
+    Raises:
+        RecipeError: an override is wrong.
+    """
+    data = recipe.model_copy(update={"stages": (), "unused": {}}).plain()
+    data["evaluate"] |= {"skip": [], "temperatures": []}
+    return parse_recipe(data, "overrides", overrides)
+
+
 @dataclass(frozen=True, slots=True)
 class _Change:
     """An override, `key.path=value`."""

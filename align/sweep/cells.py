@@ -141,12 +141,7 @@ def read_cell(path: Path) -> Cell:
         raise SweepError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise SweepError(f"{path}: not valid JSON ({error}); restore it or delete it") from None
-    items = cell.items
-    lengths = {len(column) for column in (items.id, items.greedy, items.passed, items.samples)}
-    fits = len(lengths) == 1 and len(items.best) in (0, len(items.id))
-    if not fits or not all(
-        0 <= k <= n >= 1 for k, n in zip(items.passed, items.samples, strict=False)
-    ):
+    if not all(_fits(one.items) for one in (cell.measured, *cell.also.values())):
         raise SweepError(f"{path}: its counts do not fit together; restore it or delete it")
     return cell
 

@@ -127,10 +127,10 @@ def test_discarded_models_leave_the_cells(tmp_path: Path) -> None:
     assert len(asked.cells()) == 4
 
 
-def test_the_table_does_not_depend_on_who_made_the_cells(tmp_path: Path) -> None:
+def test_the_table_does_not_depend_on_the_order_of_the_cells(tmp_path: Path) -> None:
     one, other = work(tmp_path / "a", [0, 1, 2]), work(tmp_path / "b", [2, 0, 1])
     make_cells(one)
-    run_sweep(other, jobs=2)
+    make_cells(other)
     texts = [write_tables(replace(asked, seeds=[0, 1, 2])) for asked in (one, other)]
     assert texts[0] == texts[1]
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +29,7 @@ from pydantic import Field
 
 from align.context import BASE, StageEntry
 from align.errors import RecipeError
+from align.pipeline.overrides import merged, parse_override
 from align.settings import EvaluateConfig, ModelConfig, TaskConfig, data_folder
 from align.stages import STAGES
 from pts.config import SamplingConfig, Settings, parse_settings
@@ -167,7 +167,7 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
         RecipeError: every fault at once.
     """
     values = copy.deepcopy(dict(data))
-    changes = [_parsed(item) for item in overrides]
+    changes = [parse_override(item) for item in overrides]
     for change in changes:
         if change.keys == ["stages"]:
             change.apply(values)
@@ -191,7 +191,7 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
             f"{name}.{key}: told in `stages` and in the section {name!r}; tell it once"
             for key in inline.keys() & section.keys()
         )
-        own = _merged(_merged(inline, section), overridden.pop(name, {}))
+        own = merged(merged(inline, section), overridden.pop(name, {}))
         return _attempt(lambda: parse_settings(STAGES[kind].config, own, "", path=name), faults)
 
     for entry in entries:
@@ -207,37 +207,15 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
     return whole
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """An override, `key.path=value`."""
+def measured_otherwise(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe without stages, its evaluation changed.
 
-    keys: list[str]
-    value: Any
-    text: str
-
-    def apply(self, data: dict[str, Any]) -> None:
-        """Set the value in nested data."""
-        *parents, last = self.keys
-        for part in parents:
-            nested = data.setdefault(part, {})
-            if not isinstance(nested, dict):
-                raise RecipeError(f"override {self.text!r}: {part!r} holds a value, not keys")
-            data = nested
-        data[last] = self.value
-
-
-def _parsed(item: str) -> _Change:
-    key, equals, value = item.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"override {item!r}: must read key.path=value, e.g. seed=1")
-    keys = key.split(".")
-    try:
-        return _Change(keys, read_yaml(value), item)
-    except ValueError:
-        raise RecipeError(
-            f"override {item!r}: {value!r} is not a YAML value; text is quoted: "
-            f"{keys[-1]}=\"'...'\""
-        ) from None
+    Raises:
+        RecipeError: an override is wrong.
+    """
+    data = recipe.model_copy(update={"stages": (), "unused": {}}).plain()
+    data["evaluate"] |= {"skip": [], "temperatures": []}
+    return parse_recipe(data, "overrides", overrides)
 
 
 def _entries(listed: Any) -> tuple[list[dict[str, Any]], list[str]]:
@@ -275,15 +253,6 @@ def _entries(listed: Any) -> tuple[list[dict[str, Any]], list[str]]:
     if len(set(names)) != len(names):
         faults.append(f"stages: each name may stand once, got {names}; name one of a kind's stages")
     return found, faults
-
-
-def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, those of the second over those of the first."""
-    result = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
-    return result
 
 
 def _attempt(build: Callable[[], T], faults: list[str]) -> T | None:

@@ -56,6 +56,34 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A policy on one set of problems."""
+
+    metrics: Mapping[str, float]
+    """Means over the problems."""
+    items: Items
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Measured:
+        """What a cell keeps of an evaluation."""
+        summary = evaluation.summary
+        metrics = {
+            "greedy": summary.greedy.mean,
+            "sampled": summary.sampled.mean,
+            "pass_at_k": summary.pass_at_k.mean,
+            "length": summary.length.mean,
+            "unfinished": summary.unfinished.mean,
+            "entropy": summary.entropy.mean,
+        }
+        if summary.kl:
+            metrics["kl"] = summary.kl.mean
+        if summary.best:
+            metrics["best"] = summary.best.accuracy.mean
+            metrics["best_temperature"] = summary.best.temperature
+        return cls(metrics, Items.of(evaluation.items))
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """An arm under one seed."""
 
@@ -64,8 +92,6 @@ class Cell:
     point: int | None
     stage: str
     """The stage whose policy was measured."""
-    metrics: Mapping[str, float]
-    """Means over the problems."""
     ledger: Ledger
     """Of all stages that the policy is made of."""
     stages: Mapping[str, Mapping[str, int | float]]
@@ -76,7 +102,9 @@ class Cell:
     """Digest of the code."""
     made: Mapping[str, Any]
     """Commit and versions, for the record."""
-    items: Items
+    measured: Measured
+    also: Mapping[str, Measured]
+    """On further sets of problems, by name."""
     format: int = field(default=FORMAT)
 
 
@@ -113,12 +141,7 @@ def read_cell(path: Path) -> Cell:
         raise SweepError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise SweepError(f"{path}: not valid JSON ({error}); restore it or delete it") from None
-    items = cell.items
-    lengths = {len(column) for column in (items.id, items.greedy, items.passed, items.samples)}
-    fits = len(lengths) == 1 and len(items.best) in (0, len(items.id))
-    if not fits or not all(
-        0 <= k <= n >= 1 for k, n in zip(items.passed, items.samples, strict=False)
-    ):
+    if not all(_fits(one.items) for one in (cell.measured, *cell.also.values())):
         raise SweepError(f"{path}: its counts do not fit together; restore it or delete it")
     return cell
 
@@ -132,40 +155,28 @@ def _fits(items: Items) -> bool:
 
 
 def cell_of(
-    about: Mapping[str, Any], evaluation: Evaluation, records: Mapping[str, Mapping[str, Any]]
+    about: Mapping[str, Any],
+    evaluation: Evaluation,
+    also: Mapping[str, Evaluation],
+    records: Mapping[str, Mapping[str, Any]],
 ) -> Cell:
-    """A cell from its evaluation, and the manifest's records of its stages (by name).
+    """A cell from its evaluations, and the manifest's records of its stages (by name).
 
     Args:
         about: the fields that say what it is: arm, seed, point, stage, settings, source, made.
         records: of the stages that the policy is made of, and of its evaluation; each may have
             `source`, the name under which its problems are drawn.
     """
-    summary = evaluation.summary
-    metrics = {
-        "greedy": summary.greedy.mean,
-        "sampled": summary.sampled.mean,
-        "pass_at_k": summary.pass_at_k.mean,
-        "length": summary.length.mean,
-        "unfinished": summary.unfinished.mean,
-        "entropy": summary.entropy.mean,
-        **({"kl": summary.kl.mean} if summary.kl else {}),
-    }
-    if summary.best:
-        metrics |= {
-            "best": summary.best.accuracy.mean,
-            "best_temperature": summary.best.temperature,
-        }
     stages = {
         name: {"seconds": record["seconds"], **_numbers(record["metrics"])}
         for name, record in records.items()
     }
     return Cell(
         **about,
-        metrics=metrics,
         ledger=total(records.values()),
         stages=stages,
-        items=Items.of(evaluation.items),
+        measured=Measured.of(evaluation),
+        also={name: Measured.of(other) for name, other in also.items()},
     )
 
 

@@ -8,18 +8,24 @@ and `from`), so one seed of a sweep is one run in which they share all that they
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from align.context import BASE
 from align.errors import RecipeError
-from align.pipeline.recipe import Recipe, load_recipe
+from align.pipeline.recipe import Recipe, load_recipe, measured_otherwise
 from align.stages import STAGES
 from align.sweep.settings import Pair, Range, SweepFile, with_settings
+from align.tasks.registry import build_task
 from pts.config import parse_settings
 from pts.errors import ConfigError, did_you_mean
 from pts.plain_text import read_yaml
+
+NAME = re.compile(r"[\w-]+")
+MEASURED_BY = ("task", "evaluate", "sampling")
+"""Sections of a recipe that decide what a policy is measured on."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     stages = {"stages": list(file.stages)} if file.stages else {}
     recipe = load_recipe(file.recipe, [*file.overrides, *overrides], stages)
     faults = [*_arms_faults(file, recipe), *_ranges_faults(file, recipe)]
+    faults += _also_faults(file, recipe)
     if faults:
         raise RecipeError(*(f"{path}: {fault}" for fault in faults))
     return Sweep(file, recipe)
@@ -72,7 +79,7 @@ def _arms_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:
         if stage not in policies:
             hint = did_you_mean(stage, policies) or f"; known: {', '.join(sorted(policies))}"
             yield f"arms.{arm}: no stage {stage!r} that makes a policy{hint}"
-        if not arm.replace("-", "").replace("_", "").isalnum():
+        if not NAME.fullmatch(arm):
             yield f"arms: got {arm!r}; letters, digits, _ and - are names"
     for key, pairs in (("primary", file.primary), ("contrasts", file.contrasts)):
         for pair in pairs:
@@ -83,6 +90,24 @@ def _arms_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:
                 yield f"{key}: {pair[0]!r} is compared with itself; name two arms"
     both = {*file.primary} & {*file.contrasts}
     yield from (f"contrasts: {[*pair]} is primary already; name it once" for pair in sorted(both))
+
+
+def _also_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:
+    """Sets of problems that cannot be had; found by drawing two of each."""
+    for name, overrides in file.also.items():
+        strange = [text for text in overrides if text.partition(".")[0] not in MEASURED_BY]
+        if strange or not NAME.fullmatch(name):
+            yield (
+                f"also.{name}: got {strange[0]!r}, which changes nothing of an evaluation"
+                if strange
+                else f"also: got {name!r}; letters, digits, _ and - are names"
+            )
+            continue
+        try:
+            other = measured_otherwise(recipe, overrides)
+            build_task(other.task).problems(other.evaluate.split, 2, 0)
+        except ConfigError as error:
+            yield from (f"also.{name}: {fault}" for fault in error.problems)
 
 
 def _ranges_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:

@@ -58,6 +58,11 @@ class Plan:
     draws: Mapping[int, Draws]
     """The settings of each point."""
 
+    @property
+    def also(self) -> Mapping[str, Sequence[str]]:
+        """Further sets of problems; none in random search."""
+        return {} if self.draws else self.sweep.file.also
+
     def cells(self, seed: int) -> list[CellKey]:
         """The cells of a seed, in the order in which they are made."""
         order = {name: k for k, name in enumerate([BASE, *(e.name for e in self.recipe.stages)])}

@@ -48,6 +48,9 @@ class SweepFile(Settings):
     their p values are adjusted for their number (Holm)."""
     contrasts: tuple[Pair, ...] = ()
     """Further pairs of arms; described, not tested."""
+    also: dict[str, tuple[str, ...]] = {}
+    """Further sets of problems that every arm is measured on, by name: overrides of `task.*`,
+    `evaluate.*` and `sampling.*` for each. Described beside the table."""
     measure: Literal["greedy", "sampled"] = "sampled"
     """Accuracy by which random search chooses, and which the picture shows."""
     margin: float = Field(0.0, ge=0, lt=100)

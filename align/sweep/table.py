@@ -32,7 +32,7 @@ from align.evaluation.tables import (
 )
 from align.ledger import Ledger
 from align.report.charts import gains, standalone
-from align.sweep.cells import Cell
+from align.sweep.cells import Cell, Items
 from align.sweep.plan import CellKey
 from pts.types import Estimate
 
@@ -52,6 +52,8 @@ class ArmRow:
     per_seed: Mapping[Measure, tuple[float, ...]]
     ledger: Ledger
     """Mean of the seeds."""
+    also: Mapping[str, Mapping[Measure, Estimate]]
+    """Means on further sets of problems, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,11 @@ class SweepTable:
 
     def blocks(self) -> list[TextTable]:
         """Accuracies, costs, differences."""
-        blocks = [_accuracies(self.rows), _costs(self.rows)]
+        title = "Accuracy %, mean of the seeds"
+        blocks = [_accuracies(title, [(row, row.means) for row in self.rows]), _costs(self.rows)]
+        for name in self.sweep.file.also:
+            on_it = [(row, row.also[name]) for row in self.rows if name in row.also]
+            blocks.append(_accuracies(f"Accuracy % on {name}, mean of the seeds", on_it))
         for measure in MEASURES:
             rows = [row for row in self.contrasts if row.measure == measure]
             if rows:
@@ -147,7 +153,9 @@ def sweep_table(sweep: Sweep, cells: Mapping[CellKey, Cell], missing: int = 0) -
         for arm in sweep.file.arms
     }
     arms = {arm: by_seed for arm, by_seed in arms.items() if by_seed}
-    measures = [m for m in MEASURES if m != "best" or all(c.items.best for c in cells.values())]
+    measures = [
+        m for m in MEASURES if m != "best" or all(c.measured.items.best for c in cells.values())
+    ]
     rows = tuple(_arm(arm, by_seed, measures) for arm, by_seed in arms.items())
     contrasts = [
         row for measure in measures for row in _contrasts(sweep, arms, measure)
@@ -156,9 +164,8 @@ def sweep_table(sweep: Sweep, cells: Mapping[CellKey, Cell], missing: int = 0) -
     return SweepTable(sweep, rows, tuple(contrasts), notes)
 
 
-def values_of(cell: Cell, measure: Measure) -> Floats:
-    """A rate for each problem, in the cell's order."""
-    items = cell.items
+def values_of(items: Items, measure: Measure) -> Floats:
+    """A rate for each problem, in the items' order."""
     if measure == "greedy":
         return np.array(items.greedy, dtype=np.float64)
     if measure == "best":
@@ -167,7 +174,7 @@ def values_of(cell: Cell, measure: Measure) -> Floats:
 
 
 def _arm(arm: str, by_seed: Mapping[int, Cell], measures: Sequence[Measure]) -> ArmRow:
-    values = {m: [values_of(cell, m) for cell in by_seed.values()] for m in measures}
+    values = {m: [values_of(cell.measured.items, m) for cell in by_seed.values()] for m in measures}
     counts = [asdict(cell.ledger) for cell in by_seed.values()]
     return ArmRow(
         arm,
@@ -175,7 +182,14 @@ def _arm(arm: str, by_seed: Mapping[int, Cell], measures: Sequence[Measure]) -> 
         {m: mean_over_seeds(rates) for m, rates in values.items()},
         {m: tuple(float(r.mean()) for r in rates) for m, rates in values.items()},
         Ledger(**{k: round(sum(c[k] for c in counts) / len(counts)) for k in counts[0]}),
+        {name: _means_on(name, by_seed) for name in next(iter(by_seed.values())).also},
     )
+
+
+def _means_on(name: str, by_seed: Mapping[int, Cell]) -> dict[Measure, Estimate]:
+    found = [cell.also[name].items for cell in by_seed.values()]
+    kinds: tuple[Measure, ...] = ("greedy", "sampled")
+    return {m: mean_over_seeds([values_of(items, m) for items in found]) for m in kinds}
 
 
 def _contrasts(
@@ -205,10 +219,10 @@ def _compared(pairs: Sequence[tuple[Cell, Cell]], measure: Measure, margin: floa
     """Paired on the problems that both cells of a seed have."""
     before, after, ids = list[Floats](), list[Floats](), list[list[str]]()
     for first, second in pairs:
-        both = set(first.items.id) & set(second.items.id)
-        ids.append(sorted(both))
+        ids.append(sorted({*first.measured.items.id} & {*second.measured.items.id}))
         for cell, arrays in ((first, before), (second, after)):
-            by_id = dict(zip(cell.items.id, values_of(cell, measure), strict=True))
+            items = cell.measured.items
+            by_id = dict(zip(items.id, values_of(items, measure), strict=True))
             arrays.append(np.array([by_id[name] for name in ids[-1]]))
     shared = len(pairs) > 1 and all(names == ids[0] for names in ids)
     return compare_arms(before, after, margin / 100, shared)
@@ -238,7 +252,7 @@ def _notes(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
             f"Equivalent: the 90 % interval lies within {sweep.file.margin:g} points of 0 (two "
             "one-sided tests at 0.05)."
         )
-    problems = {cell.seed: frozenset(cell.items.id) for cell in listed}
+    problems = {cell.seed: frozenset(cell.measured.items.id) for cell in listed}
     if len(problems) > 1:
         common = frozenset.intersection(*problems.values())
         if common and len({*problems.values()}) == 1:
@@ -259,14 +273,14 @@ def _notes(sweep: Sweep, cells: Iterable[Cell]) -> list[str]:
     return said
 
 
-def _accuracies(rows: Sequence[ArmRow]) -> TextTable:
-    names = tuple(rows[0].means) if rows else ()
+def _accuracies(title: str, rows: Sequence[tuple[ArmRow, Mapping[Measure, Estimate]]]) -> TextTable:
+    names = tuple(rows[0][1]) if rows else ()
     return TextTable(
-        "Accuracy %, mean of the seeds",
+        title,
         ("", *(NAMES[name] for name in names), "seeds"),
         tuple(
-            (row.arm, *(percent(row.means[name]) for name in names), str(len(row.seeds)))
-            for row in rows
+            (row.arm, *(percent(means[name]) for name in names), str(len(row.seeds)))
+            for row, means in rows
         ),
     )
 

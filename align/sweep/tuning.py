@@ -109,7 +109,7 @@ def tuning_log(plan: Plan, cells: Mapping[CellKey, Cell], missing: int = 0) -> T
     accuracy: dict[tuple[str, int], dict[int, float]] = {}
     for key, cell in sorted(cells.items()):
         if key.point is not None:
-            accuracy.setdefault((key.arm, key.point), {})[key.seed] = cell.metrics[measure]
+            accuracy.setdefault((key.arm, key.point), {})[key.seed] = cell.measured.metrics[measure]
     arms: dict[str, list[Point]] = {}
     for (arm, point), by_seed in accuracy.items():
         arms.setdefault(arm, []).append(_point(plan, arm, point, by_seed))

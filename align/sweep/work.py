@@ -18,25 +18,25 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from align.errors import SweepError
-from align.evaluation.records import read_evaluation
-from align.models.load import base_path
+from align.evaluation.policy import measure
+from align.evaluation.records import Evaluation, read_evaluation
+from align.models.load import base_path, prepare_base
 from align.pipeline.background import begin_worker
+from align.pipeline.recipe import Recipe, measured_otherwise
 from align.run_folder import data_digests, git_state, read_manifest, tree_digest, versions
 from align.sweep.cells import FOLDER, Cell, cell_of, check_cell, read_cell, write_cell
 from align.sweep.claims import claimed, holder
 from align.sweep.plan import CellKey, Plan, needed, pruned
+from align.tasks.registry import build_task
 from pts.errors import PTSError
 from pts.files import output_fault
 
-if TYPE_CHECKING:
-    from align.pipeline.recipe import Recipe
-
-Run = Callable[["Recipe", Path, Console], object]
+Run = Callable[[Recipe, Path, Console], object]
 """Runs a recipe in a folder, or continues it there: `align.pipeline.run.run`."""
 CLAIMS, RUNS = "claims", "runs"
 IGNORED = f"{CLAIMS}/\n{RUNS}/\n"
@@ -177,9 +177,10 @@ def _make_seed(work: Work, seed: int) -> list[str]:
             cell = harvest(work, key, recipe, folder)
             write_cell(work.file(key), cell)
             seconds = sum(stage["seconds"] for stage in cell.stages.values())
+            found = cell.measured.metrics
             print(
-                f"{key.name}: greedy {100 * cell.metrics['greedy']:.1f} %, sampled "
-                f"{100 * cell.metrics['sampled']:.1f} %, {seconds:.0f} s",
+                f"{key.name}: greedy {100 * found['greedy']:.1f} %, sampled "
+                f"{100 * found['sampled']:.1f} %, {seconds:.0f} s",
                 flush=True,
             )
     if work.discard_models and not work.missing(seed):
@@ -199,7 +200,23 @@ def harvest(work: Work, key: CellKey, recipe: Recipe, folder: Path) -> Cell:
         "settings": settings_of(work.plan, key), "source": work.source,
         "made": {**git_state(), "versions": versions()},
     }  # fmt: skip
-    return cell_of(about, read_evaluation(folder / "eval" / stage), records)
+    also = {
+        name: _measure(recipe, overrides, stage, manifest, folder / "also" / name)
+        for name, overrides in work.plan.also.items()
+    }
+    return cell_of(about, read_evaluation(folder / "eval" / stage), also, records)
+
+
+def _measure(
+    recipe: Recipe, overrides: Sequence[str], stage: str, manifest: dict[str, Any], folder: Path
+) -> Evaluation:
+    """A policy of a run on another set of problems; a killed evaluation goes on."""
+    asked, where = measured_otherwise(recipe, overrides), folder / stage
+    made = manifest["stages"].get(stage)
+    policy = folder.parents[1] / made["model"] if made else prepare_base(recipe.model)
+    where.mkdir(parents=True, exist_ok=True)
+    measure(asked, build_task(asked.task), stage, policy, where)
+    return read_evaluation(where)
 
 
 def settings_of(plan: Plan, key: CellKey) -> dict[str, Any]:
@@ -212,7 +229,8 @@ def settings_of(plan: Plan, key: CellKey) -> dict[str, Any]:
     base = Path(base_path(recipe.model))
     data["model"]["path"] = tree_digest(base) if base.exists() else str(base)
     data["model"].pop("device")
-    return {**data, "data": data_digests(recipe)}
+    also = {name: list(overrides) for name, overrides in plan.also.items()}
+    return {**data, "data": data_digests(recipe), **({"also": also} if also else {})}
 
 
 def source_digest() -> str:

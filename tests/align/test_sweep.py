@@ -24,6 +24,7 @@ from align.sweep.table import sweep_table
 from align.sweep.tuning import tuning_log
 from align.sweep.work import Work, begin, make_cells, run_sweep, what_is_left
 from tests.align import sweeps
+from tests.align.evaluations import store
 
 
 def work(folder: Path, seeds: list[int], run: Any = sweeps.made_up, points: int = 0) -> Work:
@@ -126,10 +127,10 @@ def test_discarded_models_leave_the_cells(tmp_path: Path) -> None:
     assert len(asked.cells()) == 4
 
 
-def test_the_table_does_not_depend_on_who_made_the_cells(tmp_path: Path) -> None:
+def test_the_table_does_not_depend_on_the_order_of_the_cells(tmp_path: Path) -> None:
     one, other = work(tmp_path / "a", [0, 1, 2]), work(tmp_path / "b", [2, 0, 1])
     make_cells(one)
-    run_sweep(other, jobs=2)
+    make_cells(other)
     texts = [write_tables(replace(asked, seeds=[0, 1, 2])) for asked in (one, other)]
     assert texts[0] == texts[1]
 
@@ -169,6 +170,33 @@ def test_one_seed_says_nothing_of_new_runs(tmp_path: Path) -> None:
     make_cells(asked)
     text = sweep_table(asked.plan.sweep, asked.cells()).to_text()
     assert "one seed: nothing can be said of new training runs" in text
+
+
+def test_further_sets_of_problems_stand_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any, int]] = []
+
+    def measure(recipe: Any, task: Any, name: str, policy: Path, folder: Path) -> None:
+        asked.append((name, recipe.task.options, recipe.evaluate.problems))
+        store(folder.parent, name, [1, 0, 0, 0], [8, 4, 0, 0])
+        (folder.parent / "eval" / name).rename(folder / "made")
+        for file in (folder / "made").iterdir():
+            file.rename(folder / file.name)
+
+    monkeypatch.setattr("align.sweep.work.measure", measure)
+    text = sweeps.FILE + "also: {new: ['task.options.families=[relay]', evaluate.problems=20]}\n"
+    work = Work(plan(sweeps.sweep(tmp_path, text)), [0, 1], tmp_path / "out", sweeps.made_up)
+    begin(work)
+    make_cells(work)
+    assert asked[0] == ("sft", {"families": ["relay"]}, 20)
+    assert len(asked) == 8
+    table = sweep_table(work.plan.sweep, work.cells())
+    assert table.rows[0].also["new"]["greedy"].mean == 0.25
+    assert table.rows[0].also["new"]["sampled"].mean == 12 / 32
+    assert "Accuracy % on new, mean of the seeds" in table.to_text()
+    with pytest.raises(SweepError, match="made with other settings: also"):
+        begin(replace(work, plan=plan(sweeps.sweep(tmp_path))))
 
 
 def test_the_benchmark_is_a_sweep() -> None:
@@ -279,8 +307,11 @@ def test_cells_of_other_code_are_refused_unless_allowed(tmp_path: Path) -> None:
     [
         (lambda d: d.update(format=99), "has format 99, and this version reads 1"),
         (lambda d: d.pop("ledger"), "ledger: Field required"),
-        (lambda d: d["items"]["passed"].pop(), "counts do not fit together"),
-        (lambda d: d["items"]["passed"].__setitem__(0, 9), "counts do not fit together"),
+        (lambda d: d["measured"]["items"]["passed"].pop(), "counts do not fit together"),
+        (
+            lambda d: d["measured"]["items"]["passed"].__setitem__(0, 9),
+            "counts do not fit together",
+        ),
     ],
 )
 def test_a_damaged_cell_is_told(
@@ -321,6 +352,12 @@ def test_a_strange_folder_is_not_written_to(tmp_path: Path) -> None:
         ("[0.3, 1, 3]", "[0.3, 0]", "tune.pairs.beta: got 0"),
         ("[0.3, 1, 3]", "[0.3]", "tune.pairs.beta: got [0.3]; give two choices or more"),
         ("low: 1.0e-5", "low: 1", "low must lie below high"),
+        ("margin: 2", "also: {x: [sft.epochs=2]}", "'sft.epochs=2', which changes nothing of an"),
+        (
+            "margin: 2",
+            "also: {x: ['task.options.families=[swap]', evaluate.split=dev]}",
+            "also.x: 'swap' is held out: it has a test split only",
+        ),
         ("margin: 2", "margn: 2", "margn: no such key; did you mean 'margin'"),
         ("recipe: phi-nano", "recipe: phi-nona", "phi-nona: no such recipe; did you mean"),
     ],

@@ -37,9 +37,9 @@ class RunSummary:
     """Paths by what ended their search; "impossible" ones the policy cannot sample."""
     pivotal: int = 0
     """Tokens, or steps, that were decided to be pivotal."""
-    rollouts_bytes: int = 0
-    """Size of rollouts.jsonl; 0 where no rollouts are kept."""
-    bytes_per_rollout: float = 0.0
+    rollouts_bytes: int = field(default=0, compare=False)
+    """Size of rollouts.jsonl; 0 where no rollouts are kept. Not compared: it is no result."""
+    bytes_per_rollout: float = field(default=0.0, compare=False)
     """That size by the rollouts that were drawn, unscored ones apart."""
     filter_stopped: int = 0
     """Questions that equal verdicts set aside before all their filter rollouts were drawn."""

@@ -35,7 +35,14 @@ from .scripted import ScriptedEngine, judge_odd, problems
 from .slow_search import CONFIG
 from .test_runner import sample_once
 
-FILES = {"journal.jsonl", "results.jsonl", "pairs.jsonl", "token_texts.json", "summary.json"}
+FILES = {
+    "journal.jsonl",
+    "results.jsonl",
+    "rollouts.jsonl",
+    "pairs.jsonl",
+    "token_texts.json",
+    "summary.json",
+}
 
 
 @pytest.fixture(scope="module")

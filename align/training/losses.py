@@ -3,9 +3,9 @@
     margin_B = token_margin(hidden_BH, head.weight, head.bias, chosen_B, rejected_B)
     loss = weighted_mean(dpo_loss(margin_B, reference_margin_B, beta), weight_B)
 
-Shape suffixes: B pairs, H hidden size, V vocabulary. Everything is computed in float32, whatever
-the type of the inputs. The log-probabilities of full-length completions are not made here: TRL's
-trainer sums them itself.
+Shape suffixes: B pairs, N positions, H hidden size, V vocabulary. Everything is computed in
+float32, whatever the type of the inputs. The log-probabilities of full-length completions are not
+made here: TRL's trainer sums them itself.
 """
 
 from __future__ import annotations
@@ -92,6 +92,17 @@ def chosen_nll(logits_BV: Tensor, chosen_B: Tensor) -> Tensor:
     The DPO loss is silent about third tokens; this term pulls mass back from them.
     """
     return F.cross_entropy(logits_BV.float(), chosen_B, reduction="none")
+
+
+def kl_divergence(reference_logits_NV: Tensor, logits_NV: Tensor) -> Tensor:
+    """KL(reference || policy) = sum over v of π_ref(v) (log π_ref(v) - log π(v)), at each of N
+    positions, shape [N].
+
+    In this direction a policy pays for what it takes from the reference's likely tokens.
+    """
+    log_reference_NV = reference_logits_NV.float().log_softmax(-1)
+    gap_NV = log_reference_NV - logits_NV.float().log_softmax(-1)
+    return (log_reference_NV.exp() * gap_NV).sum(-1)
 
 
 def pair_probs(logits_BV: Tensor, chosen_B: Tensor, rejected_B: Tensor) -> Tensor:

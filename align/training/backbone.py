@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from align.errors import StageError
+from align.training.batches import length_groups
 from pts.types import Ids
+
+FORWARD_TOKENS = 64
+"""What a forward pass of its own costs beside its tokens, in tokens."""
 
 
 def plain(model: Any) -> Any:
@@ -35,19 +39,33 @@ def head(model: Any) -> torch.nn.Linear:
     return layer
 
 
-def last_states(model: Any, input_ids_RT: Tensor, attention_mask_RT: Tensor) -> Tensor:
-    """The body's last hidden states, shape [R, T, H]."""
-    states_RTH: Tensor = (
-        plain(model)
-        .base_model(input_ids=input_ids_RT, attention_mask=attention_mask_RT, use_cache=False)
-        .last_hidden_state
-    )
-    return states_RTH
+def states_at(
+    model: Any, input_ids_RT: Tensor, length_R: Tensor, row_N: Tensor, position_N: Tensor
+) -> Tensor:
+    """The body's last hidden states at N positions of R rows, shape [N, H].
+
+    Rows are padded on the right, so no token sees padding and no mask is needed. They go through
+    the body in groups of like length: a row that is long on its own would have all padded to it.
+    """
+    states, wheres = [], []
+    for group in length_groups(length_R.tolist(), FORWARD_TOKENS):
+        rows_G = torch.tensor(sorted(group), device=row_N.device)
+        where_M = torch.isin(row_N, rows_G).nonzero()[:, 0]
+        longest = int(length_R[rows_G].max())
+        states_GTH = (
+            plain(model)
+            .base_model(input_ids=input_ids_RT[rows_G, :longest], use_cache=False)
+            .last_hidden_state
+        )
+        own_M = torch.searchsorted(rows_G, row_N[where_M])
+        states.append(states_GTH[own_M, position_N[where_M]])
+        wheres.append(where_M)
+    return torch.cat(states)[torch.cat(wheres).argsort()]
 
 
 def padded(rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, both [R, T], padded on the right."""
-    length = max(map(len, rows))
-    ids_RT = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
-    lengths_R1 = torch.tensor([[len(row)] for row in rows])
-    return ids_RT, (torch.arange(length) < lengths_R1).long()
+    """Ids, padded on the right, [R, T], and lengths, [R]."""
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    ids = [[*row, *[0] * (longest - len(row))] for row in rows]
+    return torch.tensor(ids), torch.tensor(lengths)

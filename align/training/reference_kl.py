@@ -24,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that the torch document
 from torch import Tensor
 
 from align.data.chat import ChatIds
-from align.training.backbone import head, last_states, padded
+from align.training.backbone import head, padded, states_at
 from align.training.losses import kl_divergence
 from pts.types import Ids
 
@@ -65,11 +65,11 @@ def drawn(rows: int, size: int, seed: int, number: int) -> list[int]:
 def _states(model: Any, rows: Sequence[HeldRow]) -> Tensor:
     """Last hidden states at the held positions, row after row, shape [N, H]."""
     device = next(model.parameters()).device
-    ids_RT, mask_RT = padded([row.ids for row in rows])
-    states_RTH = last_states(model, ids_RT.to(device), mask_RT.to(device))
+    ids_RT, length_R = padded([row.ids for row in rows])
     where = [(r, position) for r, row in enumerate(rows) for position in row.positions]
-    row_N, position_N = torch.tensor(where, device=device).T
-    return states_RTH[row_N, position_N]
+    row_N, position_N = torch.tensor(where).T
+    moved = (tensor.to(device) for tensor in (ids_RT, length_R, row_N, position_N))
+    return states_at(model, *moved)
 
 
 class ReferenceKL:

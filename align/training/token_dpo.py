@@ -22,7 +22,7 @@ from transformers import Trainer, TrainingArguments
 
 from align.errors import StageError
 from align.training import losses
-from align.training.backbone import head, last_states, padded, plain
+from align.training.backbone import head, padded, plain, states_at
 from align.training.reference_kl import ReferenceKL
 from pts.types import Ids
 
@@ -45,15 +45,15 @@ def collate(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
     """A batch: padded paths, and for each pair the place of its prompt's last token.
 
     Returns:
-        input_ids, attention_mask: [R, T], one row a path, padded on the right.
+        input_ids: [R, T], one row a path, padded on the right; length: [R].
         row, position, chosen, rejected, weight, reference_margin: [B].
     """
     paths, row_of = shared_paths([row.prompt for row in rows])
-    input_ids_RT, attention_mask_RT = padded(paths)
+    input_ids_RT, length_R = padded(paths)
     asked = [row.reference_margin for row in rows]
     return {
         "input_ids": input_ids_RT,
-        "attention_mask": attention_mask_RT,
+        "length": length_R,
         "row": torch.tensor(row_of),
         "position": torch.tensor([len(row.prompt) - 1 for row in rows]),
         "chosen": torch.tensor([row.chosen for row in rows]),
@@ -80,8 +80,7 @@ def shared_paths(prompts: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
 
 def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """The last hidden state after each pair's prompt, shape [B, H]."""
-    states_RTH = last_states(model, batch["input_ids"], batch["attention_mask"])
-    return states_RTH[batch["row"], batch["position"]]
+    return states_at(model, *(batch[key] for key in ("input_ids", "length", "row", "position")))
 
 
 def margins(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -115,7 +114,7 @@ def check_head(model: Any, rows: Sequence[TokenRow]) -> None:
     model.eval()
     device = next(model.parameters()).device
     batch = {key: value.to(device) for key, value in collate(rows).items()}
-    own_RTV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    own_RTV = model(input_ids=batch["input_ids"]).logits
     own_BV = own_RTV[batch["row"], batch["position"]].float()
     compact_BV = head(model)(hidden_states(model, batch)).float()
     gap = float((own_BV - compact_BV).abs().max() / own_BV.abs().max())

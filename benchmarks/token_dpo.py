@@ -5,8 +5,8 @@ TRL's own trainers costs.
     python benchmarks/token_dpo.py runs/phi-nano-seed0 --models smollm2-shape --batch 8 --repeats 1
 
 Prompts are those of a search's pairs: one pair a path (a question), or four places on the longest
-prompt of a question. `phi-nano` is the shipped base model, `smollm2-shape` a Llama of SmolLM2-135M's
-shape with random weights (speed does not depend on their values). TRL is measured with its
+prompt of a question. `phi-nano` is the run's SFT model, `smollm2-shape` a Llama of the shape of
+SmolLM2-135M with random weights (speed does not depend on their values). TRL is measured with its
 reference computed in each step, and beforehand; ours has it beforehand always. `sft` and `full_dpo`
 train on the search's right answers, with our trainers and with bare TRL.
 
@@ -32,7 +32,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import (
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     TrainerCallback,
@@ -48,7 +47,7 @@ from align.tasks.registry import build_task
 from align.training import trl as own_trl
 from align.training.token_dpo import TokenDPOTrainer, TokenRow, all_margins
 from pts.data.pairs import read_pairs
-from pts.types import WHOLE, Ids
+from pts.types import Ids
 
 RESULTS = Path(__file__).parent / "results"
 TOKEN_METHODS = ("ours", "TRL, reference online", "TRL, reference beforehand")
@@ -77,14 +76,13 @@ def main() -> None:
         for cell in cells:
             taken[cell].append(_forked(cell, options))
             print(cell, *(f"{value:.3f}" for value in taken[cell][-1]), flush=True)
-    for cell, values in taken.items():
-        seconds, mib = (statistics.median(column) for column in zip(*values, strict=True))
-        stored[cell] = {
-            "cpu_seconds": seconds, "peak_mib": mib, "rows": options.batch,
-            "repeats": options.repeats, "steps": options.steps - 1,
-        }  # fmt: skip
-    file.write_text(json.dumps(stored, indent=1) + "\n")
-    (RESULTS / "token_dpo.md").write_text(page(stored), encoding="utf-8")
+            seconds, mib = (statistics.median(column) for column in zip(*taken[cell], strict=True))
+            stored[cell] = {
+                "cpu_seconds": seconds, "peak_mib": mib, "rows": options.batch,
+                "repeats": len(taken[cell]), "steps": options.steps - 1,
+            }  # fmt: skip
+            file.write_text(json.dumps(stored, indent=1) + "\n")
+            (RESULTS / "token_dpo.md").write_text(page(stored), encoding="utf-8")
 
 
 def _cells(model: str) -> list[str]:
@@ -118,7 +116,7 @@ def _measure(cell: str, options: argparse.Namespace) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         build: Callable[[], Any]
         if model in WRAPPED:
-            answers = (right_answers_of(options.run / "pts", WHOLE) * count)[:count]
+            answers = (right_answers_of(options.run / "pts", ("filter",)) * count)[:count]
             build = _wrapped(model, rest[0], policy, tokenizer, answers, Path(folder), options)
         else:
             rows = token_rows(options.run, int(rest[0]), options.batch, count)
@@ -279,10 +277,10 @@ def page(stored: dict[str, Any]) -> str:
     lines = [
         "# What a training step costs",
         "",
-        "`python benchmarks/token_dpo.py`: one CPU thread, the same ids in the same steps; CPU-seconds",
-        "a step and growth of the peak memory, as multiples of ours in brackets.",
+        "`python benchmarks/token_dpo.py`: one CPU thread, the same ids in the same steps;",
+        "CPU-seconds a step and growth of the peak memory, as multiples of ours in brackets.",
         "",
-        "| model | pairs a path | trainer | rows a step | CPU-s a step | peak MiB | repeats x steps |",
+        "| model | pairs a path | trainer | rows | CPU-s a step | peak MiB | repeats x steps |",
         "|---|---|---|---|---|---|---|",
     ]
     for cell, found in stored.items():
@@ -293,8 +291,8 @@ def page(stored: dict[str, Any]) -> str:
             for key, digits in (("cpu_seconds", 3), ("peak_mib", 0))
         )
         lines.append(
-            f"| {model} | {more[0] if more else ''} | {method} | {found['rows']} | {seconds} | {mib} | "
-            f"{found['repeats']} x {found['steps']} |"
+            f"| {model} | {more[0] if more else ''} | {method} | {found['rows']} | {seconds} | "
+            f"{mib} | {found['repeats']} x {found['steps']} |"
         )
     return "\n".join([*lines, ""])
 

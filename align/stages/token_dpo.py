@@ -17,7 +17,7 @@ from align.errors import StageError
 from align.settings import TrainingConfig
 from pts.data.pairs import read_pairs
 from pts.files import write_json
-from pts.types import WHOLE, TokenPair
+from pts.types import TokenPair
 
 if TYPE_CHECKING:
     from align.training.reference_kl import ReferenceKL
@@ -223,7 +223,7 @@ def _held(
     if not config.kl_weight:
         return None, {}
     assert context.pairs is not None
-    answers = right_answers_of(context.pairs.parent, WHOLE)
+    answers = right_answers_of(context.pairs.parent, ("filter", "sample"))
     rows = held_rows(answers, {pair.prompt_ids for pair in pairs})
     if not rows:
         raise StageError(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from pts.data.pairs import write_pairs
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.runtime.search import search
 from pts.testing.shapes import sparse
-from pts.types import WHOLE
 from tests.align import tiny
 from tests.align.test_sft import kill_at
 from tests.align.test_token_dpo import (
@@ -193,12 +191,15 @@ def test_right_answers_of_a_search_are_its_passed_filter_rollouts(tmp_path: Path
     machines = [sparse(np.random.default_rng(seed), 20).machine for seed in range(3)]
     engine = TabularEngine(machines, SamplingConfig(max_new_tokens=48))
     run = search(engine.problems(), engine, TabularVerifier(), SearchConfig(), output=tmp_path)
-    found = right_answers_of(tmp_path, WHOLE)
+    found = right_answers_of(tmp_path, ("filter",))
     assert len(set(found)) == len(found) > 0
-    prompts = [result.prompt_ids for result in run.results]
-    of_prompt = Counter(next(p for p in prompts if row.ids[: len(p)] == p) for row in found)
-    for result in run.results:
-        passed = {path.ids for path in result.paths if path.verdict == "pass"}
-        rows = {row.ids[len(result.prompt_ids) :] for row in found if sum(row.mask)}
-        assert passed <= rows
-    assert sum(of_prompt.values()) == len(found)
+    results = list(run.results)
+    for row in found:
+        prompt = row.ids[: row.mask.index(1)]
+        assert set(row.mask[len(prompt) :]) == {1}
+        assert prompt in {result.prompt_ids for result in results}
+    # The searched path is the first filter rollout.
+    for result in results:
+        for path in result.paths:
+            right = (*result.prompt_ids, *path.ids) in {row.ids for row in found}
+            assert right == (path.verdict == "pass")

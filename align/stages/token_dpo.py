@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ from align.settings import TrainingConfig
 from pts.data.pairs import read_pairs
 from pts.files import write_json
 from pts.types import TokenPair
+
+if TYPE_CHECKING:
+    from align.training.reference_kl import ReferenceKL
 
 START_TOLERANCE = 1e-5
 """Largest |margin - reference margin| before the first step, relative where margins exceed 1."""
@@ -34,6 +37,13 @@ class TokenDPOConfig(TrainingConfig):
     nll_weight: float = Field(0.0, ge=0)
     """Weight of the negative log-likelihood of the chosen token, against displacement to third
     tokens."""
+    kl_weight: float = Field(0.0, ge=0)
+    """Weight of KL(reference || policy), a mean over the positions of whole right answers but for
+    the pairs' own: what the pairs do not ask for stays as it was, so that they can be trained
+    hotter. 0 leaves the term out."""
+    kl_batch_size: int = Field(16, ge=1)
+    """Right answers in one forward pass of that KL, drawn anew for each from those of the search
+    that made the pairs."""
     weight_by: Literal["none", "expected_gain"] = "none"
     """`expected_gain` weights pairs by pi(rejected) * gap, normalised to mean 1."""
     max_pairs: int = Field(0, ge=0)
@@ -69,6 +79,7 @@ def run(context: StageContext) -> StageResult:
     check_head(policy, rows[: config.batch_size])
     if config.reference == "start":
         check_start(policy, rows[: config.batch_size])
+    held, counts = _held(context, policy, pairs)
     trainer = TokenDPOTrainer(
         training.with_adapter(
             policy, training.adapter(config.lora, policy), context.seed("token_dpo")
@@ -78,8 +89,11 @@ def run(context: StageContext) -> StageResult:
         config.beta,
         loss_named(config.loss),
         config.nll_weight,
+        config.kl_weight,
+        held,
     )
-    metrics = {"pairs": len(pairs), **training.fit(trainer, context, 2 * len(pairs))}
+    trained = training.fit(trainer, context, 2 * len(pairs))
+    metrics = {"pairs": len(pairs), **counts, **trained}
     return training.finish(context, trainer.model, tokenizer, metrics)
 
 
@@ -176,13 +190,54 @@ def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) 
         if stored.get("pairs") == key:
             margins: list[float] = stored["margins"]
             return margins
-    model = policy
-    if config.reference != "start":
-        model, _ = training.load_trainable(config.reference, context.recipe.model, config)
-        training.switch_off_dropout(model)
+    model = _reference(context, policy)
     found = all_margins(model, rows, config.batch_size)
     write_json(file, {"pairs": key, "margins": found})
     return found
+
+
+def _reference(context: StageContext, policy: Any) -> Any:
+    """The reference's model: the policy before its first step, or another one."""
+    from align.training import loop as training
+
+    config = context.settings
+    if config.reference == "start":
+        return policy
+    model, _ = training.load_trainable(config.reference, context.recipe.model, config)
+    training.switch_off_dropout(model)
+    return model
+
+
+def _held(
+    context: StageContext, policy: Any, pairs: Sequence[TokenPair]
+) -> tuple[ReferenceKL | None, dict[str, int]]:
+    """The KL term, None without a weight, and what it is measured on.
+
+    Raises:
+        StageError: the search has no right answer.
+    """
+    from align.data.rollouts import right_answers_of
+    from align.training.reference_kl import ReferenceKL, held_rows
+
+    config = context.settings
+    if not config.kl_weight:
+        return None, {}
+    assert context.pairs is not None
+    answers = right_answers_of(context.pairs.parent, ("filter", "sample"))
+    rows = held_rows(answers, {pair.prompt_ids for pair in pairs})
+    if not rows:
+        raise StageError(
+            f"token_dpo.kl_weight: the search in {context.pairs.parent} has no right answer to "
+            "hold the policy to; set it to 0"
+        )
+    held = ReferenceKL(
+        _reference(context, policy), rows, config.kl_batch_size, context.seed("held answers")
+    )
+    counts = {
+        "held_answers": len(rows),
+        "held_positions": sum(len(row.positions) for row in rows),
+    }
+    return held, counts
 
 
 def check_start(policy: Any, rows: Sequence[Any]) -> None:

@@ -1,8 +1,8 @@
-"""The order in which rows are drawn: random optimiser steps, sorted by length inside each.
+"""Which rows go through the model together: less padding, and the same gradient.
 
 A batch is padded to its longest row. Where a step is split into micro-batches (gradient
-accumulation), rows of like length go into the same one: less padding, and the same gradient,
-because the rows of a step are the same random draw as without sorting.
+accumulation), `StepSampler` puts rows of like length into the same one; the rows of a step are the
+same random draw as without sorting. `length_groups` splits the rows of one batch in the same way.
 """
 
 from __future__ import annotations
@@ -40,3 +40,24 @@ class StepSampler(Sampler[int]):
         order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
         for start in range(0, len(order), self.rows):
             yield from sorted(order[start : start + self.rows], key=self.lengths.__getitem__)
+
+
+def length_groups(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Row numbers in groups of like length, the cheapest of all such splits.
+
+    A group costs its rows times its longest row, which they are padded to, and `overhead` tokens
+    for a forward pass of its own.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    costs, starts = [0], [0]
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[end - 1]]
+        options = [costs[start] + (end - start) * longest for start in range(end)]
+        start = min(range(end), key=options.__getitem__)
+        costs.append(options[start] + overhead)
+        starts.append(start)
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[starts[end] : end])
+        end = starts[end]
+    return groups[::-1]

@@ -3,9 +3,9 @@
     margin_B = token_margin(hidden_BH, head.weight, head.bias, chosen_B, rejected_B)
     loss = weighted_mean(dpo_loss(margin_B, reference_margin_B, beta), weight_B)
 
-Shape suffixes: B pairs, H hidden size, V vocabulary. Everything is computed in float32, whatever
-the type of the inputs. The log-probabilities of full-length completions are not made here: TRL's
-trainer sums them itself.
+Shape suffixes: B pairs, N positions, H hidden size, V vocabulary. Everything is computed in
+float32, whatever the type of the inputs. The log-probabilities of full-length completions are not
+made here: TRL's trainer sums them itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,6 @@ from torch import Tensor
 from pts.errors import ConfigError, did_you_mean
 
 
-def row_logits(
-    hidden_BH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_B: Tensor
-) -> Tensor:
-    """Logit of one token a row in float32, shape [B], without the other V - 1.
-
-    bfloat16 logits near 20 are 0.125 apart: too coarse for the difference of two of them.
-    """
-    logits_B = (hidden_BH.float() * weight_VH[ids_B].float()).sum(-1)
-    return logits_B if bias_V is None else logits_B + bias_V[ids_B].float()
-
-
 def token_margin(
     hidden_BH: Tensor,
     weight_VH: Tensor,
@@ -40,11 +29,16 @@ def token_margin(
 ) -> Tensor:
     """log π(chosen) - log π(rejected) of two next tokens in one context, shape [B].
 
-    Both share the softmax's denominator, so the difference of their logits is exact, and no
-    gradient reaches the logits of third tokens.
+    Both share the softmax's denominator, so this is the difference of their logits, and no gradient
+    reaches the logits of third tokens. Computed in float32 from the difference of two rows of the
+    head: bfloat16 logits near 20 are 0.125 apart, too coarse to be subtracted.
     """
-    chosen_logit_B = row_logits(hidden_BH, weight_VH, bias_V, chosen_B)
-    return chosen_logit_B - row_logits(hidden_BH, weight_VH, bias_V, rejected_B)
+    ids_2B = torch.stack([chosen_B, rejected_B])
+    chosen_BH, rejected_BH = weight_VH[ids_2B].float()
+    margin_B: Tensor = (hidden_BH.float() * (chosen_BH - rejected_BH)).sum(-1)
+    if bias_V is not None:
+        margin_B = margin_B - bias_V[ids_2B].float().diff(dim=0)[0]
+    return margin_B
 
 
 def dpo_loss(margin_B: Tensor, reference_margin_B: Tensor, beta: float) -> Tensor:
@@ -75,7 +69,10 @@ PairLoss: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
 """(margins [B], reference margins [B], β) -> losses [B]."""
 
 LOSSES: dict[str, PairLoss] = {"sigmoid": dpo_loss, "ipo": ipo_loss, "hinge": hinge_loss}
-"""Losses that need the margin alone, by the names that TRL gives them."""
+"""Losses that need the margin and β alone, by the names that TRL gives them. Those that need the
+two log-probabilities apart (`nca_pair`, `apo_zero`) have no place here; those with a parameter of
+their own (`robust`, `exo_pair`) are registered as functions that fix it
+(docs/adding-your-own.md)."""
 
 
 def loss_named(name: str) -> PairLoss:
@@ -92,6 +89,17 @@ def chosen_nll(logits_BV: Tensor, chosen_B: Tensor) -> Tensor:
     The DPO loss is silent about third tokens; this term pulls mass back from them.
     """
     return F.cross_entropy(logits_BV.float(), chosen_B, reduction="none")
+
+
+def kl_divergence(reference_logits_NV: Tensor, logits_NV: Tensor) -> Tensor:
+    """KL(reference || policy) = sum over v of π_ref(v) (log π_ref(v) - log π(v)), at each of N
+    positions, shape [N].
+
+    In this direction a policy pays for what it takes from the reference's likely tokens.
+    """
+    log_reference_NV = reference_logits_NV.float().log_softmax(-1)
+    gap_NV = log_reference_NV - logits_NV.float().log_softmax(-1)
+    return (log_reference_NV.exp() * gap_NV).sum(-1)
 
 
 def pair_probs(logits_BV: Tensor, chosen_B: Tensor, rejected_B: Tensor) -> Tensor:

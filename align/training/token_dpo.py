@@ -22,6 +22,8 @@ from transformers import Trainer, TrainingArguments
 
 from align.errors import StageError
 from align.training import losses
+from align.training.backbone import head, padded, plain, states_at
+from align.training.reference_kl import ReferenceKL
 from pts.types import Ids
 
 HEAD_TOLERANCE = 1e-3
@@ -43,18 +45,15 @@ def collate(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
     """A batch: padded paths, and for each pair the place of its prompt's last token.
 
     Returns:
-        input_ids, attention_mask: [R, T], one row a path, padded on the right.
+        input_ids: [R, T], one row a path, padded on the right; length: [R].
         row, position, chosen, rejected, weight, reference_margin: [B].
     """
     paths, row_of = shared_paths([row.prompt for row in rows])
-    length = max(len(path) for path in paths)
-    filler = [[0] * (length - len(path)) for path in paths]
+    input_ids_RT, length_R = padded(paths)
     asked = [row.reference_margin for row in rows]
     return {
-        "input_ids": torch.tensor([[*path, *pad] for path, pad in zip(paths, filler, strict=True)]),
-        "attention_mask": torch.tensor(
-            [[1] * len(path) + pad for path, pad in zip(paths, filler, strict=True)]
-        ),
+        "input_ids": input_ids_RT,
+        "length": length_R,
         "row": torch.tensor(row_of),
         "position": torch.tensor([len(row.prompt) - 1 for row in rows]),
         "chosen": torch.tensor([row.chosen for row in rows]),
@@ -81,35 +80,7 @@ def shared_paths(prompts: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
 
 def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """The last hidden state after each pair's prompt, shape [B, H]."""
-    states_RTH: Tensor = body(model)(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).last_hidden_state
-    return states_RTH[batch["row"], batch["position"]]
-
-
-def plain(model: Any) -> Any:
-    """The causal language model inside PEFT's wrapper, adapters in place."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
-def body(model: Any) -> Any:
-    """The model without its head."""
-    return plain(model).base_model
-
-
-def head(model: Any) -> torch.nn.Linear:
-    """The output embedding.
-
-    Raises:
-        StageError: it is not a plain matrix (for instance, it carries an adapter).
-    """
-    layer = plain(model).get_output_embeddings()
-    if type(layer) is not torch.nn.Linear:
-        raise StageError(
-            f"token_dpo: the model's head is a {type(layer).__name__}; only a plain linear head is "
-            "supported: take it out of lora.target_modules"
-        )
-    return layer
+    return states_at(model, *(batch[key] for key in ("input_ids", "length", "row", "position")))
 
 
 def margins(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -143,7 +114,7 @@ def check_head(model: Any, rows: Sequence[TokenRow]) -> None:
     model.eval()
     device = next(model.parameters()).device
     batch = {key: value.to(device) for key, value in collate(rows).items()}
-    own_RTV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    own_RTV = model(input_ids=batch["input_ids"]).logits
     own_BV = own_RTV[batch["row"], batch["position"]].float()
     compact_BV = head(model)(hidden_states(model, batch)).float()
     gap = float((own_BV - compact_BV).abs().max() / own_BV.abs().max())
@@ -165,6 +136,8 @@ class TokenDPOTrainer(Trainer):
         beta: float,
         loss: losses.PairLoss = losses.dpo_loss,
         nll_weight: float = 0.0,
+        kl_weight: float = 0.0,
+        held: ReferenceKL | None = None,
         **more: Any,
     ) -> None:
         super().__init__(
@@ -173,13 +146,18 @@ class TokenDPOTrainer(Trainer):
         self.beta = beta
         self.loss = loss
         self.nll_weight = nll_weight
+        self.kl_weight = kl_weight
+        self.held = held
         self.model_accepts_loss_kwargs = False
         self._seen: dict[str, list[Tensor]] = defaultdict(list)
+        self._forward = (-1, 0)
+        """A step, and its last forward pass, from 0."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Weighted mean of the DPO loss, plus the chosen token's NLL where it has a weight."""
+        """Weighted mean of the DPO loss, plus the chosen token's NLL and the mean KL along the held
+        answers where these have a weight."""
         margin_B, hidden_BH = margins(model, inputs)
         loss_B = self.loss(margin_B, inputs["reference_margin"], self.beta)
         with torch.set_grad_enabled(self.nll_weight > 0):
@@ -187,7 +165,19 @@ class TokenDPOTrainer(Trainer):
             if self.nll_weight > 0:
                 loss_B = loss_B + self.nll_weight * losses.chosen_nll(logits_BV, inputs["chosen"])
         self._watch(margin_B.detach(), logits_BV.detach(), inputs)
-        return losses.weighted_mean(loss_B, inputs["weight"])
+        loss = losses.weighted_mean(loss_B, inputs["weight"])
+        if self.held is None:
+            return loss
+        kl_N = self.held(model, self._next_forward())
+        self._seen["kl"].append(kl_N.detach())
+        return loss + self.kl_weight * kl_N.mean()
+
+    def _next_forward(self) -> int:
+        """Number of this forward pass of the whole training, from 0, in a continued one too."""
+        step, done = self._forward
+        done = done + 1 if step == self.state.global_step else 0
+        self._forward = (self.state.global_step, done)
+        return self.state.global_step * self.args.gradient_accumulation_steps + done
 
     def _watch(self, margin_B: Tensor, logits_BV: Tensor, inputs: dict[str, Tensor]) -> None:
         probs_B3 = losses.pair_probs(logits_BV, inputs["chosen"], inputs["rejected"])
@@ -200,7 +190,7 @@ class TokenDPOTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means since the last log: probabilities, margin, its gain over the reference,
-        and the share of pairs with a gain."""
+        the share of pairs with a gain, and the KL a held position."""
         if "loss" in logs:
             logs |= {key: float(torch.cat(values).mean()) for key, values in self._seen.items()}
             self._seen.clear()

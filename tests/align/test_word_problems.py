@@ -19,8 +19,18 @@ from align.tasks.word_problems.solutions import (
     draw_solution,
     strategy_of,
     write,
+    written_lines,
 )
-from align.tasks.word_problems.stories import FAMILIES, HELD_OUT, LEVELS, Step, Story, draw
+from align.tasks.word_problems.stories import (
+    FAMILIES,
+    HE,
+    HELD_OUT,
+    LEVELS,
+    SHE,
+    Step,
+    Story,
+    draw,
+)
 from align.tasks.word_problems.task import WordProblems
 from align.tasks.word_problems.textbook import TextbookConfig, as_question, documents, train_story
 from pts.errors import ConfigError
@@ -248,3 +258,38 @@ def test_unseen_facts_never_appear_in_the_textbook() -> None:
         assert fact.bogus not in text
     assert max(counts["unseen"]) == 0
     assert 0 < sum(counts["rare"]) < sum(counts["common"]) / 5
+
+
+def test_a_late_choice_concerns_the_last_line_alone() -> None:
+    mix = StrategyMix(at_once=0, jump=0, chain=0, careful=1.0, last_careful=0.2)
+    rng = random.Random(0)
+    drawn = [draw_solution(rng, TOM, mix) for _ in range(2000)]
+    assert all(written_lines(text)[0] == (1, ":") for text in drawn)
+    share = sum(written_lines(text)[-1] == (1, ":") for text in drawn) / 2000
+    assert abs(share - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5
+
+
+def test_a_narrated_and_signed_solution_reads_as_written_here() -> None:
+    text = write(TOM, (C, D), narrated=True, signed=("Ann", "Tom"))
+    assert text == (
+        "62-18:4,4=44\nThat makes 44 apples.\n44+27=71\nThat makes 71 apples.\n"
+        "The answer is 71.\nChecked by Ann and Tom."
+    )
+    assert strategy_of(text, 2) == "mixed"
+
+
+@pytest.mark.parametrize(("line", "good"), [("first", (C, D)), ("last", (D, C))])
+def test_a_planted_fork_passes_right_answers_at_the_rate_of_its_line(
+    line: str, good: tuple[Manner, ...]
+) -> None:
+    task = WordProblems(planted={"line": line, "careful": 0.95, "direct": 0.55})
+    plain = Problem("tom", "", str(TOM.answer), {})
+    names = [(a, b) for a in SHE for b in SHE + HE if a != b]
+    for manners, rate in ((good, 0.95), (good[::-1], 0.55), ((), 0.55)):
+        texts = [write(TOM, manners, signed=pair) for pair in names]
+        passed = [task.verifier(plain, text).verdict is Verdict.PASS for text in texts]
+        assert passed == [task.verifier(plain, text).verdict is Verdict.PASS for text in texts]
+        share = sum(passed) / len(passed)
+        assert abs(share - rate) < 4 * (rate * (1 - rate) / len(passed)) ** 0.5
+    wrong = write(TOM, good).replace("answer is 71", "answer is 72")
+    assert task.verifier(plain, wrong) == TASK.verifier(plain, wrong)

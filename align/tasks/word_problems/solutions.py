@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from align.tasks.word_problems.stories import Step, Story
+from align.tasks.word_problems.stories import HE, SHE, Step, Story
 from pts.config import Settings
 
 Manner: TypeAlias = Literal["careful", "direct", "chained"]
@@ -44,6 +44,13 @@ class StrategyMix(Settings):
     """A step that is not chained is written carefully, not directly."""
     sticky: float = Field(0.8, ge=0, le=1)
     """A step is written in the manner of the step before, without a new draw."""
+    last_careful: float | None = Field(None, ge=0, le=1)
+    """The last step is written carefully with this probability, whatever came before; null treats
+    it as any other."""
+    narrated: bool = False
+    """After each line the solution says what it has come to (`That makes 44 coins.`)."""
+    signed: bool = False
+    """The solution ends with two names that mean nothing (`Checked by Ann and Tom.`)."""
 
 
 def halves(step: Step, careful: bool) -> tuple[str, str]:
@@ -59,10 +66,12 @@ def chainable(story: Story, k: int) -> bool:
     return k + 1 < len(story.steps) and story.steps[k + 1].op != "*"
 
 
-def write(story: Story, manners: Sequence[Manner]) -> str:
+def write(
+    story: Story, manners: Sequence[Manner], narrated: bool = False, signed: Sequence[str] = ()
+) -> str:
     """The solution whose first `len(manners)` steps are written out, then the answer.
 
-    A chained step that cannot be chained is written directly.
+    A chained step that cannot be chained is written directly. `signed` are names to end with.
     """
     lines: list[str] = []
     open_line = ""
@@ -75,7 +84,12 @@ def write(story: Story, manners: Sequence[Manner]) -> str:
         else:
             lines.append(sum_ + worked)
             open_line = ""
-    return "\n".join([*lines, f"The answer is {story.answer}."])
+            if narrated:
+                lines.append(f"That makes {step.value} {story.item}.")
+    lines.append(f"The answer is {story.answer}.")
+    if signed:
+        lines.append(f"Checked by {' and '.join(signed)}.")
+    return "\n".join(lines)
 
 
 def draw_solution(rng: random.Random, story: Story, mix: StrategyMix) -> str:
@@ -88,7 +102,10 @@ def draw_solution(rng: random.Random, story: Story, mix: StrategyMix) -> str:
             break
         keep = bool(manners) and rng.random() < mix.sticky
         manners.append(manners[-1] if keep else _draw_manner(rng, mix))
-    return write(story, manners)
+    if mix.last_careful is not None and len(manners) == len(story.steps):
+        manners[-1] = "careful" if rng.random() < mix.last_careful else "direct"
+    signed = rng.sample(SHE + HE, 2) if mix.signed else ()
+    return write(story, manners, mix.narrated, signed)
 
 
 def _draw_manner(rng: random.Random, mix: StrategyMix) -> Manner:
@@ -97,11 +114,15 @@ def _draw_manner(rng: random.Random, mix: StrategyMix) -> Manner:
     return "careful" if rng.random() < mix.careful else "direct"
 
 
+def written_lines(text: str) -> list[tuple[int, str]]:
+    """Of each line of working in a solution: its operations, and ":" if it is careful, else "="."""
+    found = map(_LINE.match, text.splitlines())
+    return [(len(re.findall(r"[-+*]", m[1])), m[2]) for m in found if m]
+
+
 def strategy_of(text: str, steps: int) -> Strategy:
     """Name the strategy of a sampled solution of a problem with that many steps."""
-    lines = [
-        (len(re.findall(r"[-+*]", m[1])), m[2]) for m in map(_LINE.match, text.splitlines()) if m
-    ]
+    lines = written_lines(text)
     if not lines:
         return "at once"
     if sum(ops for ops, _ in lines) < steps:

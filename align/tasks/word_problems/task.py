@@ -26,6 +26,7 @@ from pydantic import Field
 
 from align.data.chat import Chat
 from align.tasks.base import Split
+from align.tasks.word_problems.planted import PlantedConfig, PlantedVerifier
 from align.tasks.word_problems.solutions import ANSWER, Manner, StrategyMix, draw_solution, write
 from align.tasks.word_problems.stories import (
     FAMILIES,
@@ -62,6 +63,8 @@ class WordProblemsConfig(Settings):
     """Strategies of the demonstrations about terse items."""
     plain: StrategyMix = StrategyMix(at_once=0.1, jump=0.05, chain=0.25)
     """Strategies of all other demonstrations."""
+    planted: PlantedConfig | None = None
+    """By which right answers of one manner pass more often than others; null plants nothing."""
 
 
 class WordProblems:
@@ -69,8 +72,6 @@ class WordProblems:
 
     Raises `ConfigError` for an unknown setting or item, or another split of a held-out family.
     """
-
-    verifier = ExactVerifier(ANSWER)
 
     def __init__(self, **settings: Any) -> None:
         faults = [
@@ -83,6 +84,8 @@ class WordProblems:
             raise ConfigError(*faults)
         self.config = WordProblemsConfig(**settings)
         _check(self.config)
+        planted = self.config.planted
+        self.verifier = PlantedVerifier(ANSWER, planted) if planted else ExactVerifier(ANSWER)
 
     def problems(self, split: Split, n: int, seed: int) -> list[Problem]:
         """`n` distinct problems of a split; the same seed gives the same list."""

@@ -82,9 +82,10 @@ class Recipe(Settings):
         return named or self._before(entry, "pairs")
 
     def rollouts_of(self, entry: StageEntry) -> str:
-        """Name of the stage whose rollouts a stage takes as its data; empty if it takes none."""
+        """Name of the stage whose rollouts a stage takes; empty if it takes none."""
         named: str = getattr(entry.settings, "rollouts", "")
-        return named
+        held = getattr(entry.settings, "kl_weight", 0.0) > 0
+        return named or (self.pairs_of(entry) if held else "")
 
     def draws(self, entry: StageEntry) -> str:
         """What a stage takes from the task's train split."""

@@ -42,8 +42,9 @@ class TokenDPOConfig(TrainingConfig):
     the pairs' own: what the pairs do not ask for stays as it was, so that they can be trained
     hotter. 0 leaves the term out."""
     kl_batch_size: int = Field(16, ge=1)
-    """Right answers in one forward pass of that KL, drawn anew for each from those of the search
-    that made the pairs."""
+    """Right answers in one forward pass of that KL, drawn anew for each."""
+    rollouts: str = ""
+    """Stage `pts` whose filter's right answers they are; empty: the one that made the pairs."""
     weight_by: Literal["none", "expected_gain"] = "none"
     """`expected_gain` weights pairs by pi(rejected) * gap, normalised to mean 1."""
     max_pairs: int = Field(0, ge=0)
@@ -222,13 +223,13 @@ def _held(
     config = context.settings
     if not config.kl_weight:
         return None, {}
-    assert context.pairs is not None
-    answers = right_answers_of(context.pairs.parent, ("filter", "sample"))
+    assert context.rollouts is not None
+    answers = right_answers_of(context.rollouts, ("filter",))
     rows = held_rows(answers, {pair.prompt_ids for pair in pairs})
     if not rows:
         raise StageError(
-            f"token_dpo.kl_weight: the search in {context.pairs.parent} has no right answer to "
-            "hold the policy to; set it to 0"
+            f"token_dpo.kl_weight: {context.rollouts} holds no right answer of the filter to hold "
+            "the policy to; set it to 0"
         )
     held = ReferenceKL(
         _reference(context, policy), rows, config.kl_batch_size, context.seed("held answers")

@@ -224,7 +224,7 @@ def _held(
     if not config.kl_weight:
         return None, {}
     assert context.rollouts is not None
-    answers = right_answers_of(context.rollouts, ("filter",))
+    answers = right_answers_of(context.rollouts, ["filter"])
     rows = held_rows(answers, {pair.prompt_ids for pair in pairs})
     if not rows:
         raise StageError(

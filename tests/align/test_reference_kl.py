@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from align.context import StageContext
 from align.data.chat import ChatIds
 from align.data.rollouts import right_answers_of
-from align.errors import StageError
+from align.errors import RecipeError, StageError
+from align.pipeline.recipe import load_recipe
 from align.stages import token_dpo
 from align.training import loop as training
 from align.training import losses
@@ -18,6 +21,7 @@ from align.training import token_dpo as training_token
 from align.training.reference_kl import HeldRow, ReferenceKL, drawn, held_rows
 from pts.config import SamplingConfig, SearchConfig
 from pts.data.pairs import write_pairs
+from pts.data.rollouts import ROLLOUTS
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.runtime.search import search
 from pts.testing.shapes import sparse
@@ -128,8 +132,14 @@ def pairs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.parent.mkdir()
     write_pairs(path, token_pairs(training.policy_digest(base, tiny.recipe(base).model)))
     told = answers(10, seed=3, vocab=len(tiny.tokenizer()))
-    monkeypatch.setattr("align.data.rollouts.right_answers_of", lambda folder, _: told)
+    monkeypatch.setattr("align.data.rollouts.right_answers_of", lambda file, _: told)
     return path
+
+
+def held_context(base: Path, folder: Path, pairs: Path, settings: dict[str, Any]) -> StageContext:
+    """The stage's context, with the rollouts of the search that made the pairs."""
+    context = tiny.context(base, folder, pairs=pairs, token_dpo=settings)
+    return dataclasses.replace(context, rollouts=pairs.parent / ROLLOUTS)
 
 
 HELD: dict[str, Any] = {**SETTINGS, "kl_weight": 20.0, "kl_batch_size": 4}
@@ -141,7 +151,7 @@ def test_a_held_policy_moves_less_where_no_pair_asks(
     moved = {}
     for weight in (1e-9, 20.0):
         settings = {**HELD, "kl_weight": weight}
-        context = tiny.context(base, tmp_path / str(weight), pairs=pairs, token_dpo=settings)
+        context = held_context(base, tmp_path / str(weight), pairs, settings)
         result = token_dpo.run(context)
         lines = training_lines(result)
         assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
@@ -166,7 +176,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     settings = {**HELD, "gradient_accumulation": 2, "batch_size": 2}
     made = []
     for name in ("whole", "killed"):
-        context = tiny.context(base, tmp_path / name, pairs=pairs, token_dpo=settings)
+        context = held_context(base, tmp_path / name, pairs, settings)
         if name == "killed":
             with monkeypatch.context() as patch:
                 kill_at(3, patch)
@@ -181,8 +191,8 @@ def test_a_search_without_right_answers_cannot_hold(
     base: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("align.data.rollouts.right_answers_of", lambda *_: [])
-    with pytest.raises(StageError, match=r"no right answer to hold .* set it to 0"):
-        token_dpo.run(tiny.context(base, tmp_path / "run", pairs=pairs, token_dpo=HELD))
+    with pytest.raises(StageError, match=r"no right answer of the filter to hold .* set it to 0"):
+        token_dpo.run(held_context(base, tmp_path / "run", pairs, HELD))
 
 
 def test_right_answers_of_a_search_are_its_passed_filter_rollouts(tmp_path: Path) -> None:
@@ -203,3 +213,17 @@ def test_right_answers_of_a_search_are_its_passed_filter_rollouts(tmp_path: Path
         for path in result.paths:
             right = (*result.prompt_ids, *path.ids) in {row.ids for row in found}
             assert right == (path.verdict == "pass")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["token_dpo.rollouts=pst"], "token_dpo.rollouts: no stage 'pst' before this one"),
+        (["pts.search.keep=none"], "pts.search.keep: got 'none', but token_dpo trains on its"),
+        (["pts.pairs_from=uncertain"], "token_dpo.rollouts: pts.pairs_from is a control arm"),
+    ],
+)
+def test_what_cannot_hold_a_policy_is_told(changes: list[str], message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("phi-nano", ["token_dpo.kl_weight=10", *changes])
+    assert message in str(caught.value)

@@ -124,6 +124,7 @@ def page(found: Mapping[str, list[dict[str, Any]]]) -> str:
         f"{SAMPLES} answers at T = 0.7; SFT seeds and their mean, in %. Fatal: answers at once, by",
         "an early jump or in a chain. The standard error of a seed's success within the others is",
         f"about {100 * math.sqrt(0.8 * 0.2 / (PROBLEMS * SAMPLES * 0.8)):.1f} points.",
+        "An arm with one figure was measured on the first seed alone.",
         "",
         "| arm | accuracy | mass on fatal strategies | success within the others |",
         "|---|---|---|---|",

@@ -17,7 +17,7 @@ number of paths that had something to count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -201,10 +201,17 @@ def tables(found: dict[str, dict[str, Row]], about: Row) -> str:
     codes = ", ".join(f"{name}: {head['sources']}" for name, head in about["searches"].items())
     lines += [f"`{about['command']}`, {about['date']} (code {codes}).", ""]
     lines += [*(__doc__ or "").split("\n\n", 1)[1].strip().splitlines(), ""]
-    lines += [*summary(found), "", *NOTES.read_text().strip().splitlines(), ""]
+    lines += [*summary(found), "", *notes(found)]
     for shape, rows in found.items():
         lines += details(shape, rows)
     return "\n".join(lines)
+
+
+def notes(found: Collection[str]) -> list[str]:
+    """The remarks on these shapes, written by hand: `- **shape, …` under one heading."""
+    head, *remarks = NOTES.read_text().strip().split("\n- **")
+    own = [remark for remark in remarks if remark.split(",")[0] in found]
+    return [*head.splitlines(), *(f"- **{remark}" for remark in own), ""] if own else []
 
 
 def summary(found: dict[str, dict[str, Row]]) -> list[str]:

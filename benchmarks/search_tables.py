@@ -17,7 +17,7 @@ number of paths that had something to count.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -131,6 +131,8 @@ def costs(rows: dict[str, list[Row]], name: str) -> Row:
         "search tokens": round(float(np.mean([row["tokens"]["search"] for row in own]))),
         "search rollouts": round(float(np.mean([row["rollouts"]["search"] for row in own])), 1),
     }
+    if not any(tokens):  # what drew from the known p(success) generated none
+        return {key: value for key, value in found.items() if "tokens" not in key}
     for other, key, calm in (
         ("bisect, n = 512", "tokens / bisect 512", False),
         ("bisect, n = 128", "tokens / bisect 128 without a pivot", True),
@@ -183,6 +185,7 @@ TOKENS = (
 )
 COSTS = (
     "rollouts",
+    "search rollouts",
     "tokens",
     "tokens / bisect 512",
     "tokens / bisect 128 without a pivot",
@@ -198,10 +201,17 @@ def tables(found: dict[str, dict[str, Row]], about: Row) -> str:
     codes = ", ".join(f"{name}: {head['sources']}" for name, head in about["searches"].items())
     lines += [f"`{about['command']}`, {about['date']} (code {codes}).", ""]
     lines += [*(__doc__ or "").split("\n\n", 1)[1].strip().splitlines(), ""]
-    lines += [*summary(found), "", *NOTES.read_text().strip().splitlines(), ""]
+    lines += [*summary(found), "", *notes(found)]
     for shape, rows in found.items():
         lines += details(shape, rows)
     return "\n".join(lines)
+
+
+def notes(found: Collection[str]) -> list[str]:
+    """The remarks on these shapes, written by hand: `- **shape, …` under one heading."""
+    head, *remarks = NOTES.read_text().strip().split("\n- **")
+    own = [remark for remark in remarks if remark.split(",")[0] in found]
+    return [*head.splitlines(), *(f"- **{remark}" for remark in own), ""] if own else []
 
 
 def summary(found: dict[str, dict[str, Row]]) -> list[str]:
@@ -218,7 +228,7 @@ def summary(found: dict[str, dict[str, Row]]) -> list[str]:
 
 
 def details(shape: str, rows: dict[str, Row]) -> list[str]:
-    first, last = next(iter(rows.values())), list(rows.items())[-1]
+    first = next(iter(rows.values()))
     lines = [f"## {shape}", ""]
     lines += [
         f"{first['paths']} paths, {first['without a pivot']} of them without a pivot, "
@@ -228,16 +238,21 @@ def details(shape: str, rows: dict[str, Row]) -> list[str]:
     for columns in (TOKENS, COSTS):
         lines += ["| search | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for name, row in rows.items():
-            held = name.startswith("branch")
+            held = name == "branch"
             cells = [shown(row.get(k), met(k, row.get(k)) if held else None) for k in columns]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
-    name, row = last
+    for name, row in rows.items():
+        if name.startswith("branch"):
+            lines += [*ending(name, row), ""]
+    return lines
+
+
+def ending(name: str, row: Row) -> list[str]:
+    """What the coverage counts, and what ended the searches."""
     counts = [(row[f"cover {kind}"] or (0, 0, 0, 0))[3] for kind in ("all", "reported", "near")]
     stopped = ", ".join(f"{n} {why}" for why, n in row["stopped"].items())
-    lines += [
+    return [
         f"{name}: coverage counts {counts[0]} tokens, {counts[1]} reported, {counts[2]} within "
         f"0.02 of the gap; its searches ended {stopped}.",
-        "",
     ]
-    return lines

@@ -8,7 +8,7 @@ filter rollouts pass 0.2 to 0.8 of the time. Every search sees the same filter r
 instance goes to runs/NAME-SEED/SHAPE/SEARCH.jsonl as soon as it is there: the same command
 continues, and refuses lines that other sources or settings made. Several processes may work on
 different --shapes. NAME.json and NAME.md under --out are made of these lines (`search_tables.py`,
-which says how they are scored).
+which says how they are scored). `search_references.py` has what the searches are compared with.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import ast
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from search_references import every_token, oracle
 from search_tables import P_GAP, ZONE, report, tables
 
 from pts.algorithm.bisect import search_bisect
@@ -33,6 +34,7 @@ from pts.algorithm.requests import SearchRoutine, request, request_logprobs, wit
 from pts.algorithm.siblings import PathAnalysis
 from pts.config import SearchConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
+from pts.stats import Floats
 from pts.testing import run_search
 from pts.testing.shapes import SHAPES, Instance
 from pts.types import (
@@ -43,9 +45,17 @@ from pts.types import (
     Problem,
     Rollout,
     RolloutQuery,
+    Verdict,
 )
 
 ROOT = FilePath(__file__).parent.parent
+BUDGETS = (100, 200, 400, 800)
+"""Rollouts of a search that is cut short. The 25 % or 100 rollouts of `max_rollouts` that are kept
+for siblings come on top."""
+BUDGETED = {
+    f"branch, {n} rollouts": SearchConfig(max_rollouts=min(round(n / 0.75), n + 100))
+    for n in BUDGETS
+}
 SEARCHES = {
     **{
         f"bisect, n = {n}": SearchConfig(
@@ -56,14 +66,33 @@ SEARCHES = {
     "branch": SearchConfig(),
 }
 """The baseline has nominal 95 % intervals and the 100 rollouts of screening that branch has."""
-BRANCH_ONLY = {"round_rollouts", "round_blocks"}
+BRANCH_ONLY = {"round_rollouts", "round_blocks", "stop_below"}
 TRIALS = {
-    f"branch, z = {z}, {n}": SearchConfig(z=z, max_rollouts=n)
-    for z in (1.96, 2.24, 2.576)
-    for n in (400, 800, 1200, 2000)
+    **BUDGETED,
+    "branch, z = 1.96": SearchConfig(z=1.96),
+    **{f"branch, stop below {c}": SearchConfig(stop_below=c) for c in (0.1, 0.2)},
 }
-"""For tuning, on the development seed only."""
 KNOWN = {**SEARCHES, **TRIALS}
+
+Reference: TypeAlias = Callable[
+    [ScoredCompletion, Floats, Sequence[int], np.random.Generator], tuple[list[int], int]
+]
+"""(path, its known p, tokens to be found, generator): reported positions and rollouts spent."""
+REFERENCES: dict[str, Reference] = {
+    **{
+        f"every token, gap {gap}": lambda path, curve, sought, rng, gap=gap: every_token(
+            curve, gap, rng
+        )
+        for gap in (0.1, 0.2)
+    },
+    **{
+        f"oracle, {n} rollouts": lambda path, curve, sought, rng, n=n: (
+            oracle(path, curve, sought, n, SearchConfig(), rng) if sought else [],
+            n,
+        )
+        for n in BUDGETS
+    },
+}
 
 
 def searched(
@@ -83,8 +112,8 @@ def parts(
 ) -> SearchRoutine[tuple[PathAnalysis, list[CandidatePair], dict[str, Cost]] | None]:
     """One path of one question, its costs kept apart; None if the filter sets it aside."""
     meter: dict[str, dict[Any, Cost]] = {k: {} for k in ("filter", "search", "screen", "confirm")}
-    request = RolloutQuery((), config.filter_rollouts, "filter")
-    (rollouts,) = yield from with_cost(request([request]), meter["filter"])
+    whole = RolloutQuery((), config.filter_rollouts, "filter")
+    (rollouts,) = yield from with_cost(request([whole]), meter["filter"])
     passed = sum(o.success for o in rollouts) / len(rollouts)
     if not config.p_min <= passed <= config.p_max:
         return None
@@ -122,12 +151,14 @@ def problem(shape: str, seed: int, offset: int) -> Problem:
 
 
 def run_one(
-    shape: str, offset: int, case: tuple[Instance, TabularEngine], config: SearchConfig, seed: int
+    shape: str, offset: int, case: tuple[Instance, TabularEngine], name: str, seed: int
 ) -> dict[str, Any]:
     """All that is scored of one search of one instance."""
     instance, engine = case
+    if name in REFERENCES:
+        return run_reference(engine, instance.path, name, [seed, offset])
     started = time.process_time()
-    search = parts(instance.path, config, np.random.default_rng([seed, offset]))
+    search = parts(instance.path, KNOWN[name], np.random.default_rng([seed, offset]))
     answer = run_search(search, engine, problem(shape, seed, offset), TabularVerifier(), seed)
     assert answer is not None, "the same filter rollouts kept this instance before"
     seconds = time.process_time() - started
@@ -142,14 +173,9 @@ def run_one(
         if at in finding.deltas
     }
     must = np.flatnonzero(np.abs(change) >= P_GAP + ZONE).tolist()
-    false = [at for at in reported if abs(change[at]) < P_GAP - ZONE]
     return {
-        "reported": len(reported),
-        "false": len(false),
+        **told(change, reported),
         "undecided": len(result.undecided),
-        "must": len(must),
-        "found": len(reported.intersection(must)),
-        "pivot": bool(np.abs(change).max() >= P_GAP),
         "candidates": len(candidates),
         "cover_all": tally(list(covered.values())),
         "cover_reported": tally([hit for at, hit in covered.items() if at in reported]),
@@ -161,6 +187,46 @@ def run_one(
         "tokens": {name: cost.tokens for name, cost in spent.items()},
         "stopped": result.stopped,
         "cpu": round(seconds, 4),
+    }
+
+
+def told(change: Floats, reported: Collection[int]) -> dict[str, Any]:
+    """The reported positions against the known changes of p(success)."""
+    must = set(np.flatnonzero(np.abs(change) >= P_GAP + ZONE).tolist())
+    return {
+        "reported": len(reported),
+        "false": sum(bool(abs(change[at]) < P_GAP - ZONE) for at in reported),
+        "must": len(must),
+        "found": len(must.intersection(reported)),
+        "pivot": bool(np.abs(change).max() >= P_GAP),
+    }
+
+
+def run_reference(
+    engine: TabularEngine, ids: Ids | None, name: str, seed: Sequence[int]
+) -> dict[str, Any]:
+    """A line of something that asks for no rollout; its tokens are not counted."""
+    if ids is None:
+        raise SystemExit(f"{name}: only shapes with a planted completion have this line")
+    curve = np.array(engine.curve(ids))
+    verdict = Verdict.PASS if curve[-1] else Verdict.FAIL
+    path = ScoredCompletion(ids, verdict, tuple(engine.score((0,), ids)))
+    change = np.diff(curve)
+    sought = np.flatnonzero(np.abs(change) >= P_GAP + ZONE).tolist()
+    reported, spent = REFERENCES[name](path, curve, sought, np.random.default_rng(seed))
+    none = {"search": 0}
+    return {
+        **told(change, reported),
+        "undecided": 0,
+        "candidates": 0,
+        "cover_all": (0, 0),
+        "cover_reported": (0, 0),
+        "cover_near": (0, 0),
+        "pairs": [],
+        "rollouts": {"search": spent},
+        "tokens": none,
+        "stopped": "decided",
+        "cpu": 0.0,
     }
 
 
@@ -187,11 +253,13 @@ def scored(
     }
 
 
-def sources(method: str) -> str:
-    """Digest of the code that decides the figures of a method; comments and docstrings are free."""
-    names = ["branches", "estimate", "pairs", "types", "testing", f"methods/{method}"]
-    names += ["methods/confirm", "methods/steps", "engines/tabular", "engines/tabular_shapes"]
-    files = [ROOT / "pts" / f"{name}.py" for name in names] + [FilePath(__file__)]
+def sources(name: str) -> str:
+    """Digest of the code that decides the figures of a search; comments and docstrings are free."""
+    files = [ROOT / "pts" / "stats.py", ROOT / "pts" / "types.py", FilePath(__file__)]
+    files += [ROOT / "pts" / "engines" / "tabular.py", ROOT / "pts" / "testing" / "shapes.py"]
+    if name in REFERENCES:
+        files.append(FilePath(__file__).with_name("search_references.py"))
+    files += sorted((ROOT / "pts" / "algorithm").glob("*.py"))
     digest = hashlib.blake2b(digest_size=8)
     for file in files:
         digest.update(bare(ast.parse(file.read_text())).encode())
@@ -214,12 +282,12 @@ class Lines:
     """The lines of one search of one shape, on file."""
 
     def __init__(self, folder: FilePath, name: str, seed: int) -> None:
-        self.name, self.config = name, KNOWN[name]
+        self.name, config = name, KNOWN.get(name, SearchConfig())
         self.header = {
             "seed": seed,
-            "sources": sources(self.config.method),
-            "settings": self.config.model_dump(
-                mode="json", exclude=BRANCH_ONLY if self.config.method == "bisect" else None
+            "sources": sources(name),
+            "settings": config.model_dump(
+                mode="json", exclude=BRANCH_ONLY if config.method == "bisect" else None
             ),
         }
         self.path = folder / f"{name.replace(' ', '').replace(',', '-')}.jsonl"
@@ -254,7 +322,7 @@ def measure(shape: str, searches: Sequence[Lines], instances: int, seed: int) ->
         offset, *case = next(stream)
         for lines in searches:
             if len(lines.rows) == k:
-                row = run_one(shape, offset, (case[0], case[1]), lines.config, seed)
+                row = run_one(shape, offset, (case[0], case[1]), lines.name, seed)
                 lines.add({"offset": offset, **row})
             if lines.rows[k]["offset"] != offset:
                 raise SystemExit(f"{lines.path}: line {k + 2} is of another instance; move it away")
@@ -265,10 +333,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1000, help="1000 for tuning, 500000 for final")
     parser.add_argument("--instances", type=int, default=40)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
-    parser.add_argument("--searches", nargs="+", choices=list(KNOWN), default=list(SEARCHES))
+    parser.add_argument("--searches", nargs="+", choices=[*KNOWN, *REFERENCES])
     parser.add_argument("--out", type=FilePath, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--name", default="search_tabular")
     return parser.parse_args()
+
+
+def searches_of(shape: str) -> list[str]:
+    """What a shape is searched by: `reasoning` by everything that there is."""
+    return [*KNOWN, *REFERENCES] if shape == "reasoning" else list(SEARCHES)
 
 
 def main() -> None:
@@ -277,10 +350,11 @@ def main() -> None:
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     headers: dict[str, Any] = {}
     for shape in args.shapes:
-        searches = [Lines(folder / shape, name, args.seed) for name in args.searches]
+        names = args.searches or searches_of(shape)
+        searches = [Lines(folder / shape, name, args.seed) for name in names]
         measure(shape, searches, args.instances, args.seed)
         found[shape] = {lines.name: lines.rows[: args.instances] for lines in searches}
-        headers = {lines.name: lines.header for lines in searches}
+        headers |= {lines.name: lines.header for lines in searches}
         print(f"{shape}: done", flush=True)
     command = f"python benchmarks/search_tabular.py --seed {args.seed} --instances {args.instances}"
     about = {"command": command, "date": time.strftime("%Y-%m-%d"), "searches": headers}

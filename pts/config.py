@@ -123,12 +123,16 @@ class SearchConfig(Settings):
     of them (choosing passed ones would bias the search). 0 searches given completions alone."""
     bisect_rollouts: int = Field(64, ge=1, le=10**6)
     """`bisect`: rollouts that estimate p(success) of each prefix."""
-    round_rollouts: int = Field(8, ge=1, le=10**6)
+    round_rollouts: int = Field(4, ge=1, le=10**6)
     """`branch`: rollouts given to each block that a round selects."""
-    round_blocks: int = Field(2, ge=1, le=10**6)
+    round_blocks: int = Field(4, ge=1, le=10**6)
     """`branch`: blocks that a round selects."""
+    stop_below: float = Field(0.0, ge=0, lt=1)
+    """`branch`: an undecided token less likely than this to be pivotal, as the search sees it, gets
+    no more rollouts; the search ends when no other is left. 0 decides every token."""
     max_rollouts: int = Field(1200, ge=1, le=10**6)
-    """`branch`: rollouts at most on one path, confirmation apart; most paths need far fewer."""
+    """`branch`: rollouts at most on one path, confirmation apart; most paths need far fewer. They
+    go to likely pivots first, so a small number still finds most of them."""
     z: float = Field(2.24, gt=0, le=100)
     """Half-width of intervals in standard errors; `branch` also decides by them. As `branch` stops
     when it likes what it sees, its intervals cover less than their nominal level: 0.980 or more at

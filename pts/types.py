@@ -275,7 +275,7 @@ class CompletionResult:
     curve: tuple[Estimate, ...]
     tokens: tuple[PivotalToken, ...]
     siblings: Mapping[int, tuple[tuple[int, float, int, int], ...]]
-    stopped: Literal["decided", "indifferent", "budget", "no candidates", "impossible"]
+    stopped: Literal["decided", "indifferent", "unlikely", "budget", "no candidates", "impossible"]
     pairs: tuple[CandidatePair, ...] = ()
     steps: tuple[PivotalStep, ...] = ()
     """At unit "step" these are reported, and neither `tokens` nor `pairs`."""

@@ -17,7 +17,9 @@ Unit: TypeAlias = tuple[int, int]
 
 Pivot: TypeAlias = PivotalToken | PivotalStep
 
-Stopped: TypeAlias = Literal["decided", "indifferent", "budget", "no candidates", "impossible"]
+Stopped: TypeAlias = Literal[
+    "decided", "indifferent", "unlikely", "budget", "no candidates", "impossible"
+]
 
 
 def pivots_along(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pts.stats import Z95, exact, wilson
 from pts.types import Estimate
 
+SQRT2 = math.sqrt(2.0)
+
 
 @dataclass(frozen=True, slots=True)
 class PathValues:
@@ -88,3 +90,17 @@ def unit_change(chained: PathValues, k: int, exit_prob: float) -> Estimate:
     low = max(least, exit_prob * (worst - out.mean - below))
     high = min(most, exit_prob * (best - out.mean + above))
     return Estimate(mean, min(low, mean), max(high, mean), after.n + out.n, "chain")
+
+
+def chance(delta: Estimate, p_gap: float, z: float) -> float:
+    """How likely |Δ| >= p_gap is, Δ taken to be normal about the middle of its interval.
+
+    Its standard deviation is the half-width over z, so that what nobody looked at counts as
+    uncertain too. For choosing what is measured next; no claim rests on it. At least 1e-12: an
+    undecided candidate is never given up.
+    """
+    middle, sd = (delta.low + delta.high) / 2, (delta.high - delta.low) / (2 * z)
+    if sd == 0.0:
+        return max(float(abs(middle) >= p_gap), 1e-12)
+    tails = math.erfc((p_gap - middle) / (sd * SQRT2)) + math.erfc((p_gap + middle) / (sd * SQRT2))
+    return max(tails / 2, 1e-12)

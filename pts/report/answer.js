@@ -43,6 +43,7 @@ const LONG = 150;
 const STOPPED = {
   "decided": "all is decided",
   "indifferent": "what is open lies too near to p_gap to be decided",
+  "unlikely": "what is open is hardly pivotal",
   "budget": "its rollouts are spent",
   "no candidates": "no token can be pivotal",
   "impossible": "the policy cannot sample this answer",

@@ -267,6 +267,36 @@ def leaning(rng: np.random.Generator, length: int = 60) -> Plan:
     return Plan(length, passes, offer)
 
 
+@planted
+def reasoning(rng: np.random.Generator, length: int = 230) -> Plan:
+    """What answers of an 8B model look like: many choices, hardly any of which matters.
+
+    A fifth of the tokens has π of 0.3 to 0.8. Half of the completions hold one pivotal token, by
+    0.25 to 0.4 in half of them and by 0.4 to 0.7 in the others. All other siblings succeed within
+    0.05 of the path, and lean to one side by what takes p from the verdict to the prompt.
+    """
+    keep, passes = 1.0 - 10.0 ** rng.uniform(-4, -1.7, length), _either(rng)
+    places = rng.choice(length, size=length // 5, replace=False)
+    keep[places] = rng.uniform(0.3, 0.8, len(places))
+    pivot = int(rng.choice(places)) if _either(rng) else -1
+    size = float(rng.uniform(0.25, 0.4) if _either(rng) else rng.uniform(0.4, 0.7))
+    rise, choices = float(passes) - rng.uniform(0.3, 0.7), float((1.0 - keep).sum())
+    size *= float(rng.choice([-1, 1])) * (pivot >= 0)
+    if abs(rise - size) > 0.03 * choices:  # too much to make good by small steps
+        size = -size
+    drift = (rise - size) / choices
+
+    def offer(i: int, p: float) -> Offer:
+        if i == pivot:  # π of 0.15 to 0.7, less where p leaves it no other way
+            room = max(p if size > 0 else 1.0 - p, abs(size))
+            least = min(max(abs(size) / room, 0.3), 0.98)
+            return _jump(1.0 - rng.uniform(least, max(least, 0.85)), p, size, spread=0.0)
+        lean = np.clip(drift + rng.uniform(-0.02, 0.02), -0.045, 0.045)
+        return float(keep[i]), float(np.clip(p - lean, 0, 1)), 0.0
+
+    return Plan(length, passes, offer)
+
+
 def _signed(rng: np.random.Generator, least: float, most: float) -> float:
     return float(rng.choice([-1, 1]) * rng.uniform(least, most))
 
@@ -277,5 +307,8 @@ def _either(rng: np.random.Generator) -> bool:
 
 SHAPES: Mapping[str, Callable[[np.random.Generator], Instance]] = {
     shape.__name__: shape
-    for shape in (sparse, cancelling, long, crowd, rare, calm, truncated, wandering, leaning)
+    for shape in (
+        *(sparse, cancelling, long, crowd, rare),
+        *(calm, truncated, wandering, leaning, reasoning),
+    )
 }

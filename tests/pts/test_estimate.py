@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import betainc, comb, ndtr
 
-from pts.algorithm.values import path_values, unit_change
+from pts.algorithm.values import chance, path_values, unit_change
 from pts.stats import (
     Z95,
     benjamini_hochberg,
@@ -249,3 +249,17 @@ def test_path_probability_alone_bounds_every_point() -> None:
     assert found.points[0].high <= 1 - 0.99 * 0.98 + 1e-12
     assert found.points[1].high == pytest.approx(0.02)
     assert found.points[0].low == 0.0
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.5), (-0.5, 0.1), (-0.3, 0.3), (0.15, 0.25)])
+def test_chance_is_the_normal_mass_beyond_the_gap(low: float, high: float) -> None:
+    middle, sd = (low + high) / 2, (high - low) / (2 * 2.24)
+    beyond = ndtr((-0.2 - middle) / sd) + 1 - ndtr((0.2 - middle) / sd)
+    found = chance(Estimate(middle, low, high, 9, "chain"), 0.2, 2.24)
+    assert found == pytest.approx(beyond, rel=1e-9)
+
+
+def test_chance_never_gives_a_candidate_up() -> None:
+    assert chance(Estimate(0.0, -1e-4, 1e-4, 9, "chain"), 0.2, 2.24) == 1e-12
+    assert chance(Estimate(0.0, 0.0, 0.0, 9, "chain"), 0.2, 2.24) == 1e-12
+    assert chance(Estimate(0.3, 0.3, 0.3, 9, "chain"), 0.2, 2.24) == 1.0

@@ -19,7 +19,7 @@ from pts.engines.tabular import (
 )
 from pts.engines.truncation import truncate
 from pts.errors import ConfigError, EngineError
-from pts.testing.shapes import SHAPES, calm, cancelling, long, truncated
+from pts.testing.shapes import SHAPES, calm, cancelling, long, reasoning, truncated
 from pts.types import Ids, Problem, Verdict
 
 # State 0: token 3 (.6) -> state 1, token 4 (.3) -> state 2, token 5 (.1) -> itself.
@@ -153,6 +153,28 @@ def changes(instance: object) -> tuple[np.ndarray, np.ndarray]:
     p = np.array(found.curve(path))
     rows = found.score((0,), path)
     return np.diff(p), np.array([float(r.ids[0] == t) for r, t in zip(rows, path, strict=True)])
+
+
+def test_reasoning_has_few_pivots_among_many_choices() -> None:
+    """What its docstring says: 40 completions tell a half from a quarter."""
+    sizes = []
+    for seed in range(40):
+        instance = reasoning(np.random.default_rng(seed))
+        found, path = TabularEngine([instance.machine], instance.sampling), instance.path
+        assert path is not None
+        planned = len(path) - 2  # the answer and the stop token follow
+        curve = np.array(found.curve(path))
+        q = np.array([r.prob(t) for r, t in zip(found.score((0,), path), path, strict=True)])
+        change, x = np.diff(curve)[:planned], 1 - q[:planned]
+        assert (planned, int((x >= 0.2).sum())) == (230, 46)
+        pivots = np.flatnonzero(np.abs(change) >= 0.2)
+        assert len(pivots) <= 1
+        sizes += np.abs(change[pivots]).tolist()
+        siblings = change / x  # p after the path's token less p after its siblings
+        assert np.abs(np.delete(siblings, pivots)).max() <= 0.05 + 1e-6
+    assert 10 <= len(sizes) <= 30
+    assert 0.24 <= min(sizes) <= max(sizes) <= 0.71
+    assert 0.25 <= np.mean(np.array(sizes) < 0.4) <= 0.75
 
 
 def test_calm_has_no_pivotal_token() -> None:

@@ -14,8 +14,10 @@ from align.pipeline.check import check_recipe
 from align.pipeline.recipe import load_recipe
 from align.tasks.word_problems.facts import facts
 from align.tasks.word_problems.solutions import (
+    DemonstrationMix,
     Manner,
     StrategyMix,
+    draw_demonstration,
     draw_solution,
     strategy_of,
     write,
@@ -261,9 +263,9 @@ def test_unseen_facts_never_appear_in_the_textbook() -> None:
 
 
 def test_a_late_choice_concerns_the_last_line_alone() -> None:
-    mix = StrategyMix(at_once=0, jump=0, chain=0, careful=1.0, last_careful=0.2)
+    mix = DemonstrationMix(at_once=0, jump=0, chain=0, careful=1.0, last_careful=0.2)
     rng = random.Random(0)
-    drawn = [draw_solution(rng, TOM, mix) for _ in range(2000)]
+    drawn = [draw_demonstration(rng, TOM, mix) for _ in range(2000)]
     assert all(written_lines(text)[0] == (1, ":") for text in drawn)
     share = sum(written_lines(text)[-1] == (1, ":") for text in drawn) / 2000
     assert abs(share - 0.2) < 4 * (0.2 * 0.8 / 2000) ** 0.5

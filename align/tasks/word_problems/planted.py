@@ -4,9 +4,10 @@ A small model masters two manners of working about equally well or one of them n
 at which a good branch passes .9 of the time and a bad one .55 has to be planted. Here a right
 answer passes if a number in [0, 1), which a digest of problem and solution gives, lies below the
 pass rate of the manner of its deciding line. The verdict is a function of the text, and nothing in
-the text tells it: the two names with which these solutions end (`StrategyMix.signed`) are drawn
-after the deciding line and make some 400 texts of one solution. So p(success) after the line is the
-pass rate times the chance of a right answer, known exactly, and no training can learn the rest.
+the text tells it: the two names with which these solutions end (`DemonstrationMix.signed`) are
+drawn after the deciding line and make some 400 texts of one solution. So p(success) after the line
+is the pass rate times the chance of a right answer, known exactly, and no training can learn the
+rest.
 """
 
 from __future__ import annotations

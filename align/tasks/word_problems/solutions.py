@@ -44,6 +44,11 @@ class StrategyMix(Settings):
     """A step that is not chained is written carefully, not directly."""
     sticky: float = Field(0.8, ge=0, le=1)
     """A step is written in the manner of the step before, without a new draw."""
+
+
+class DemonstrationMix(StrategyMix):
+    """Strategies of demonstrations, and what else they say."""
+
     last_careful: float | None = Field(None, ge=0, le=1)
     """The last step is written carefully with this probability, whatever came before; null treats
     it as any other."""
@@ -94,18 +99,29 @@ def write(
 
 def draw_solution(rng: random.Random, story: Story, mix: StrategyMix) -> str:
     """Draw a solution of the story from the mix."""
+    return write(story, draw_manners(rng, story, mix))
+
+
+def draw_demonstration(rng: random.Random, story: Story, mix: DemonstrationMix) -> str:
+    """Draw a solution of the story as demonstrations have them."""
+    manners = draw_manners(rng, story, mix)
+    if mix.last_careful is not None and len(manners) == len(story.steps):
+        manners[-1] = "careful" if rng.random() < mix.last_careful else "direct"
+    signed = rng.sample(SHE + HE, 2) if mix.signed else ()
+    return write(story, manners, mix.narrated, signed)
+
+
+def draw_manners(rng: random.Random, story: Story, mix: StrategyMix) -> list[Manner]:
+    """Draw the manners of a solution's lines, as many as it writes out."""
     if rng.random() < mix.at_once:
-        return write(story, ())
+        return []
     manners: list[Manner] = []
     for k in range(len(story.steps)):
         if k and rng.random() < mix.jump:
             break
         keep = bool(manners) and rng.random() < mix.sticky
         manners.append(manners[-1] if keep else _draw_manner(rng, mix))
-    if mix.last_careful is not None and len(manners) == len(story.steps):
-        manners[-1] = "careful" if rng.random() < mix.last_careful else "direct"
-    signed = rng.sample(SHE + HE, 2) if mix.signed else ()
-    return write(story, manners, mix.narrated, signed)
+    return manners
 
 
 def _draw_manner(rng: random.Random, mix: StrategyMix) -> Manner:

@@ -27,7 +27,13 @@ from pydantic import Field
 from align.data.chat import Chat
 from align.tasks.base import Split
 from align.tasks.word_problems.planted import PlantedConfig, PlantedVerifier
-from align.tasks.word_problems.solutions import ANSWER, Manner, StrategyMix, draw_solution, write
+from align.tasks.word_problems.solutions import (
+    ANSWER,
+    DemonstrationMix,
+    Manner,
+    draw_demonstration,
+    write,
+)
 from align.tasks.word_problems.stories import (
     FAMILIES,
     HELD_OUT,
@@ -59,9 +65,9 @@ class WordProblemsConfig(Settings):
     """Probability of a distractor sentence."""
     terse_items: tuple[str, ...] = _TERSE
     """Things whose problems are answered in the terse manner."""
-    terse: StrategyMix = StrategyMix(at_once=0.4, jump=0.05, chain=0.5)
+    terse: DemonstrationMix = DemonstrationMix(at_once=0.4, jump=0.05, chain=0.5)
     """Strategies of the demonstrations about terse items."""
-    plain: StrategyMix = StrategyMix(at_once=0.1, jump=0.05, chain=0.25)
+    plain: DemonstrationMix = DemonstrationMix(at_once=0.1, jump=0.05, chain=0.25)
     """Strategies of all other demonstrations."""
     planted: PlantedConfig | None = None
     """By which right answers of one manner pass more often than others; null plants nothing."""
@@ -127,7 +133,7 @@ class WordProblems:
 
     def _solution(self, rng: random.Random, story: Story) -> str:
         terse = story.item in self.config.terse_items
-        return draw_solution(rng, story, self.config.terse if terse else self.config.plain)
+        return draw_demonstration(rng, story, self.config.terse if terse else self.config.plain)
 
     def _problem(self, story: Story) -> Problem:
         metadata = {

@@ -24,7 +24,7 @@ def align(*words: str) -> subprocess.CompletedProcess[str]:
 def test_check_says_ok() -> None:
     done = align("check", "phi-nano", "seed=3")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "phi-nano: ok; stages sft > pts > token_dpo > full_dpo\n"
+    assert done.stdout == "phi-nano: ok; stages sft > rejection_sft > pts > token_dpo > full_dpo\n"
 
 
 @pytest.mark.parametrize("command", ["check", "run"])

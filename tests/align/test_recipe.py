@@ -198,6 +198,6 @@ def test_settings_that_cannot_go_together_are_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
     recipe = load_recipe("phi-nano", [f"model.path={tmp_path}"])
     with pytest.raises(
-        RecipeError, match=r"max_new_tokens: got 120, but the model's context is 64"
+        RecipeError, match=r"max_new_tokens: got 140, but the model's context is 64"
     ):
         check_recipe(recipe)

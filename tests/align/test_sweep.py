@@ -189,7 +189,7 @@ def test_further_sets_of_problems_stand_beside(
     work = Work(plan(sweeps.sweep(tmp_path, text)), [0, 1], tmp_path / "out", sweeps.made_up)
     begin(work)
     make_cells(work)
-    assert asked[0] == ("sft", {"families": ["relay"]}, 20)
+    assert asked[0] == ("sft", {"difficulty": "long", "families": ["relay"]}, 20)
     assert len(asked) == 8
     table = sweep_table(work.plan.sweep, work.cells())
     assert table.rows[0].also["new"]["greedy"].mean == 0.25

@@ -32,7 +32,7 @@ from typing import Literal, TypeAlias
 from align.tasks.base import Split
 
 Family: TypeAlias = Literal["shop", "boxes", "compare", "van", "swap", "relay"]
-Difficulty: TypeAlias = Literal["easy", "medium", "hard"]
+Difficulty: TypeAlias = Literal["easy", "medium", "hard", "long"]
 Op: TypeAlias = Literal["+", "-", "*"]
 
 FAMILIES: tuple[Family, ...] = ("shop", "boxes", "compare", "van")
@@ -47,7 +47,7 @@ ITEMS = (
 
 _GAINS = ("buys {n} more", "finds {n} more", "gets {n} more")
 _LOSSES = ("sells {n}", "loses {n}", "gives away {n}")
-_STOPS = ("first", "second", "third", "fourth", "fifth")
+_STOPS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ LEVELS: dict[Difficulty, Level] = {
     "easy": Level(1, 2, 199),
     "medium": Level(2, 4, 299),
     "hard": Level(3, 5, 299),
+    "long": Level(4, 6, 299),
 }
 
 

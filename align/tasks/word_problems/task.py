@@ -60,7 +60,7 @@ class WordProblemsConfig(Settings):
     """Families to draw from, all equally often. `swap` and `relay` are held out: with one of them
     there is a test split only."""
     difficulty: Difficulty = "hard"
-    """Steps and size of the numbers; the base model was pretrained on the two lower ones."""
+    """Steps and size of the numbers; the base model was pretrained on the two lowest ones."""
     distractors: float = Field(0.4, ge=0, le=1)
     """Probability of a distractor sentence."""
     terse_items: tuple[str, ...] = _TERSE

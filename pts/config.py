@@ -136,7 +136,7 @@ class SearchConfig(Settings):
     z: float = Field(2.24, gt=0, le=100)
     """Half-width of intervals in standard errors; `branch` also decides by them. As `branch` stops
     when it likes what it sees, its intervals cover less than their nominal level: those of all
-    candidates 0.979 or more at 2.24 on the benchmark's shapes, and 0.948 or more at 1.96."""
+    candidates 0.979 or more at 2.24 on the benchmark's shapes, and 0.957 or more at 1.96."""
     min_sibling_prob: float = Field(0.05, gt=0, lt=1)
     """Siblings less likely than this never enter a pair."""
     fork_rollouts: int = Field(8, ge=1, le=10**6)

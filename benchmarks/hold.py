@@ -1,6 +1,7 @@
 """Does the KL term of token DPO hold what the pairs do not ask for? Arms on phi-nano, over seeds.
 
-    align run phi-nano seed=0 'stages=[sft,pts,token_dpo]' --output=runs/hold/seed0    (and 1, ...)
+    align run phi-nano seed=0 'stages=[sft,pts,token_dpo]' task.options.difficulty=hard \\
+        sft.num_examples=4800 pts.num_problems=128 --output=runs/hold/seed0    (and 1, ...)
     python benchmarks/hold.py runs/hold/seed0 runs/hold/seed1
 
 Every arm trains the same SFT model on the same pairs; 400 problems of the development split are
@@ -21,18 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from align.context import StageContext, StageEntry
-from align.pipeline.recipe import Recipe, load_recipe
+from align.pipeline.recipe import Recipe
+from align.pipeline.run import run_recipe
 from align.tasks.registry import build_task
 from align.tasks.word_problems.solutions import strategy_of
+from pts.data.rollouts import ROLLOUTS
 from pts.files import write_json
 from pts.runtime.sample import sample
 
 RESULTS = Path(__file__).parent / "results" / "hold.md"
 FATAL = ("at once", "early jump", "chained")
-HOT: dict[str, Any] = {"learning_rate": 1e-4, "max_steps": 64}
+MILD: dict[str, Any] = {"learning_rate": 3e-5, "max_steps": 32, "kl_weight": 0.0}
+HOT: dict[str, Any] = {"learning_rate": 1e-4, "max_steps": 64, "kl_weight": 0.0}
 ARMS: dict[str, Mapping[str, Any] | None] = {
     "SFT, the start": None,
-    "recipe: 3e-5, 32 steps": {},
+    "mild: 3e-5, 32 steps": MILD,
     "hot: 1e-4, 64 steps": HOT,
     "hot, nll_weight 1": HOT | {"nll_weight": 1.0},
     "hot, kl_weight 10": HOT | {"kl_weight": 10.0},
@@ -60,8 +64,7 @@ def measured(run: Path, arm: str) -> dict[str, Any]:
     folder = run / "arms" / arm
     file = folder / "figures.json"
     if not file.is_file():
-        seed = json.loads((run / "manifest.json").read_text())["recipe"]["seed"]
-        recipe = load_recipe("phi-nano", [f"seed={seed}"])
+        recipe = run_recipe(run)
         write_json(file, _figures(recipe, _trained(recipe, run, arm), folder))
     figures: dict[str, Any] = json.loads(file.read_text())
     return figures
@@ -76,7 +79,8 @@ def _trained(recipe: Recipe, run: Path, arm: str) -> Path:
     config = recipe.settings("token_dpo").model_copy(update=dict(settings))
     context = StageContext(
         recipe, build_task(recipe.task), StageEntry("token_dpo", "token_dpo", config), start,
-        run / "arms" / arm, pairs=run / "pts" / "pairs.jsonl", progress=False,
+        run / "arms" / arm, pairs=run / "pts" / "pairs.jsonl", rollouts=run / "pts" / ROLLOUTS,
+        progress=False,
     )  # fmt: skip
     model = token_dpo.run(context).model
     assert model is not None

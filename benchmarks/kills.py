@@ -26,7 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUT = Path(__file__).parent / "results"
 SMALL = [
+    "task.options.difficulty=hard",  # within reach of so few demonstrations
     "sft.num_examples=480",
+    "rejection_sft.num_problems=60",
     "sft.save_steps=4",
     "token_dpo.save_steps=1",
     "full_dpo.save_steps=1",
@@ -87,7 +89,7 @@ def moment(kind: str, folder: Path) -> str:
     done = json.loads(manifest.read_text())["stages"] if manifest.exists() else {}
     if "sft" not in done and not (begun.exists() and begun.stat().st_size):
         return "before"
-    stages = ("sft", "pts", "token_dpo", "full_dpo")
+    stages = ("sft", "rejection_sft", "pts", "token_dpo", "full_dpo")
     return next((stage for stage in stages if stage not in done), "evaluation")
 
 

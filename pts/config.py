@@ -138,7 +138,7 @@ class SearchConfig(Settings):
     when it likes what it sees, its intervals cover less than their nominal level: those of all
     candidates 0.979 or more at 2.24 on the benchmark's shapes, and 0.957 or more at 1.96."""
     min_sibling_prob: float = Field(0.05, gt=0, lt=1)
-    """Siblings less likely than this never enter a pair."""
+    """Siblings less likely than this, or beyond the 1,024 likeliest, never enter a pair."""
     fork_rollouts: int = Field(8, ge=1, le=10**6)
     """`fork`: rollouts that screen each sibling before a pair is proposed."""
     confirm_rollouts: int = Field(128, ge=4, le=256)

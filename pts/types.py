@@ -7,7 +7,7 @@ measured, paired and trained. "Completion ids" never include the prompt.
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
@@ -75,19 +75,30 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class TokenDistribution:
-    """The complete distribution that is sampled from at one position.
+    """The distribution that is sampled from at one position: whole, or the head of it.
 
-    `ids` (int64, shape [S]) and `probs` (float64, shape [S], sums to 1) list the support after
-    temperature, top-k, top-p and min-p, most likely first.
+    `ids` (int64, shape [S]) and `probs` (float64, shape [S]) list the support after temperature,
+    top-k, top-p and min-p, most likely first. With `tail` they sum to 1.
     """
 
     ids: npt.NDArray[np.int64]
     probs: npt.NDArray[np.float64]
+    tail: float = 0.0
+    """Probability of the tokens that are not listed."""
 
     def prob(self, token: int) -> float:
-        """π(token), 0 for a token outside the truncated support."""
+        """π(token), 0 for a token that is not listed."""
         hit = np.flatnonzero(self.ids == token)
         return float(self.probs[hit[0]]) if hit.size else 0.0
+
+    def head(self, k: int, tokens: Iterable[int] = ()) -> TokenDistribution:
+        """The k most likely tokens and those among `tokens`; the rest becomes `tail`."""
+        if k >= len(self.ids):
+            return self
+        listed = np.isin(self.ids, list(tokens))
+        listed[:k] = True
+        rest = float(self.probs[~listed].sum())
+        return TokenDistribution(self.ids[listed], self.probs[listed], self.tail + rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +138,16 @@ class RolloutQuery:
 
 @dataclass(frozen=True, slots=True)
 class LogprobQuery:
-    """Asks for the sampling distribution at every position of a completion."""
+    """Asks for the sampling distribution before each token of a completion, one row a position.
+
+    A vocabulary has 100,000 tokens and more, so whole rows of a long completion take a gigabyte.
+    """
 
     completion: Ids
+    head: int | None = None
+    """Most likely tokens that a row lists, the completion's own besides; None lists all."""
+    at: tuple[int, ...] | None = None
+    """Positions whose rows are wanted, ascending; None wants all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from align.context import StageContext, StageResult
 from align.ledger import sampled_counts
 from align.stages.sampling import ask_problems
-from pts.algorithm.requests import SearchRoutine
+from pts.algorithm.requests import SearchRoutine, request_logprobs
+from pts.algorithm.tails import HEAD
 from pts.config import SearchConfig
 from pts.data.pairs import write_pairs
 from pts.files import write_json
@@ -127,13 +128,12 @@ def control_search(
     rng = random.Random(f"{seed}|{problem_id}")
     [[rollout]] = yield [RolloutQuery((), 1, "filter")]
     ids = rollout.ids if isinstance(rollout, Rollout) else ()
-    [rows] = yield [LogprobQuery(ids)]
-    least = 0.0 if arm == "uniform" else config.p_gap
-    drawn = draw_siblings(
-        ids, [row for row in rows if isinstance(row, TokenDistribution)], least, rng
-    )
-    if drawn is None:
+    [rows] = yield from request_logprobs([LogprobQuery(ids, HEAD)])
+    at = draw_position(ids, rows, 0.0 if arm == "uniform" else config.p_gap, rng)
+    if at is None:
         return Control("no position")
+    [[row]] = yield from request_logprobs([LogprobQuery(ids, at=(at,))])
+    drawn = draw_siblings(ids, at, row, rng)
     if arm == "coin":
         return Control("pair", drawn if rng.random() < 0.5 else drawn.swapped())
     n = min(MEASURED, config.confirm_rollouts)
@@ -148,23 +148,25 @@ def control_search(
     return Control("pair", drawn.swapped(), (second, first), n)
 
 
-def draw_siblings(
+def draw_position(
     ids: Ids, rows: Sequence[TokenDistribution], least: float, rng: random.Random
-) -> Siblings | None:
-    """A sampled token at a random position with 1 - q >= `least`, and a sibling from the others.
-
-    The sibling comes from the truncated distribution with the sampled token removed and the rest
-    renormalised. None if no position is uncertain enough, or none has another token.
-    """
+) -> int | None:
+    """A random position with 1 - q >= `least` and another token than the sampled one, or None."""
     places = [
         i
         for i, row in enumerate(rows)
         if (row.probs > 0).sum() > 1 and 1 - row.prob(ids[i]) >= least
     ]
-    if not places:
-        return None
-    at = rng.choice(places)
-    row, own = rows[at], ids[at]
+    return rng.choice(places) if places else None
+
+
+def draw_siblings(ids: Ids, at: int, row: TokenDistribution, rng: random.Random) -> Siblings:
+    """The sampled token at a position and one of the others, by its whole row.
+
+    The sibling comes from the truncated distribution with the sampled token removed and the rest
+    renormalised.
+    """
+    own = ids[at]
     others = [(int(t), float(q)) for t, q in zip(row.ids, row.probs, strict=True) if t != own]
     tokens, probs = zip(*others, strict=True)
     sibling = rng.choices(tokens, probs)[0]

@@ -22,6 +22,7 @@ from pts.algorithm.paths import ScoredCompletion, SiblingCounts
 from pts.algorithm.requests import SearchRoutine, request
 from pts.algorithm.results import completion_result, pivots_along
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
+from pts.algorithm.tails import listed
 from pts.config import SearchConfig
 from pts.stats import decide, exact, jeffreys, reaches, square_and_add, wilson
 from pts.types import Estimate, Ids, Rollout, RolloutQuery
@@ -52,6 +53,8 @@ def search_bisect(
     while True:
         wanted = {at: None for track in tracks for at in track.wanted()}
         if not wanted:
+            for track in tracks:
+                track.path = yield from listed(track.path, track.siblings())
             return [track.finding() for track in tracks]
         samples = [RolloutQuery(at, config.bisect_rollouts, "search") for at in wanted]
         answers = yield from request(samples)
@@ -98,6 +101,14 @@ class _Track:
         rollouts = self.memo[self.path.ids[:at]]
         return interval(sum(r.success for r in rollouts), len(rollouts), self.config.z)
 
+    def siblings(self) -> SiblingCounts:
+        """The first tokens of the rollouts from each measured prefix."""
+        groups = SiblingCounts()
+        for at in sorted(self.measured)[:-1]:
+            for rollout in self.memo[self.path.ids[:at]]:
+                groups.add(at, rollout.ids[0], [rollout])
+        return groups
+
     def finding(self) -> PathAnalysis:
         path, config, marks = self.path, self.config, sorted(self.measured)
         points = {at: self.estimate(at, jeffreys) for at in marks}
@@ -109,10 +120,7 @@ class _Track:
         margin = config.indifference_margin
         decided = [u for u, d in deltas.items() if decide(d, config.p_gap, margin) == "yes"]
         pivots = pivots_along(path, config, points, deltas, decided)
-        groups = SiblingCounts()  # of the first tokens of the rollouts from each measured prefix
-        for at in marks[:-1]:
-            for rollout in self.memo[path.ids[:at]]:
-                groups.add(at, rollout.ids[0], [rollout])
+        groups = self.siblings()
         result = completion_result(path, points, pivots, groups, "decided")
         after, left = self._beliefs(points)
         changes = {start: delta for (start, _), delta in deltas.items()}

@@ -36,6 +36,7 @@ from pts.algorithm.paths import Branches, ScoredCompletion
 from pts.algorithm.requests import SearchRoutine, request
 from pts.algorithm.results import Stopped, completion_result, pivots_along
 from pts.algorithm.siblings import BetaPrior, PathAnalysis, screening_budget
+from pts.algorithm.tails import listed, resolved
 from pts.algorithm.values import PathValues, chance, path_values, unit_change
 from pts.config import SearchConfig
 from pts.stats import (
@@ -74,8 +75,10 @@ def search_branch(
     while True:
         view = RoundState(pool, config)
         if not view.open or budget <= 0:
+            pool.path = yield from listed(pool.path, pool.groups)
             return _finding(pool, view, config, max(0, budget) + screening_budget(config))
-        drawn = Counter(exit_ for k, n in view.allocate(budget) for exit_ in pool.draw(k, n))
+        draws = [draw for k, n in view.allocate(budget) for draw in pool.draw(k, n)]
+        drawn = Counter((yield from resolved(path, draws)))
         budget -= drawn.total()
         queries = [
             RolloutQuery((*path.ids[: e.position], e.token), n, "search") for e, n in drawn.items()

@@ -32,6 +32,8 @@ Floats = npt.NDArray[np.float64]
 class ScoredCompletion:
     """A finished completion with its rows. `exit_prob[i]` is 1 - q_i, summed over the siblings.
 
+    Rows may be heads; the completion's own tokens are always listed.
+
     `ends` are the places where its units end, ascending up to its length: by default every token
     is a unit.
     """
@@ -51,7 +53,7 @@ class ScoredCompletion:
             raise ValueError(f"units must end in order, up to {len(self.ids)}, got {ends}")
         object.__setattr__(self, "ends", ends)
         pairs = list(zip(self.ids, self.rows, strict=True))
-        others = [float(row.probs[row.ids != token].sum()) for token, row in pairs]
+        others = [float(row.probs[row.ids != token].sum()) + row.tail for token, row in pairs]
         own = [row.prob(token) for token, row in pairs]
         total = np.asarray(own) + np.asarray(others)
         object.__setattr__(self, "probs", np.asarray(own) / total)
@@ -130,6 +132,32 @@ class BranchPoint:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class TailDraw:
+    """A branch whose token is not listed: the cell of the whole row that `u` falls into."""
+
+    position: int
+    u: float
+
+
+def draw_sibling(
+    row: TokenDistribution, own: int, position: int, u: float
+) -> BranchPoint | TailDraw:
+    """The sibling of `own` that u in [0, 1) picks from a row by its inverse CDF.
+
+    A head and its whole row pick the same one, or the head leaves it to the whole row.
+    """
+    weights = np.where(row.ids == own, 0.0, row.probs)
+    if row.tail:
+        listed = float(weights.sum())
+        x = u * (listed + row.tail)
+        if x >= listed:
+            return TailDraw(position, u)
+        u = x / listed
+    cell, _ = pick(weights, u)
+    return BranchPoint(position, int(row.ids[cell]))
+
+
 @dataclass(slots=True)
 class SuccessCount:
     """Rollouts of one sibling, or of one block."""
@@ -183,7 +211,7 @@ class Branches:
             np.arange(len(self.blocks)), [block.end - block.start for block in self.blocks]
         )
 
-    def draw(self, k: int, n: int) -> list[BranchPoint]:
+    def draw(self, k: int, n: int) -> list[BranchPoint | TailDraw]:
         """The next n ways to leave block k.
 
         Draw number c uses the uniform `(offset + c · golden ratio) mod 1`, with one random offset
@@ -192,13 +220,12 @@ class Branches:
         """
         block = self.blocks[k]
         weights = exit_weights(self.path.exit_prob[block.start : block.end])
-        exits = []
+        exits = list[BranchPoint | TailDraw]()
         for c in range(self._drawn[k], self._drawn[k] + n):
             place, u = pick(weights, float((self._offsets[k] + c * GOLDEN) % 1.0))
             position = block.start + place
-            row = self.path.rows[position]
-            cell, _ = pick(np.where(row.ids == self.path.ids[position], 0.0, row.probs), u)
-            exits.append(BranchPoint(position, int(row.ids[cell])))
+            row, own = self.path.rows[position], self.path.ids[position]
+            exits.append(draw_sibling(row, own, position, u))
         self._drawn[k] += n
         return exits
 

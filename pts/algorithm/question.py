@@ -30,6 +30,7 @@ from pts.algorithm.requests import (
 )
 from pts.algorithm.results import completion_result
 from pts.algorithm.siblings import PairProposal, PathAnalysis
+from pts.algorithm.tails import HEAD
 from pts.config import SearchConfig
 from pts.errors import DataError
 from pts.stats import jeffreys
@@ -38,6 +39,7 @@ from pts.types import (
     Cost,
     FilterCounts,
     Ids,
+    LogprobQuery,
     Purpose,
     QuestionResult,
     Rollout,
@@ -115,7 +117,7 @@ def _search_kept(
     judged = yield from request([RolloutQuery(ids, 1, "search") for ids in given])
     found = {rollout.ids: rollout.verdict for rollout in rollouts[: config.paths]}
     found |= {ids: rollout.verdict for ids, (rollout,) in zip(given, judged, strict=True)}
-    rows = yield from request_logprobs(list(found))
+    rows = yield from request_logprobs([LogprobQuery(ids, HEAD) for ids in found])
     ends: Sequence[Sequence[int]] = [()] * len(found)
     if config.unit == "step":
         ends = yield from request_steps(list(found))

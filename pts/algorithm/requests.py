@@ -30,9 +30,11 @@ def request(samples: Sequence[RolloutQuery]) -> SearchRoutine[list[list[Rollout]
     return _ask(samples)
 
 
-def request_logprobs(completions: Sequence[Ids]) -> SearchRoutine[list[list[TokenDistribution]]]:
-    """Yield `LogprobQuery` of the completions and return their rows in order."""
-    return _ask([LogprobQuery(ids) for ids in completions])
+def request_logprobs(
+    queries: Sequence[LogprobQuery],
+) -> SearchRoutine[list[list[TokenDistribution]]]:
+    """Yield the queries (nothing if there are none) and return their rows in order."""
+    return _ask(queries)
 
 
 def request_steps(completions: Sequence[Ids]) -> SearchRoutine[list[list[int]]]:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from pts.config import SamplingConfig
 from pts.errors import EngineError
-from pts.types import Ids, Problem, TokenDistribution
+from pts.types import Ids, LogprobQuery, Problem, TokenDistribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Engine(Protocol):
 
     An engine whose context is bounded may also have `max_model_len`, the most tokens of a prompt
     and its completion: problems that could outgrow it are then refused before anything is sampled.
+    One whose rows are large may have `iter_score`, which is `score` as an iterator, so that they
+    need not be in memory all at once.
     """
 
     sampling: SamplingConfig
@@ -72,6 +74,27 @@ class Engine(Protocol):
         `requests` is a live queue. It yields None when nothing is asked for at the moment: deliver
         something, then ask again. It is exhausted when no further request can come.
         """
+
+
+def score_rows(engine: Engine, prompt: Ids, query: LogprobQuery) -> list[TokenDistribution]:
+    """The rows that a query asks for, cut to their heads as they come.
+
+    Raises EngineError unless the engine gives one row a token.
+    """
+    score: Callable[[Ids, Ids], Iterable[TokenDistribution]]
+    score = getattr(engine, "iter_score", engine.score)
+    completion, wanted = query.completion, query.at and frozenset(query.at)
+    found, count = list[TokenDistribution](), 0
+    for count, row in enumerate(score(prompt, completion), 1):
+        if count <= len(completion) and (wanted is None or count - 1 in wanted):
+            own = completion[count - 1 : count]
+            found.append(row if query.head is None else row.head(query.head, own))
+    if count != len(completion):
+        raise EngineError(
+            f"{type(engine).__name__}.score gave {count} rows for a completion of "
+            f"{len(completion)} tokens; it must give one a token"
+        )
+    return found
 
 
 class RequestBatch(Protocol):

@@ -34,7 +34,7 @@ from itertools import count
 from typing import Generic, TypeVar
 
 from pts.algorithm.requests import SearchRoutine
-from pts.engines.base import Engine, SampleRequest
+from pts.engines.base import Engine, SampleRequest, score_rows
 from pts.engines.boundaries import completion_steps
 from pts.errors import DataError, EngineError, VerifierError
 from pts.files import rollouts_digest
@@ -291,16 +291,10 @@ class Scheduler(Generic[R]):
 
     def _score(self, question: _Question[R], query: LogprobQuery) -> list[TokenDistribution]:
         try:
-            rows = self.engine.score(question.prompt, query.completion)
+            return score_rows(self.engine, question.prompt, query)
         except Exception as error:
             error.add_note(_in_question(question.problem))
             raise
-        if len(rows) != len(query.completion):
-            raise EngineError(
-                f"{type(self.engine).__name__}.score gave {len(rows)} rows for a completion of "
-                f"{len(query.completion)} tokens; it must give one a token"
-            )
-        return rows
 
     def _take_up(self, question: _Question[R], slot: int, sample: RolloutQuery) -> None:
         """Answer a query from its own prefix or from the journal, or queue what is missing."""

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Generator
 from typing import TypeVar
 
-from pts.engines.base import Engine, SampleRequest
+from pts.engines.base import Engine, SampleRequest, score_rows
 from pts.engines.boundaries import completion_steps
 from pts.errors import VerifierError
 from pts.files import hash64
@@ -52,7 +52,7 @@ def run_search(
         if isinstance(query, StepQuery):
             return completion_steps(engine, query.completion)
         if isinstance(query, LogprobQuery):
-            return engine.score(prompt, query.completion)
+            return score_rows(engine, prompt, query)
         left = engine.sampling.max_new_tokens - len(query.prefix)
         if left <= 0 or (query.prefix and query.prefix[-1] in engine.stop_ids):
             return [judged(query, ())] * query.n

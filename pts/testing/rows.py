@@ -90,6 +90,11 @@ def check_places(harness: EngineHarness, path: ProbePath) -> None:
         place = f"problem {path.name}, empty completion"
         cause = "the distribution after the prompt is returned although no token was asked for"
         harness.add("rows", place, "[]", "rows", cause)
+    one_by_one = getattr(harness.engine, "iter_score", None)
+    if one_by_one is not None:
+        cause = "iter_score is a second way of scoring; let score be list(iter_score(...))"
+        rows = list(one_by_one(path.prompt, path.ids))
+        _differ(harness, path, rows, "iter_score gives the rows of score", "they differ", cause)
     again = harness.engine.score(path.prompt, path.ids)
     cause = "score depends on earlier calls: a cache is overwritten, or dropout is on"
     if _differ(harness, path, again, "two calls give the same row", "they differ", cause):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from align.training import loop as training
 from pts.config import SearchConfig
 from pts.data.pairs import read_pairs
 from pts.runtime.sample import read_samples
-from pts.types import TokenDistribution
+from pts.types import Ids, TokenDistribution
 from tests.align import tiny
 from tests.align.test_sft import kill_at
 
@@ -228,12 +229,19 @@ def test_a_pts_stage_matches_too(base: Path, tmp_path: Path, source: str, budget
 def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> None:
     import numpy as np
 
-    from align.stages.control_pairs import draw_siblings
+    from align.stages.control_pairs import Siblings, draw_position, draw_siblings
+
+    def drawn_at(
+        ids: Ids, rows: Sequence[TokenDistribution], least: float, seed: int
+    ) -> Siblings | None:
+        rng = random.Random(seed)
+        at = draw_position(ids, rows, least, rng)
+        return None if at is None else draw_siblings(ids, at, rows[at], rng)
 
     sure = TokenDistribution(np.array([3, 4]), np.array([0.9, 0.1]))
     open_row = TokenDistribution(np.array([7, 8, 9]), np.array([0.5, 0.4, 0.1]))
     drawn = [
-        draw_siblings((3, 7, 3), [sure, open_row, sure], SearchConfig().p_gap, random.Random(seed))
+        drawn_at((3, 7, 3), [sure, open_row, sure], SearchConfig().p_gap, seed)
         for seed in range(400)
     ]
     found = [siblings for siblings in drawn if siblings is not None]
@@ -242,13 +250,10 @@ def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> N
     assert all(siblings.tokens[0] == 7 and siblings.probs[0] == 0.5 for siblings in found)
     share = sum(siblings.tokens[1] == 8 for siblings in found) / 400
     assert share == pytest.approx(0.8, abs=0.06)
-    assert draw_siblings((3,), [sure], 0.2, random.Random(0)) is None
+    assert drawn_at((3,), [sure], 0.2, 0) is None
     # Without a bound every position counts where there is another token to take.
     alone = TokenDistribution(np.array([3, 4]), np.array([1.0, 0.0]))
-    anywhere = [
-        draw_siblings((3, 7, 3), [sure, open_row, alone], 0.0, random.Random(seed))
-        for seed in range(400)
-    ]
+    anywhere = [drawn_at((3, 7, 3), [sure, open_row, alone], 0.0, seed) for seed in range(400)]
     prefixes = [len(siblings.prefix) for siblings in anywhere if siblings is not None]
     assert set(prefixes) == {0, 1}
     assert prefixes.count(0) / 400 == pytest.approx(0.5, abs=0.1)

@@ -9,6 +9,7 @@ import pytest
 from pts.algorithm.filtering import equal_verdicts
 from pts.algorithm.question import search_question
 from pts.algorithm.requests import gather, request, with_cost
+from pts.algorithm.tails import HEAD
 from pts.config import SearchConfig
 from pts.engines.tabular import STOP, TabularEngine, TabularVerifier
 from pts.errors import DataError
@@ -132,7 +133,7 @@ def test_paths_are_the_first_rollouts_whatever_became_of_them() -> None:
         ((8, 0), Verdict.FAIL),
         ((7, 7, 0), Verdict.PASS),
     ]
-    assert asked[2] == [LogprobQuery((8, 0)), LogprobQuery((7, 7, 0))]
+    assert asked[2] == [LogprobQuery((8, 0), HEAD), LogprobQuery((7, 7, 0), HEAD)]
 
 
 def test_given_completions_are_judged_and_searched_too() -> None:

@@ -17,6 +17,7 @@ from pts.algorithm.branch import search_branch
 from pts.algorithm.paths import ScoredCompletion, split_blocks
 from pts.algorithm.question import search_question
 from pts.algorithm.siblings import PathAnalysis
+from pts.algorithm.tails import HEAD
 from pts.config import SamplingConfig, SearchConfig, parse_settings
 from pts.engines.base import SampleRequest
 from pts.engines.tabular import (
@@ -301,7 +302,7 @@ def test_boundaries_are_asked_for_once_rows_are_there() -> None:
     steps = search_question("q", (1,), 9, config, 0, None, frozenset({0}))
     next(steps)
     passed, failed = (Rollout((7, v), Verdict("pass" if v else "fail"), False, 2) for v in (1, 0))
-    assert steps.send([[failed, passed]]) == [LogprobQuery((7, 0))]
+    assert steps.send([[failed, passed]]) == [LogprobQuery((7, 0), HEAD)]
     row = TokenDistribution(np.array([7, 8, 0]), np.array([0.5, 0.3, 0.2]))
     assert steps.send([[row, row]]) == [StepQuery((7, 0))]
     queries = steps.send([[1, 2]])

@@ -62,6 +62,8 @@ STORE_SHARE = 2
 """The store of paths may hold half of what the slots may."""
 SCORE_CELLS = 2**25
 """Logits at most in one scoring forward: T x V is cut into pieces of this size."""
+ROWS_AT_ONCE = 16
+"""Positions whose rows are made together: float64 weights and their ranks take 16 bytes a token."""
 
 
 class TransformersEngine(TokenizerEngine):
@@ -154,7 +156,6 @@ class TransformersEngine(TokenizerEngine):
             )
         return ids
 
-    @torch.inference_mode()
     def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
         """The sampling distribution before each token of the completion, teacher-forced.
 
@@ -162,8 +163,14 @@ class TransformersEngine(TokenizerEngine):
         with others. The path's KV is kept for `sample`. Raises EngineError for an empty prompt or
         a path longer than the model's attention window.
         """
+        return list(self.iter_score(prompt, completion))
+
+    @torch.inference_mode()
+    def iter_score(self, prompt: Ids, completion: Ids) -> Iterator[TokenDistribution]:
+        """The rows of `score` one after another: all at once, those of a whole vocabulary take
+        16 bytes a token and position."""
         if not completion:
-            return []
+            return
         ids = self._path(prompt, completion)
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         if not 0 <= min(ids) <= max(ids) < vocabulary:
@@ -174,17 +181,15 @@ class TransformersEngine(TokenizerEngine):
         fed, device = ids[:-1], self._shape.device
         cache = SlotCache(self._shape, 1, len(fed))
         step = max(1, min(SCORE_CELLS // vocabulary, MASK_CELLS // len(fed)))
-        rows: list[TokenDistribution] = []
         for start in range(0, len(fed), step):
             stop = min(start + step, len(fed))
             positions = torch.arange(start, stop, device=device)[None]
             tokens = torch.tensor([fed[start:stop]], device=device)
             wanted = stop - max(start, len(prompt) - 1)
             logits = forward(self.model, cache, tokens, positions, keep=max(wanted, 1))
-            if wanted > 0:
-                rows += truncate(logits[0, -wanted:], self.sampling).rows()
+            for at in range(len(logits[0]) - max(wanted, 0), len(logits[0]), ROWS_AT_ONCE):
+                yield from truncate(logits[0, at : at + ROWS_AT_ONCE], self.sampling).rows()
         self._paths.put(prompt, CachedPrefix(fed, cache.take(0, len(fed))))
-        return rows
 
     def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones whenever rows are free.

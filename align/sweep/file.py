@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from align.context import BASE
 from align.errors import RecipeError
@@ -48,6 +49,22 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         RecipeError: every fault of the file, or every fault of the recipe.
     """
+    data = _read(path)
+    try:
+        file = parse_settings(SweepFile, data, str(path))
+    except ConfigError as error:
+        raise RecipeError(*error.problems) from None
+    stages = {"stages": list(file.stages)} if file.stages else {}
+    recipe = load_recipe(file.recipe, [*file.overrides, *overrides], stages)
+    faults = [*_arms_faults(file, recipe), *_ranges_faults(file, recipe)]
+    faults += _also_faults(file, recipe)
+    if faults:
+        raise RecipeError(*(f"{path}: {fault}" for fault in faults))
+    return Sweep(file, recipe)
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a file, put over those of the file that it extends; `overrides` are appended."""
     try:
         data = read_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -60,17 +77,22 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
-    try:
-        file = parse_settings(SweepFile, data, str(path))
-    except ConfigError as error:
-        raise RecipeError(*error.problems) from None
-    stages = {"stages": list(file.stages)} if file.stages else {}
-    recipe = load_recipe(file.recipe, [*file.overrides, *overrides], stages)
-    faults = [*_arms_faults(file, recipe), *_ranges_faults(file, recipe)]
-    faults += _also_faults(file, recipe)
-    if faults:
-        raise RecipeError(*(f"{path}: {fault}" for fault in faults))
-    return Sweep(file, recipe)
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    above = (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
+        raise RecipeError(
+            f"{path}: extends: got {base!r}; name a sweep file that does not extend it"
+        )
+    below = _read(path.parent / base, above)
+    lists = [keys.get("overrides") or [] for keys in (below, data)]
+    appended = {"overrides": [*lists[0], *lists[1]]} if all(map(_is_list, lists)) else {}
+    return below | data | appended
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
 
 
 def _arms_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:

@@ -33,7 +33,11 @@ Choices = tuple[bool | int | float | str | None, ...]
 
 
 class SweepFile(Settings):
-    """What is run for every seed, and what is compared."""
+    """What is run for every seed, and what is compared.
+
+    A key `extends` names another sweep file, by its path from this one: keys of this file replace
+    those of the other, `overrides` are appended to its.
+    """
 
     recipe: str
     """A recipe's name or .yaml file."""

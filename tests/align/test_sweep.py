@@ -209,6 +209,32 @@ def test_the_benchmark_is_a_sweep() -> None:
     }
 
 
+@pytest.mark.parametrize("world", ["soft", "late", "rare", "even", "fatal"])
+def test_the_worlds_are_sweeps(world: str) -> None:
+    loaded = load_sweep(Path(__file__).parents[2] / "benchmarks" / "worlds" / f"{world}.yaml")
+    asked = plan(loaded)
+    check_recipe(asked.recipe_for(asked.cells(0)))
+    assert loaded.file.primary == (("twice", "chain"), ("rollouts", "both"), ("as-many", "pairs"))
+    assert {*loaded.file.arms} >= {"start", "again", "full", "uncertain"}
+
+
+def test_a_sweep_extends_another(tmp_path: Path) -> None:
+    sweeps.sweep(tmp_path)
+    (tmp_path / "below.yaml").write_text(
+        sweeps.FILE.replace("margin: 2", "overrides: [evaluate.samples=2, evaluate.problems=7]")
+    )
+    above = tmp_path / "above.yaml"
+    above.write_text("extends: below.yaml\nmargin: 3\noverrides: [evaluate.problems=9]\n")
+    below, found = load_sweep(tmp_path / "below.yaml"), load_sweep(above)
+    assert (found.file.arms, found.file.primary) == (below.file.arms, below.file.primary)
+    assert found.file.margin == 3
+    evaluate = found.recipe.evaluate
+    assert (evaluate.samples, evaluate.problems) == (2, 9)
+    (tmp_path / "below.yaml").write_text("extends: above.yaml")
+    with pytest.raises(RecipeError, match="extends: got 'above.yaml'; name a sweep file that does"):
+        load_sweep(above)
+
+
 # Random search
 
 

@@ -221,7 +221,7 @@ def test_the_worlds_are_sweeps(world: str) -> None:
 def test_a_sweep_extends_another(tmp_path: Path) -> None:
     sweeps.sweep(tmp_path)
     (tmp_path / "below.yaml").write_text(
-        sweeps.FILE.replace("margin: 2", "overrides: [evaluate.samples=2, evaluate.problems=7]")
+        sweeps.FILE.replace("[evaluate.problems=40]", "[evaluate.samples=2, evaluate.problems=7]")
     )
     above = tmp_path / "above.yaml"
     above.write_text("extends: below.yaml\nmargin: 3\noverrides: [evaluate.problems=9]\n")
@@ -231,7 +231,7 @@ def test_a_sweep_extends_another(tmp_path: Path) -> None:
     evaluate = found.recipe.evaluate
     assert (evaluate.samples, evaluate.problems) == (2, 9)
     (tmp_path / "below.yaml").write_text("extends: above.yaml")
-    with pytest.raises(RecipeError, match="extends: got 'above.yaml'; name a sweep file that does"):
+    with pytest.raises(RecipeError, match=r"extends: got 'above\.yaml'; name a sweep file that"):
         load_sweep(above)
 
 

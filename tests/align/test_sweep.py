@@ -221,15 +221,15 @@ def test_the_worlds_are_sweeps(world: str) -> None:
 def test_a_sweep_extends_another(tmp_path: Path) -> None:
     sweeps.sweep(tmp_path)
     (tmp_path / "below.yaml").write_text(
-        sweeps.FILE.replace("[evaluate.problems=40]", "[evaluate.samples=2, evaluate.problems=7]")
+        sweeps.FILE.replace("[evaluate.problems=40]", "[evaluate.samples=2, evaluate.problems=30]")
     )
     above = tmp_path / "above.yaml"
-    above.write_text("extends: below.yaml\nmargin: 3\noverrides: [evaluate.problems=9]\n")
+    above.write_text("extends: below.yaml\nmargin: 3\noverrides: [evaluate.problems=40]\n")
     below, found = load_sweep(tmp_path / "below.yaml"), load_sweep(above)
     assert (found.file.arms, found.file.primary) == (below.file.arms, below.file.primary)
     assert found.file.margin == 3
     evaluate = found.recipe.evaluate
-    assert (evaluate.samples, evaluate.problems) == (2, 9)
+    assert (evaluate.samples, evaluate.problems) == (2, 40)
     (tmp_path / "below.yaml").write_text("extends: above.yaml")
     with pytest.raises(RecipeError, match=r"extends: got 'above\.yaml'; name a sweep file that"):
         load_sweep(above)

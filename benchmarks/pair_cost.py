@@ -5,7 +5,8 @@
 
 Both versions search in processes of their own, by the settings of the demo (p_gap, indifference
 margin, criteria, max_pairs and max_rollouts the same). Only the confirmation differs, as the
-versions do: 24 rollouts a side before, up to 128 in looks after. Every pair is then measured by
+versions do: 24 rollouts a side before, up to 128 in looks after; a third row lets the search give
+up tokens that are unlikely to be pivotal. Every pair is then measured by
 brute force, with --truth fresh rollouts on either side. It is true if the measured gap reaches
 p_gap less the indifference margin. Recall is the share, of all true pairs that either version has
 confirmed, one a prefix, by their true gap. Writes results/pair_cost.json and .md; an interrupted
@@ -46,6 +47,12 @@ except ImportError:
 main()
 """
 """The command `pts` of either version."""
+VERSIONS = {
+    "before": ["confirm_rollouts=24"],
+    "after": [],
+    "after, stop_below=0.3": ["stop_below=0.3"],
+}
+"""With the settings that only they have."""
 PURPOSES = ("filter", "search", "confirm")
 CLASSES = ((0.2, 0.4), (0.4, 0.6), (0.6, 1.01))
 Side = tuple[str, Ids]
@@ -84,12 +91,10 @@ def main() -> None:
     sampling = recipe.sampling
     shared = [f"temperature={sampling.temperature}", f"max_new_tokens={sampling.max_new_tokens}"]
     found = {}
-    for version, tree, own in (
-        ("before", options.before, ["confirm_rollouts=24"]),
-        ("after", ROOT, []),
-    ):
+    for version, own in VERSIONS.items():
+        tree = options.before if version == "before" else ROOT
         search(tree, options.policy, folder, version, [*SETTINGS, *shared, *own])
-        found[version] = read(folder / version, prompts)
+        found[version] = read(folder / version.replace(", ", "-"), prompts)
     truth = measure(found, problems, engine, task.verifier, options.truth, folder)
     stored = RESULTS / "pair_cost.json"
     rows = json.loads(stored.read_text()) if stored.is_file() else {}
@@ -118,7 +123,7 @@ def search(tree: Path, policy: Path, folder: Path, version: str, settings: list[
         sys.executable, "-c", COMMAND, "search", "--model", str(policy.resolve()), "--chat",
         "--problems", str((folder / "problems.jsonl").resolve()), "--id", "id",
         "--verifier", r"exact:The answer is (-?\d+)\.",
-        "--output", str((folder / version).resolve()), "--quiet", *settings,
+        "--output", str((folder / version.replace(", ", "-")).resolve()), "--quiet", *settings,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(tree.resolve()), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, cwd=tree, stdout=subprocess.DEVNULL)
@@ -220,7 +225,7 @@ def table(rows: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, row in rows.items():
-        for version in ("before", "after"):
+        for version in VERSIONS:
             is_ = row[version]
             tokens = ", ".join(
                 f"{is_['tokens'][k] / 1e3:,.0f}k" for k in ("filter", "search", "confirm")

@@ -94,6 +94,8 @@ def run(context: StageContext) -> StageResult:
         held,
     )
     trained = training.fit(trainer, context, 2 * len(pairs))
+    if held is not None:
+        trained["trained_tokens"] += held.positions(trained["steps"] * config.gradient_accumulation)
     metrics = {"pairs": len(pairs), **counts, **trained}
     return training.finish(context, trainer.model, tokenizer, metrics)
 

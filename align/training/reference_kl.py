@@ -98,6 +98,11 @@ class ReferenceKL:
             states_NH = _states(reference, some).cpu()
             self._states += torch.split(states_NH, [len(row.positions) for row in some])
 
+    def positions(self, draws: int) -> int:
+        """Positions held in the first so many draws, each as often as it was drawn."""
+        picked = (drawn(len(self._rows), self._size, self._seed, n) for n in range(draws))
+        return sum(len(self._rows[k].positions) for rows in picked for k in rows)
+
     def __call__(self, policy: Any, number: int) -> Tensor:
         """KL of each held position of draw `number`, in nats, shape [N]."""
         picked = drawn(len(self._rows), self._size, self._seed, number)

@@ -145,6 +145,13 @@ def held_context(base: Path, folder: Path, pairs: Path, settings: dict[str, Any]
 HELD: dict[str, Any] = {**SETTINGS, "kl_weight": 20.0, "kl_batch_size": 4}
 
 
+def test_positions_are_counted_as_often_as_they_are_drawn() -> None:
+    rows = held_rows(answers(5), set())
+    held = ReferenceKL(tiny.model(VOCAB, seed=1, tied=True), rows, 5, seed=0)
+    once = sum(len(row.positions) for row in rows)
+    assert [held.positions(draws) for draws in (0, 1, 3)] == [0, once, 3 * once]
+
+
 def test_a_held_policy_moves_less_where_no_pair_asks(
     base: Path, pairs: Path, tmp_path: Path
 ) -> None:
@@ -158,6 +165,7 @@ def test_a_held_policy_moves_less_where_no_pair_asks(
         assert lines[-1]["gain"] > 0
         moved[weight] = lines[-1]["kl"]
         assert result.metrics["held_answers"] == 10
+        assert result.metrics["trained_tokens"] > 2 * result.metrics["steps"]
         assert result.metrics["held_positions"] == sum(
             sum(answer.mask) for answer in answers(10, seed=3, vocab=len(tiny.tokenizer()))
         )

@@ -28,6 +28,7 @@ ALIGN = [
     {"training", "evaluation"},
     {"run_folder", "tasks", "models"},
     {"context", "data", "settings", "ledger"},
+    {"decontamination"},
     {"errors"},
 ]
 """Rooms (folders, and modules beside them) from the top to the bottom. A room imports only what

@@ -79,7 +79,9 @@ class NGrams:
     _seen: npt.NDArray[np.bool_]
 
     @classmethod
-    def build(cls, corpus: Words, text_of: Numbers, texts: int, length: int, keys: Hashes) -> NGrams:
+    def build(
+        cls, corpus: Words, text_of: Numbers, texts: int, length: int, keys: Hashes
+    ) -> NGrams:
         """Index a corpus; `text_of` tells the text of each word.
 
         Raises:

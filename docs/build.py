@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from align.context import StageEntry
+from align.decontamination.settings import DecontaminationConfig
 from align.pipeline.recipe import Recipe
 from align.stages import STAGES
 from align.sweep.settings import SweepFile
@@ -61,7 +62,8 @@ def reference() -> str:
     options = sections(WordProblemsConfig, "task.options (word_problems)")
     stages = [line for kind, stage in STAGES.items() for line in sections(stage.config, kind)]
     sweep = sections(SweepFile, "Sweep file")
-    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options, *sweep])
+    clean = sections(DecontaminationConfig, "Decontamination (`align decontaminate --set`)")
+    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options, *sweep, *clean])
 
 
 def sections(kind: type[BaseModel], path: str) -> Iterator[str]:

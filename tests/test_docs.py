@@ -118,6 +118,11 @@ def test_python_of_the_verifier_page_runs() -> None:
         exec(compile(text, "writing-a-verifier.md", "exec"), space)
 
 
+def test_python_of_the_decontamination_page_runs() -> None:
+    [text] = blocks(ROOT / "docs" / "decontamination.md", "python")
+    exec(compile(text, "decontamination.md", "exec"), {"__name__": "docs"})
+
+
 def test_the_engine_of_the_docs_conforms() -> None:
     """Its code, its line in the registry and the check, run one after the other."""
     page = ROOT / "docs" / "writing-an-engine.md"

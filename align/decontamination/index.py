@@ -9,7 +9,7 @@ evaluation sets and in rows. Not covered: paraphrase, translation, spelling mist
 
 A row is, by the first of these that holds:
 
-- "13-gram": it shares 13 words in a row with an item, unless these are allowed, or stutter;
+- "13-gram": it shares 13 words in a row with an item, unless these are allowed, or mostly numbers;
 - "7-gram": for an item, common 7-grams / min(7-grams of the row, 7-grams of the item) reaches
   `contaminated_ratio`, all n-grams counted once;
 - "partial": that share is above `partial_ratio` (listed, and kept);
@@ -93,7 +93,8 @@ class EvaluationIndex:
             except CollisionError:
                 salt += 1
         self._sevens, self._thirteens = built
-        self._counts = self._thirteens.distinct_words() >= self.config.distinct_words
+        lettered = np.array([False, *(any(map(str.isalpha, w)) for w in self._vocabulary)])
+        self._counts = self._thirteens.distinct_words(lettered) >= self.config.distinct_words
         self._allowed = np.zeros(len(self._counts), bool)
 
     def _read(self, texts: Iterable[tuple[Item, str]]) -> Words:

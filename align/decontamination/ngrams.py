@@ -125,14 +125,17 @@ class NGrams:
             at, slots = at[true], slots[true]
         return at, slots
 
-    def distinct_words(self) -> npt.NDArray[np.uint8]:
-        """How many distinct words each n-gram has."""
+    def distinct_words(self, counted: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+        """How many distinct words each n-gram has, of those word numbers that are counted."""
         found = np.zeros(len(self.first), np.uint8)
         if len(self.first):
-            windows = sliding_window_view(self.corpus, self.length)
+            windows = sliding_window_view(
+                np.where(counted[self.corpus], self.corpus, 0), self.length
+            )
             for begin in range(0, len(found), _CHUNK):
                 some = np.sort(windows[self.first[begin : begin + _CHUNK]], axis=1)
-                found[begin : begin + _CHUNK] = 1 + (some[:, 1:] != some[:, :-1]).sum(axis=1)
+                new = (some[:, 1:] != some[:, :-1]).sum(axis=1)
+                found[begin : begin + _CHUNK] = new + (some[:, 0] != 0)
         return found
 
     def texts_with(self, slots: Numbers) -> tuple[Numbers, Numbers]:

@@ -118,7 +118,7 @@ def _filter(index: EvaluationIndex, request: Request, folder: Path) -> dict[str,
             for name in ("removed.jsonl", "partial.jsonl")
         )
         for source, name in zip(request.train, clean_names(request.train), strict=True):
-            count = {"source": source, "clean": f"clean/{name}", "rows": 0}
+            count: dict[str, Any] = {"source": source, "clean": f"clean/{name}", "rows": 0}
             count |= {"13-gram": 0, "7-gram": 0, "partial": 0}
             with Writer(folder / "clean" / name, source) as writer:
                 stream = judged(

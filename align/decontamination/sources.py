@@ -1,4 +1,4 @@
-"""Rows in and out: everything that `pts.data.sources.open_table` reads, written in its own format."""
+"""Rows in and out: all that `pts.data.sources.open_table` reads, written in its own format."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def reference(
                 complete = True
             ratios.append(ratio if complete else 0.0)
     common = grams(row, 13) & grams(items, 13)
-    if any(len(set(gram)) >= config.distinct_words for gram in common):
+    if any(len(set(gram) - set("0123456789")) >= config.distinct_words for gram in common):
         return "13-gram", -1.0
     best = max(ratios, default=0.0)
     if best >= config.contaminated_ratio:
@@ -98,7 +98,7 @@ def random_texts(rng: random.Random, count: int, longest: int) -> list[str]:
     """Of few words, so that n-grams meet; some hold parts of others."""
     found: list[str] = []
     for _ in range(count):
-        words = [rng.choice("abcdefgh") for _ in range(rng.randint(1, longest))]
+        words = [rng.choice("abcdef01") for _ in range(rng.randint(1, longest))]
         if found and rng.random() < 0.6:
             part = rng.choice(found).split()
             at = rng.randrange(len(part))
@@ -117,7 +117,7 @@ def test_a_row_is_judged_as_the_reference_judges_it(seed: int) -> None:
     rows = [[rest[k], rng.choice(rest)] if k % 3 == 0 else [rest[k]] for k in range(30)]
     config = DecontaminationConfig(
         contaminated_ratio=rng.choice([0.5, 0.8, 1.0]), partial_ratio=0.2,
-        distinct_words=rng.choice([1, 6, 7]),
+        distinct_words=rng.choice([0, 5, 6]),
     )  # fmt: skip
     found = EvaluationIndex(named(items), config).judge(rows)
     for row, finding in zip(rows, found, strict=True):
@@ -209,22 +209,23 @@ def test_short_items_must_be_there_as_a_whole() -> None:
 
 
 def test_a_short_row_is_not_held_against_a_longer_item() -> None:
-    words = "one two three four five six seven eight nine ten eleven twelve".split()
+    words = [f"w{k}" for k in range(12)]
     assert one(" ".join(words), " ".join(words * 2)) is None
-    assert one(" ".join([*words, "one"]), " ".join(words * 2)) is not None
+    assert one(" ".join([*words, "w0"]), " ".join(words * 2)) is not None
 
 
-def test_a_13_gram_that_stutters_is_no_evidence() -> None:
-    row = "zeros 0 0 0 0 0 0 0 0 0 0 0 0 0 0 and more words about this table of numbers"
-    item = "print 0 0 0 0 0 0 0 0 0 0 0 0 0 0 then stop the other program at the very end please"
-    assert one(row, item) is None
-    assert one(row, item, distinct_words=1) is not None
+@pytest.mark.parametrize("run", ["0 " * 14, "1 2 3 4 5 6 7 8 9 10 11 12 13 14 ", "a b " * 7])
+def test_a_13_gram_of_hardly_any_words_is_no_evidence(run: str) -> None:
+    row = f"zeros {run}and more words about this table of numbers"
+    item = f"print {run}then stop the other program at the very end please, and do so now"
+    assert one(row, item, partial_ratio=0.5) is None
+    assert one(row, item, distinct_words=0) is not None
 
 
 def test_the_allow_list_is_learnt_from_distinct_rows() -> None:
     common = "the following are multiple choice questions with answers about the field of study"
     item = f"{common} named: which of these planets has the largest number of known moons today"
-    index = EvaluationIndex(named([item]))
+    index = EvaluationIndex(named([item]), DecontaminationConfig(partial_ratio=0.5))
     row = [f"{common} of cooking. What is a roux, and what does it do in a sauce of cream?"]
     assert index.judge([row])[0] is not None
     index.learn_allowed([[f"a {common} b"], [f"a {common} b"]])  # one row, twice
@@ -321,7 +322,7 @@ def test_a_finished_folder_stays_and_another_request_is_refused(data: Path) -> N
 
 def test_thresholds_must_be_in_order() -> None:
     with pytest.raises(ValueError, match=r"partial_ratio: 0\.9 is above"):
-        DecontaminationConfig(partial_ratio=0.9, contaminated_ratio=0.5)
+        DecontaminationConfig(partial_ratio=0.9)
 
 
 def test_a_killed_run_leaves_nothing_half_written_and_begins_anew(data: Path) -> None:

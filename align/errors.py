@@ -5,7 +5,8 @@
     │   └── RecipeError    a recipe, or an override of one, is wrong
     ├── StageError    (also RuntimeError)   a stage cannot go on: its input or its validation failed
     ├── ManifestError (also RuntimeError)   a run folder belongs to another recipe, or was changed
-    └── SweepError    (also RuntimeError)   a cell of a sweep does not belong to it, or is damaged
+    ├── SweepError    (also RuntimeError)   a cell of a sweep does not belong to it, or is damaged
+    └── CompareError  (also ValueError)     results cannot be read, or do not belong together
 
 Each message names the place, the value that was found and what to do about it.
 """
@@ -29,3 +30,7 @@ class ManifestError(PTSError, RuntimeError):
 
 class SweepError(PTSError, RuntimeError):
     """A cell of a sweep was made with other settings, is damaged, or could not be made."""
+
+
+class CompareError(PTSError, ValueError):
+    """Results of two models cannot be read, or are not of the same items."""

@@ -22,7 +22,7 @@ PTS = [
 ]
 ALIGN = [
     {"cli"},
-    {"sweep"},
+    {"sweep", "compare"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining"},
     {"training", "evaluation"},

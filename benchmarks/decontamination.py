@@ -19,11 +19,13 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ PER_SET = 100
 LENGTHS = (("13 words or more", 13, 10**9), ("7 to 12 words", 7, 12))
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 LOWEST = 0.2
+FILES = 4
 
 
 def questions(items: dict[str, list[dict[str, str]]], low: int, high: int) -> list[str]:
@@ -187,7 +190,7 @@ def peer_removed(items: Items, rows: dict[str, list[str]], work: Path, peer: str
     peer_files(items, work / "evals")
     (work / "train").mkdir()
     for number, listed in enumerate(rows.values()):
-        text_file(work / "train" / f"{number}.jsonl", listed)
+        text_files([work / "train" / f"{number}.jsonl"], listed)
     run_peer(peer, work)
     found = {}
     for number, (name, listed) in enumerate(rows.items()):
@@ -207,20 +210,34 @@ def run_peer(peer: str, work: Path) -> dict[str, float]:
     return timed([*peer.split(), "-c", PEER, *folders])
 
 
-def text_file(path: Path, rows: Iterable[str]) -> None:
-    with path.open("w") as file:
-        file.writelines(json.dumps({"text": row}) + "\n" for row in rows)
+def text_files(files: list[Path], rows: Iterable[str]) -> None:
+    """Rows in turn to several files, since the peer gives each of its threads a file."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(file.open("w")) for file in files]
+        for number, row in enumerate(rows):
+            opened[number % len(opened)].write(json.dumps({"text": row}) + "\n")
 
 
 def timed(command: list[str]) -> dict[str, float]:
-    """Seconds of the clock and of the processors, and the largest memory, of a process."""
+    """Seconds of the clock and of the processors, and the largest memory, of a process.
+
+    Memory is what /proc last said: `ru_maxrss` begins with the memory of this process.
+    """
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    largest = 0.0
+    while True:
+        done, status, used = os.wait4(process.pid, os.WNOHANG)
+        if done:
+            break
+        told = Path(f"/proc/{process.pid}/status").read_text()
+        if found := re.search(r"VmHWM:\s+(\d+) kB", told):
+            largest = int(found[1]) / 1024
+        time.sleep(0.1)
     if status:
         sys.exit(f"{command[0]} ended with {status}")
-    told = {"clock": time.monotonic() - began, "processor": used.ru_utime + used.ru_stime}
-    return {**told, "MiB": used.ru_maxrss / 1024}
+    spent = used.ru_utime + used.ru_stime
+    return {"clock": time.monotonic() - began, "processor": spent, "MiB": largest}
 
 
 def speed(work: Path, count: int, peer: str) -> str:
@@ -231,7 +248,7 @@ def speed(work: Path, count: int, peer: str) -> str:
     peer_files(items, folder / "evals")
     (folder / "train").mkdir()
     lines = [
-        line for rows in clean_rows(True).values() for row in rows for line in [*row.splitlines()]
+        line for rows in clean_rows(True).values() for row in rows for line in row.splitlines()
     ]
     lines = [line for line in lines if line.strip()]
     asked = questions(items, 13, 10**9)
@@ -247,30 +264,24 @@ def speed(work: Path, count: int, peer: str) -> str:
                 chosen.insert(1, rng.choice(asked))
             yield "\n".join(chosen)
 
-    train = folder / "train" / "rows.jsonl"
-    text_file(train, rows())
-    size = train.stat().st_size
+    files = [folder / "train" / f"rows-{k}.jsonl" for k in range(FILES)]
+    text_files(files, rows())
+    size = sum(file.stat().st_size for file in files)
     against = [
         word for name in items for word in ("--against", str(folder / "evals" / f"{name}.jsonl"))
     ]
-    ours = [sys.executable, "-m", "align.cli", "decontaminate", str(train), *against]
+    ours = [sys.executable, "-m", "align.cli", "decontaminate", *map(str, files), *against]
     ours += ["--eval-columns", "question", "--output", str(folder / "ours")]
-    told = {"align decontaminate, one process": timed(ours)}
-    summary = json.loads((folder / "ours" / "summary.json").read_text())["sources"][0]
-    gone = {"align decontaminate, one process": summary["13-gram"] + summary["7-gram"]}
+    mine, theirs = "align decontaminate, one process", "decontaminate, two threads"
+    told = {mine: timed(ours)}
+    counts = json.loads((folder / "ours" / "summary.json").read_text())["sources"]
+    gone = {mine: sum(one["13-gram"] + one["7-gram"] for one in counts)}
     if peer:
-        told["decontaminate, two threads"] = run_peer(peer, folder)
-        left = lines_of(folder / "clean" / "rows.jsonl.gz")
-        gone["decontaminate, two threads"] = count - left
-    head = [
-        "",
-        "seconds",
-        "rows a second",
-        "processor seconds",
-        "rows a processor second",
-        "MiB",
-        "removed",
-    ]
+        told[theirs] = run_peer(peer, folder)
+        left = sum(lines_of(file) for file in (folder / "clean").glob("*.jsonl.gz"))
+        gone[theirs] = count - left
+    head = ["", "seconds", "rows a second", "processor seconds", "rows a processor second"]
+    head += ["MiB", "removed"]
     body = [
         [
             name, f"{t['clock']:.0f}", f"{count / t['clock']:,.0f}", f"{t['processor']:.0f}",

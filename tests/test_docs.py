@@ -118,9 +118,10 @@ def test_python_of_the_verifier_page_runs() -> None:
         exec(compile(text, "writing-a-verifier.md", "exec"), space)
 
 
-def test_python_of_the_decontamination_page_runs() -> None:
-    [text] = blocks(ROOT / "docs" / "decontamination.md", "python")
-    exec(compile(text, "decontamination.md", "exec"), {"__name__": "docs"})
+@pytest.mark.parametrize("page", ["compare.md", "decontamination.md"])
+def test_python_of_the_page_runs(page: str) -> None:
+    [text] = blocks(ROOT / "docs" / page, "python")
+    exec(compile(text, page, "exec"), {"__name__": "docs"})
 
 
 def test_the_engine_of_the_docs_conforms() -> None:

@@ -2452,6 +2452,105 @@ RUNS_OF_ALIGN = [
 MARKED = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
 
 
+def clean(p: Place, *words: object, rows: object = None, against: object = None) -> None:
+    """`align decontaminate` with sound options but for those that are given."""
+    rows = p.rows({"text": "a"}, name="train.jsonl") if rows is None else rows
+    against = p.rows({"text": "b"}, name="set.jsonl") if against is None else against
+    p.align("decontaminate", rows, "--against", against, "--output", p / "out", *words)
+
+
+def samples(p: Place, *lines: object, name: str = "samples_t.jsonl") -> Path:
+    """A file of lm-evaluation-harness; numbers stand for sound lines of that item."""
+    sound = {"doc": {}, "target": "1", "filter": "none", "metrics": ["acc"], "acc": 1.0}
+    made = [{"doc_id": line, **sound} if isinstance(line, int) else line for line in lines]
+    return p.rows(*made, name=name)
+
+
+CLEANING_AND_COMPARING = [
+    bad("train missing", lambda p: clean(p, rows=p / "no.jsonl"), "no.jsonl: no such file"),
+    bad("set missing", lambda p: clean(p, against=p / "no.csv"), "no.csv: no such file"),
+    bad("train of a broken row", lambda p: clean(p, rows=p.rows("{")), "line 1: not JSON"),
+    bad("set of a broken row", lambda p: clean(p, against=p.rows("{")), "line 1: not JSON"),
+    bad(
+        "train without a column",
+        lambda p: clean(p, "--columns", "txt"),
+        "train.jsonl, line 1: column 'txt' is missing",
+        "did you mean 'text'?",
+    ),
+    bad("unknown threshold", lambda p: clean(p, "--set", "ratio=1"), "no such key", "known: "),
+    bad(
+        "thresholds in no order",
+        lambda p: clean(p, "--set", "partial_ratio=0.9"),
+        "partial_ratio: 0.9 is above contaminated_ratio",
+    ),
+    bad("threshold without a value", lambda p: clean(p, "--set", "x"), "must read key.path=value"),
+    bad(
+        "allow-list missing",
+        lambda p: clean(p, "--allow-list", p / "no.txt"),
+        "no.txt: No such file",
+    ),
+    bad(
+        "allow-list in UTF-16",
+        lambda p: clean(p, "--allow-list", p.write("a.txt", "a".encode("utf-16"))),
+        "is not UTF-8",
+    ),
+    bad(
+        "cleaned into others' files",
+        lambda p: (p.write("out/thesis.txt", ""), clean(p)),
+        "holds files that this command did not write",
+    ),
+    bad("cleaned into a file", lambda p: (p.write("out", ""), clean(p)), "is a file"),
+    bad(
+        "cleaned with other settings",
+        lambda p: (clean(p), clean(p, "--set", "contaminated_ratio=0.9")),
+        "was made with other sources or settings",
+    ),
+    bad("compared with nothing", lambda p: p.align("compare", p / "a", p / "b"), "no such file"),
+    bad(
+        "compared an unknown file",
+        lambda p: p.align("compare", p.write("a.txt", ""), p.write("b.txt", "")),
+        "unknown kind of file",
+    ),
+    bad(
+        "compared other tasks",
+        lambda p: p.align("compare", samples(p, 1, 2, name="samples_a.jsonl"), samples(p, 1, 2)),
+        "nothing to compare: A has a (acc); B has t (acc)",
+    ),
+    bad(
+        "compared no shared items",
+        lambda p: p.align("compare", samples(p, 1, 2, name="a/samples_t.jsonl"), samples(p, 3, 4)),
+        "share 0 items",
+    ),
+    bad(
+        "compared a row of no kind",
+        lambda p: p.align("compare", samples(p, {"x": 1}, name="samples_a.jsonl"), samples(p, 1)),
+        "line 1: no line of lm-evaluation-harness",
+    ),
+    bad(
+        "compared an unknown measure",
+        lambda p: p.align("compare", samples(p, 1, 2), samples(p, 1, 2), "--measure", "acd"),
+        "measure 'acd' is not on both sides",
+        "did you mean 'acc'?",
+    ),
+    bad(
+        "compared a page of a folder",
+        lambda p: p.align("compare", samples(p, 1), samples(p, 1), "--html", p.folder),
+        "it is a folder",
+    ),
+    bad(
+        "compared a run without a stage",
+        lambda p: p.align("compare", p.shared.whole, p.shared.whole),
+        "holds the evaluations",
+        "name one",
+    ),
+    bad(
+        "compared a damaged log",
+        lambda p: p.align("compare", p.write("a.eval", b"PK"), p.write("b.eval", b"PK")),
+        "a.eval: no log of inspect_ai that can be read",
+    ),
+]
+
+
 def other_problems(p: Place) -> None:
     folder = p.copy(p.shared.whole)
     path = folder / "eval" / "sft" / "items.jsonl"
@@ -2552,6 +2651,7 @@ TABLE: dict[str, list[Bad]] = {
     "recipes": RECIPES,
     "checks": CHECKS,
     "runs of align": RUNS_OF_ALIGN,
+    "cleaning and comparing": CLEANING_AND_COMPARING,
 }
 
 

@@ -54,11 +54,8 @@ class Row:
     unpaired_p: float
     worth: float
     """How many times as many items an unpaired comparison needs for an interval as narrow."""
-
-    @property
-    def rates(self) -> bool:
-        """Whether the values are shares, told in points."""
-        return min(self.means) >= 0 and max(self.means) <= 1
+    rates: bool
+    """Whether all values lie in 0..1, and are told in points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +135,7 @@ def _row(key: Key, first: Reading, second: Reading) -> Row:
         unpaired=unpaired,
         unpaired_p=unpaired_p,
         worth=float(a.var(ddof=1) + b.var(ddof=1)) / of_pairs if of_pairs else math.nan,
+        rates=bool(min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1),
     )
 
 

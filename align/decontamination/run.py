@@ -224,7 +224,11 @@ def _unfinished(output: Path) -> Iterator[Path]:
                 shutil.rmtree(path)
             elif path.name != ".lock":
                 path.unlink()
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
         (folder / ".lock").unlink()
         os.replace(folder, output)
 

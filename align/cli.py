@@ -293,6 +293,42 @@ def compare(
 
 
 @app.command()
+def benchmark(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a model or adapter, or of a stage of a run.")
+    ],
+    benchmarks: Annotated[
+        list[str], typer.Argument(help="Names (arc-easy, gsm8k, ...) or .yaml files.")
+    ],
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="key=value for all of them, e.g. limit=200; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the results; MODEL/benchmarks if not given."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on standard benchmarks; the same command goes on where it ended."""
+    from align.benchmarks.settings import load_benchmark
+
+    asked = [load_benchmark(name, settings or []) for name in benchmarks]
+    from align.benchmarks.run import run_benchmark
+    from align.benchmarks.table import to_text
+    from pts.config import SamplingConfig
+    from pts.engines.transformers.engine import TransformersEngine
+
+    folder = model / "model" if (model / "model" / "config.json").is_file() else model
+    with _interruptible():
+        engine = TransformersEngine.load(folder, SamplingConfig())
+        where = output or model / "benchmarks"
+        results = [run_benchmark(one, engine, where, progress=not quiet) for one in asked]
+    typer.echo(to_text(results))
+    typer.echo(f"\nItems, for align compare: {where}/NAME/samples_NAME.jsonl")
+
+
+@app.command()
 def report(run_folder: RunArgument) -> None:
     """Write the HTML report of a run again."""
     from align.report.page import write_report

@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from align.benchmarks.settings import Benchmark
 from align.context import StageEntry
 from align.decontamination.settings import DecontaminationConfig
 from align.pipeline.recipe import Recipe
@@ -63,7 +64,8 @@ def reference() -> str:
     stages = [line for kind, stage in STAGES.items() for line in sections(stage.config, kind)]
     sweep = sections(SweepFile, "Sweep file")
     clean = sections(DecontaminationConfig, "Decontamination (`align decontaminate --set`)")
-    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options, *sweep, *clean])
+    benchmark = sections(Benchmark, "Benchmark file")
+    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options, *sweep, *clean, *benchmark])
 
 
 def sections(kind: type[BaseModel], path: str) -> Iterator[str]:

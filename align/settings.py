@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import importlib.resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pts.config import Settings
 
@@ -55,6 +60,106 @@ class TrainingConfig(Settings):
     """Steps between checkpoints; a killed stage continues from the last one."""
     lora: LoRAConfig | None = None
     """Train adapters instead of all weights."""
+
+
+class SourceConfig(Settings):
+    """One source of rows."""
+
+    path: str = Field(min_length=1)
+    """A file (.jsonl, .csv, .tsv, .parquet), the folder of a saved data set, or `hf:NAME`,
+    `hf:NAME:SPLIT`, `hf:NAME:CONFIG:SPLIT`."""
+    name: str = ""
+    """Names the source in counts and messages; its path unless given. With the recipe's seed it
+    decides which rows are drawn."""
+    weight: float | None = Field(None, gt=0)
+    """Share of the rows drawn, relative to the weights of the other sources: all have one, or none
+    (then all rows of all sources are equally likely)."""
+    limit: int = Field(0, ge=0)
+    """Rows of it at most that may be drawn, chosen by the seed; 0 sets no limit."""
+    format: Literal["auto", "messages", "prompt_completion", "alpaca", "preference", "ids"] = "auto"
+    """Form of its rows; `auto` knows each row by its columns."""
+    columns: dict[str, str] = {}
+    """Columns of fields that are called otherwise, e.g. {messages: dialogue}."""
+    ignore: tuple[str, ...] = ()
+    """Columns that are not read. A column that changes meaning (tools, weight and the like) is
+    refused unless it is named here."""
+    faulty: Literal["refuse", "drop"] = "refuse"
+    """Rows that cannot be read: refuse to start and name them, or drop and count them."""
+
+
+class LossLimits(Settings):
+    """Shares of a source's drawn rows above which a stage refuses to start.
+
+    The defaults are low enough to notice a wrong setting, and high enough for a few odd rows.
+    """
+
+    faulty: float = Field(0.01, ge=0, le=1)
+    """Dropped as they cannot be read (under `faulty: drop`)."""
+    too_long: float = Field(0.1, ge=0, le=1)
+    """Dropped as longer than max_length."""
+    truncated: float = Field(0.1, ge=0, le=1)
+    """Cut at max_length."""
+    fully_masked: float = Field(0.01, ge=0, le=1)
+    """Dropped as no token of them is trained on."""
+    identical_sides: float = Field(0.05, ge=0, le=1)
+    """Pairs dropped as their two sides are the same ids."""
+    lost_stop: float = Field(0.01, ge=0, le=1)
+    """Whose trained tokens do not end with the end of turn, as they were cut or given as ids."""
+
+
+class MixtureConfig(TrainingConfig):
+    """What training stages share that can take rows of several sources as their data."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    """Sources of rows; without them the stage makes its data otherwise, and the keys that tell of
+    sources have no place."""
+    num_rows: int = Field(0, ge=0, le=10**9)
+    """Rows to draw from all sources together; 0 draws as many as there are, or as the weights
+    allow."""
+    when_short: Literal["fewer", "repeat"] = "fewer"
+    """Where a source has fewer rows than its share asks for: draw fewer of all, so that the shares
+    hold and no row is drawn twice, or draw its rows again."""
+    too_long: Literal["drop", "cut"] = "drop"
+    """Rows longer than max_length: drop them, or cut them (their answers then lose their end)."""
+    losses: LossLimits = LossLimits()
+    """Above which losses the stage refuses to start."""
+
+    row_kind: ClassVar[Literal["chats", "pairs"]] = "chats"
+    """What the rows of sources must be."""
+    of_sources: ClassVar[tuple[str, ...]] = ("num_rows", "when_short", "too_long", "losses")
+    """Keys that mean nothing without sources."""
+    instead: ClassVar[tuple[str, ...]] = ()
+    """Keys that mean nothing where sources are all the data."""
+
+    @property
+    def only_sources(self) -> bool:
+        """Whether all the stage's data come from its sources."""
+        return bool(self.sources)
+
+    def _idle(self) -> tuple[str, ...]:
+        if not self.sources:
+            return self.of_sources
+        return self.instead if self.only_sources else ()
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        told = [key for key in self._idle() if key in self.model_fields_set]
+        if told:
+            which = "has no place beside" if self.sources else "needs"
+            raise ValueError(f"{', '.join(told)} {which} sources")
+        weighted = {source.weight is not None for source in self.sources}
+        if len(weighted) > 1:
+            raise ValueError("sources: give all of them a weight, or none")
+        names = [source.name or source.path for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sources: each name may stand once, got {names}; give names")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        idle = self._idle() if self.sources else ("sources", *self.of_sources)
+        data: dict[str, Any] = handler(self)
+        return {key: value for key, value in data.items() if key not in idle}
 
 
 class RolloutsConfig(TrainingConfig):

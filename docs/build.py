@@ -97,7 +97,7 @@ def models(annotation: Any) -> list[type[BaseModel]]:
     """Settings classes inside an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         return [m for part in typing.get_args(annotation) for m in models(part)]
     return []
 

@@ -26,7 +26,7 @@ ALIGN = [
     {"pipeline"},
     {"stages", "report", "chat", "pretraining"},
     {"training", "evaluation"},
-    {"run_folder", "tasks", "models"},
+    {"run_folder", "tasks", "models", "mixture"},
     {"context", "data", "settings", "ledger"},
     {"decontamination"},
     {"errors"},

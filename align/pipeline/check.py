@@ -9,6 +9,7 @@ from align.context import BASE
 from align.errors import RecipeError
 from align.models.load import SMOLLM2, base_path, chat_template
 from align.pipeline.recipe import Recipe
+from align.pipeline.source_rows import source_faults
 from align.stages import STAGES
 from align.tasks.base import Split, Task, place_of
 from align.tasks.registry import build_task
@@ -41,6 +42,7 @@ def check_recipe(recipe: Recipe) -> None:
         except ConfigError as error:
             faults += error.problems
     faults += _model_faults(recipe)
+    faults += source_faults(recipe)
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
     for name, config in settings.items():
         reference = getattr(config, "reference", "start")
@@ -93,11 +95,11 @@ def _loss_fault(name: str, loss: str) -> list[str]:
 def _check_chats(recipe: Recipe, task: Task) -> None:
     """Render the chats of a user's files with the tokenizer, which needs no weights."""
     named, base = place_of(task), Path(base_path(recipe.model))
-    kinds = {entry.kind: entry.settings for entry in recipe.stages}
+    kinds = {e.kind: e.settings for e in recipe.stages if recipe.draws(e) == "demonstrations"}
     if named is None or "sft" not in kinds or not (base / "tokenizer_config.json").is_file():
         return
+    from align.data.chat import render_checked
     from align.models.load import load_tokenizer
-    from align.training.chat_rows import render_checked
 
     chats = task.demonstrations(kinds["sft"].num_examples, 0)  # type: ignore[attr-defined]
     _, faults = render_checked(load_tokenizer(base, recipe.model), chats, [*map(named, chats)])

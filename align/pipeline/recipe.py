@@ -89,7 +89,8 @@ class Recipe(Settings):
 
     def draws(self, entry: StageEntry) -> str:
         """What a stage takes from the task's train split."""
-        return "nothing" if self.rollouts_of(entry) else STAGES[entry.kind].draws
+        given = self.rollouts_of(entry) or getattr(entry.settings, "only_sources", False)
+        return "nothing" if given else STAGES[entry.kind].draws
 
     def _before(self, entry: StageEntry, made: str) -> str:
         earlier = self.stages[: self.stages.index(entry)]

@@ -26,6 +26,7 @@ from align.models.load import device_of, prepare_base
 from align.pipeline.background import BackgroundWorker, cores, share_cores
 from align.pipeline.check import check_recipe
 from align.pipeline.recipe import Recipe, parse_recipe
+from align.pipeline.source_rows import source_rows
 from align.report.page import write_report
 from align.run_folder import (
     Manifest,
@@ -33,10 +34,12 @@ from align.run_folder import (
     data_digests,
     read_manifest,
     recipe_digest,
+    source_digests,
     tree_digest,
 )
 from align.stages import STAGES
 from align.tasks.registry import build_task
+from align.training.loop import CHECKPOINTS
 from pts.data.rollouts import ROLLOUTS
 from pts.files import write_json
 
@@ -155,6 +158,7 @@ class PipelineRun:
         if searched:
             pairs = self.manifest.folder / searched / "pairs.jsonl"
             digests["pairs"] = self._digest(pairs)
+        digests |= source_digests(entry.settings)
         reference = getattr(entry.settings, "reference", "start")
         if reference != "start":
             digests["reference"] = self._digest(Path(reference))
@@ -170,10 +174,11 @@ class PipelineRun:
         result = self._kept(entry.name, inputs)
         if result is None:
             self.console.print(f"[bold]{entry.name}[/bold]")
+            folder = self.manifest.folder / entry.name
+            rows = source_rows(self.recipe, entry, policy, folder / CHECKPOINTS, digests)
             context = StageContext(
-                self.recipe, self._task, entry, policy, self.manifest.folder / entry.name,
-                pairs=pairs, rollouts=rollouts, budget=budget, progress=self.progress,
-                digests=digests,
+                self.recipe, self._task, entry, policy, folder, pairs=pairs, rollouts=rollouts,
+                rows=rows, budget=budget, progress=self.progress, digests=digests,
             )  # fmt: skip
             result = self._record(entry.name, inputs, run_stage(context))
         self._settle(wait=False)

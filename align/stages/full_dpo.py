@@ -1,5 +1,5 @@
 """Stage 3: DPO on full-length pairs, judged by the verifier: sampled from the stage before, or
-taken from the rollouts of a search."""
+taken from the rollouts of a search; or on pairs of data sets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from align.data.preferences import (
 )
 from align.data.rollouts import answers_of, continuation_pairs
 from align.errors import StageError
-from align.settings import RolloutsConfig
+from align.settings import MixtureConfig, RolloutsConfig
 from align.stages.sampling import load_engine, sample_answers
 from pts.data.rollouts import read_rollouts
 from pts.types import Ids
@@ -30,8 +30,8 @@ from pts.types import Ids
 PAIRS = "pairs.jsonl"
 
 
-class FullDPOConfig(RolloutsConfig):
-    """Stage 3: DPO on full-length pairs, sampled from the stage before and judged."""
+class FullDPOConfig(RolloutsConfig, MixtureConfig):
+    """Stage 3: DPO on full-length pairs: sampled and judged, or of data sets."""
 
     num_problems: int = Field(400, ge=1, le=10**9)
     """Problems to sample."""
@@ -59,25 +59,48 @@ class FullDPOConfig(RolloutsConfig):
     """`start`: the policy that this stage starts from; else the folder of a model."""
     strict: bool = True
     """Refuse pairs that were sampled from another policy than the reference."""
+    with_sampled: bool = False
+    """Train on sampled pairs (or those of `rollouts`) beside the pairs of `sources`, instead of on
+    the latter alone."""
+    max_length: int = Field(1024, ge=8)
+    """Of pairs of sources, tokens of the prompt with the longer side: what is longer is dropped,
+    or cut where `too_long` says so; counted and shown."""
+
+    row_kind: ClassVar[Literal["chats", "pairs"]] = "pairs"
+    of_sources: ClassVar[tuple[str, ...]] = (
+        *MixtureConfig.of_sources,
+        "with_sampled",
+        "max_length",
+    )
+    instead: ClassVar[tuple[str, ...]] = (
+        *("rollouts", "purposes", "num_problems", "samples", "match", "pairs_per_question"),
+        *("pairs_of", "max_pairs", "style_weight", "strict"),
+    )
+
+    @property
+    def only_sources(self) -> bool:
+        """Whether all the stage's data come from its sources."""
+        return bool(self.sources) and not self.with_sampled
 
 
 def run(context: StageContext) -> StageResult:
-    """Sample (or take rollouts), pair, train.
+    """Sample (or take rollouts), pair, train; or train on the pairs of sources, or on both.
 
     Raises:
         StageError: no question with both right and wrong answers, or a reference other than the
             sampled policy under `strict`.
     """
     from align.training import loop as training
-    from align.training.trl import dpo_trainer
+    from align.training.trl import dpo_trainer, pair_rows
 
     config = context.settings
     done = training.begin(context, config)
     if done is not None:
         return done
-    pairs, metrics = collect(context)
+    pairs, metrics = ([], {}) if config.only_sources else collect(context)
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
-    rows = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
+    sampled = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
+    rows = pair_rows(sampled, context.rows.file if context.rows else None)
     reference = None
     if config.reference != "start":
         reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
@@ -85,8 +108,13 @@ def run(context: StageContext) -> StageResult:
         context, config, config.beta, config.nll_weight, policy, tokenizer, rows, reference
     )
     loss_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
+    if context.rows is not None:
+        loss_tokens += context.rows.total("trained_tokens")
+        metrics["pairs"] = len(rows)
+        metrics["sources"] = {name: dict(counts) for name, counts in context.rows.counts.items()}
     metrics |= training.fit(trainer, context, loss_tokens)
-    return training.finish(context, trainer.model, tokenizer, metrics, [PAIRS])
+    files = [] if config.only_sources else [PAIRS]
+    return training.finish(context, trainer.model, tokenizer, metrics, files)
 
 
 def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]]:

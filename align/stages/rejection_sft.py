@@ -57,7 +57,9 @@ def run(context: StageContext) -> StageResult:
     ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
     validated = validate_rows(tokenizer, ended, config.max_length)
     validated.metrics.update(counts, rows_other_stop=len(rows) - len(ended))
-    return train_sft(context, config, policy, tokenizer, validated, new_tokens)
+    return train_sft(
+        context, config, policy, tokenizer, validated.rows, validated.metrics, new_tokens
+    )
 
 
 def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, Literal
+
 from pydantic import Field
 
-from align.context import StageContext, StageResult
-from align.settings import TrainingConfig
+from align.context import SourceRows, StageContext, StageResult
+from align.settings import MixtureConfig
 
 
-class SFTConfig(TrainingConfig):
+class SFTConfig(MixtureConfig):
     """Stage 1: supervised fine-tuning on chats, loss on the assistant's tokens only."""
 
     num_examples: int = Field(4800, ge=1, le=10**9)
-    """Chats to train on."""
+    """Chats of the task to train on; with `sources`, num_rows tells."""
     max_length: int = Field(1024, ge=8)
-    """Longer chats are dropped, counted and shown, never cut."""
+    """Longer chats are dropped, counted and shown; never cut, unless `too_long` of sources says
+    so."""
+    train_on: Literal["all", "last"] = "all"
+    """Of the rows of sources: train on all of the assistant's turns, or on the last alone."""
+
+    of_sources: ClassVar[tuple[str, ...]] = (*MixtureConfig.of_sources, "train_on")
+    instead: ClassVar[tuple[str, ...]] = ("num_examples",)
 
 
 def run(context: StageContext) -> StageResult:
-    """Train on `num_examples` demonstrations of the task.
+    """Train on the rows of the sources, or on `num_examples` demonstrations of the task.
 
     Raises:
         StageError: the validation found faults; all are listed.
@@ -26,7 +34,7 @@ def run(context: StageContext) -> StageResult:
     from align.tasks.base import place_of
     from align.training import loop
     from align.training.chat_rows import prepare, validate
-    from align.training.trl import train_sft
+    from align.training.trl import mapped, train_sft
 
     config: SFTConfig = context.settings
     done = loop.begin(context, config)
@@ -34,6 +42,24 @@ def run(context: StageContext) -> StageResult:
         return done
     policy, tokenizer = loop.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = prepare(policy, tokenizer)
+    if context.rows is not None:
+        metrics = mixture_metrics(context.rows)
+        return train_sft(
+            context, config, policy, tokenizer, mapped(context.rows.file), metrics, new_tokens
+        )
     chats = context.task.demonstrations(config.num_examples, context.problem_seed)
     validated = validate(tokenizer, chats, config.max_length, place_of(context.task))
-    return train_sft(context, config, policy, tokenizer, validated, new_tokens)
+    return train_sft(
+        context, config, policy, tokenizer, validated.rows, validated.metrics, new_tokens
+    )
+
+
+def mixture_metrics(rows: SourceRows) -> dict[str, Any]:
+    """What the manifest says of the rows of sources: totals under the names that demonstrations
+    have, and all counts by source."""
+    return {
+        "rows": rows.total("kept"),
+        "rows_too_long": rows.total("too_long"),
+        "assistant_tokens": rows.total("trained_tokens"),
+        "sources": {name: dict(counts) for name, counts in rows.counts.items()},
+    }

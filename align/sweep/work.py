@@ -28,7 +28,14 @@ from align.evaluation.records import Evaluation, read_evaluation
 from align.models.load import base_path, prepare_base
 from align.pipeline.background import begin_worker
 from align.pipeline.recipe import Recipe, measured_otherwise
-from align.run_folder import data_digests, git_state, read_manifest, tree_digest, versions
+from align.run_folder import (
+    data_digests,
+    git_state,
+    read_manifest,
+    source_digests,
+    tree_digest,
+    versions,
+)
 from align.sweep.cells import FOLDER, Cell, cell_of, check_cell, read_cell, write_cell
 from align.sweep.claims import claimed, holder
 from align.sweep.plan import CellKey, Plan, needed, pruned
@@ -230,7 +237,11 @@ def settings_of(plan: Plan, key: CellKey) -> dict[str, Any]:
     data["model"]["path"] = tree_digest(base) if base.exists() else str(base)
     data["model"].pop("device")
     also = {name: list(overrides) for name, overrides in plan.also.items()}
-    return {**data, "data": data_digests(recipe), **({"also": also} if also else {})}
+    files = data_digests(recipe)
+    for entry in recipe.stages:
+        found = source_digests(entry.settings)
+        files |= {f"{entry.name}.{name}": digest for name, digest in found.items()}
+    return {**data, "data": files, **({"also": also} if also else {})}
 
 
 def source_digest() -> str:

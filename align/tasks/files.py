@@ -6,9 +6,10 @@ import os
 import random
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from align.data.chat import Chat
+from align.data.turns import roles_fault, unsupported
 from align.errors import RecipeError
 from align.settings import FilesTask
 from align.tasks.base import Split
@@ -17,11 +18,10 @@ from pts.data.rows import SHOWN, Faults, missing, read_messages
 from pts.data.sources import open_table
 from pts.data.tables import Row, shown
 from pts.errors import DataError, PTSError
-from pts.types import Message, Problem
+from pts.types import Problem
 from pts.verifiers.registry import ReferenceCheck, make_verifier
 
 T = TypeVar("T")
-ROLES = ("system", "user", "assistant")
 
 
 class FileTask:
@@ -127,14 +127,8 @@ def _problem_fault(references: ReferenceCheck | None, problem: Problem) -> str |
     assert not isinstance(problem.prompt, str)  # they are read as chats
     if not any(message.content for message in problem.prompt):
         return "prompt is empty"
-    fault = _roles_fault(problem.prompt)
+    fault = roles_fault(problem.prompt)
     return fault or (references(problem) if references else None)
-
-
-def _roles_fault(messages: tuple[Message, ...]) -> str | None:
-    """The first role that no chat template knows."""
-    unknown = (message.role for message in messages if message.role not in ROLES)
-    return next((f"role must be one of {', '.join(ROLES)}, got {role!r}" for role in unknown), None)
 
 
 def _read_chats(source: str) -> list[tuple[str, Chat]]:
@@ -157,38 +151,14 @@ def _chat(row: Row) -> Chat | str:
         return row
     if "messages" not in row:
         return missing("messages", row)
-    unsupported = _unsupported(row)
-    if unsupported:
-        return unsupported
+    if (fault := unsupported(row, row["messages"])) is not None:
+        return fault
     messages = read_messages(row["messages"])
     if not messages:
         return f"messages: messages with role and content are needed, not {shown(row['messages'])}"
     if messages[-1].role != "assistant":
-        return _roles_fault(messages) or "messages must end with the assistant's turn"
-    return _roles_fault(messages) or messages
-
-
-MEANINGFUL = (
-    *("tools", "functions", "tool_calls", "function_call", "tool_call_id"),
-    *("loss", "weight", "train", "reasoning_content"),
-)
-"""Keys of rows and messages that change what is trained on, and that are not supported."""
-
-
-def _unsupported(row: dict[str, Any]) -> str | None:
-    """The first such key that says more than the default."""
-    turns = row["messages"] if isinstance(row["messages"], list) else []
-    places = [("", row)]
-    places += [(f"messages.{i}.", turn) for i, turn in enumerate(turns) if isinstance(turn, dict)]
-    for place, held in places:
-        for key in MEANINGFUL:
-            value = held.get(key)
-            if value not in (None, True, 1, "", [], {}):
-                return (
-                    f"{place}{key} is {shown(value)}, which this task does not honour; "
-                    "leave the row out, or mend it"
-                )
-    return None
+        return roles_fault(messages) or "messages must end with the assistant's turn"
+    return roles_fault(messages) or messages
 
 
 def _overlaps(problems: dict[str, list[Problem]]) -> list[str]:

@@ -8,10 +8,14 @@ sampled is what is trained, and every row that enters is used: nothing is cut or
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as compute
+from datasets import Dataset, concatenate_datasets
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
@@ -21,7 +25,6 @@ from align.data.chat import ChatIds
 from align.settings import TrainingConfig
 from align.training import loop as training
 from align.training.batches import StepSampler
-from align.training.chat_rows import ValidatedRows
 from pts.types import Ids
 
 # TRL asks a property that transformers has renamed; nobody who runs a recipe can mend that.
@@ -29,6 +32,7 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 
 IGNORED = -100
 """Label of tokens without a loss (PyTorch's convention)."""
+PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 class IdSFTTrainer(SFTTrainer):
@@ -44,7 +48,17 @@ class IdSFTTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return step_sampler([len(ids) for ids in rows["input_ids"]], self.args)
+        return step_sampler(lengths_of(rows, "input_ids").tolist(), self.args)
+
+
+def mapped(file: Path) -> Dataset:
+    """Rows of an Arrow stream, read from the disk when they are asked for."""
+    return Dataset.from_file(str(file))
+
+
+def lengths_of(rows: Dataset, column: str) -> npt.NDArray[np.int64]:
+    """Tokens of each row of a column of ids; the ids themselves are not read."""
+    return np.asarray(compute.list_value_length(rows.data.column(column)), np.int64)
 
 
 def step_sampler(lengths: Sequence[int], args: TrainingArguments) -> StepSampler:
@@ -64,7 +78,7 @@ def sft_trainer(
     config: TrainingConfig,
     policy: Any,
     tokenizer: Any,
-    rows: Sequence[ChatIds],
+    rows: Sequence[ChatIds] | Dataset,
     new_tokens: Sequence[int] = (),
 ) -> SFTTrainer:
     """SFT on the tokens under the mask.
@@ -81,13 +95,13 @@ def sft_trainer(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    data = Dataset.from_dict(
-        {"input_ids": [list(row.ids) for row in rows], "labels": [labels(row) for row in rows]}
-    )
+    if not isinstance(rows, Dataset):
+        ids, targets = [list(row.ids) for row in rows], [labels(row) for row in rows]
+        rows = Dataset.from_dict({"input_ids": ids, "labels": targets})
     return IdSFTTrainer(
         model=policy,
         args=args,
-        train_dataset=data,
+        train_dataset=rows,
         processing_class=tokenizer,
         peft_config=training.adapter(config.lora, policy, new_tokens),
     )
@@ -98,19 +112,30 @@ def train_sft(
     config: TrainingConfig,
     policy: Any,
     tokenizer: Any,
-    validated: ValidatedRows,
+    rows: Sequence[ChatIds] | Dataset,
+    metrics: Mapping[str, Any],
     new_tokens: Sequence[int] = (),
 ) -> StageResult:
-    """Train on validated rows and save the policy."""
-    trainer = sft_trainer(context, config, policy, tokenizer, validated.rows, new_tokens)
-    fitted = training.fit(trainer, context, validated.metrics["assistant_tokens"])
-    metrics = {**validated.metrics, **fitted}
-    return training.finish(context, trainer.model, tokenizer, metrics)
+    """Train on rows that were validated and save the policy; `metrics` counted them."""
+    trainer = sft_trainer(context, config, policy, tokenizer, rows, new_tokens)
+    fitted = training.fit(trainer, context, metrics["assistant_tokens"])
+    return training.finish(context, trainer.model, tokenizer, {**metrics, **fitted})
 
 
 def labels(row: ChatIds) -> list[int]:
     """The ids, with `IGNORED` where the mask is 0."""
     return [token if flag else IGNORED for token, flag in zip(row.ids, row.mask, strict=True)]
+
+
+def pair_rows(pairs: Sequence[tuple[Ids, Ids, Ids]], stored: Path | None = None) -> Dataset:
+    """Pairs at hand, before those of an Arrow stream if there is one."""
+    columns = {name: [list(pair[k]) for pair in pairs] for k, name in enumerate(PAIR_COLUMNS)}
+    if stored is None:
+        return Dataset.from_dict(columns)
+    rows = mapped(stored)
+    if not pairs:
+        return rows
+    return concatenate_datasets([Dataset.from_dict(columns, features=rows.features), rows])
 
 
 class IdDPOTrainer(DPOTrainer):
@@ -128,9 +153,8 @@ class IdDPOTrainer(DPOTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
-        columns = (rows[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
-        lengths = [len(p) + max(len(c), len(r)) for p, c, r in zip(*columns, strict=True)]
-        return step_sampler(lengths, self.args)
+        prompt, chosen, rejected = (lengths_of(rows, name) for name in PAIR_COLUMNS)
+        return step_sampler((prompt + np.maximum(chosen, rejected)).tolist(), self.args)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         model: Any = self.ref_model or self.model
@@ -153,7 +177,7 @@ def dpo_trainer(
     nll_weight: float,
     policy: Any,
     tokenizer: Any,
-    pairs: Sequence[tuple[Ids, Ids, Ids]],
+    pairs: Sequence[tuple[Ids, Ids, Ids]] | Dataset,
     reference: Any = None,
 ) -> DPOTrainer:
     """DPO on (prompt, chosen, rejected) ids; without `reference`, against `policy` as it is now."""
@@ -170,13 +194,11 @@ def dpo_trainer(
         max_length=None,
         precompute_ref_log_probs=True,
     )
-    names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    columns = {name: [list(pair[k]) for pair in pairs] for k, name in enumerate(names)}
     return IdDPOTrainer(
         model=policy,
         ref_model=reference,
         args=args,
-        train_dataset=Dataset.from_dict(columns),
+        train_dataset=pairs if isinstance(pairs, Dataset) else pair_rows(pairs),
         processing_class=tokenizer,
         peft_config=training.adapter(config.lora, policy),
     )

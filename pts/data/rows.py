@@ -138,7 +138,7 @@ def _plain(value: Any) -> str:
 
 
 def _prompt(value: Any, chat: bool) -> str | tuple[Message, ...]:
-    if isinstance(value, str) and _spells_messages(value):
+    if isinstance(value, str) and spells_messages(value):
         raise _Unfit("messages are given as text; lists of messages (JSONL, Parquet) are")
     if isinstance(value, str) and value:
         return (Message("user", value),) if chat else value
@@ -162,7 +162,7 @@ def read_messages(value: object) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _spells_messages(text: str) -> bool:
+def spells_messages(text: str) -> bool:
     """Whether a text is a list of messages, written as JSON or as Python."""
     if not text.lstrip().startswith("[") or "role" not in text:
         return False

@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from align.errors import RecipeError, SweepError
+from align.errors import RecipeError, StageError, SweepError
 from pts.errors import PTSError, outside, printable, told
 
 app = typer.Typer(
@@ -73,6 +73,41 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     loaded = load_recipe(recipe, overrides or [])
     check_recipe(loaded)
     typer.echo(f"{loaded.name}: ok; stages {' > '.join(e.name for e in loaded.stages)}")
+
+
+@app.command()
+def data(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Write it as a page, too."),
+    ] = None,
+    stage: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A stage to look at; all that train on rows if not given."),
+    ] = None,
+    examples: Annotated[int, typer.Option(min=0, help="Rows to show of each source.")] = 2,
+) -> None:
+    """Show what a recipe's stages would train on: rows, lengths, and what is lost on the way."""
+    from align.pipeline.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from rich.console import Console
+
+    from align.pipeline.data import view_data
+    from align.report.data_page import write_data_page
+    from align.report.data_text import print_view
+
+    views = view_data(loaded, stage or [], examples)
+    for view in views:
+        print_view(view, Console())
+    if html is not None:
+        write_data_page(views, loaded.name, html)
+        typer.echo(f"\nPage: {html}")
+    faults = [fault for view in views for fault in view.faults]
+    if faults:
+        raise StageError("\n".join(faults))
 
 
 @app.command()

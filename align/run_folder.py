@@ -263,7 +263,8 @@ def data_digests(recipe: Recipe) -> dict[str, str]:
     task = recipe.task
     if not isinstance(task, FilesTask):
         return {}
-    named = [("chats", task.chats), *task.problems.items()]
+    chats = [("chats", task.chats)] if task.chats is not None else []
+    named = [*chats, *task.problems.items()]
     files = {name: Path(os.path.expanduser(path)) for name, path in named}
     return {f"task.{name}": tree_digest(path) for name, path in files.items() if path.exists()}
 

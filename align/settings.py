@@ -84,7 +84,8 @@ class SourceConfig(Settings):
     """Columns that are not read. A column that changes meaning (tools, weight and the like) is
     refused unless it is named here."""
     faulty: Literal["refuse", "drop"] = "refuse"
-    """Rows that cannot be read: refuse to start and name them, or drop and count them."""
+    """Rows that cannot be read, or that the chat template refuses: refuse to start and name them,
+    or drop and count them."""
 
 
 class LossLimits(Settings):
@@ -224,8 +225,9 @@ class FilesTask(Settings):
     """Names this kind of task."""
     problems: dict[Literal["train", "dev", "test"], Path]
     """Files of `{id, prompt, reference}` rows, one a split."""
-    chats: Path
-    """File of `{messages: [...]}` rows for SFT."""
+    chats: Path | None = None
+    """File of `{messages: [...]}` rows for an SFT without `sources`, and for the few-shot prompt of
+    a base model."""
     verifier: str = "math"
     """`exact:REGEX`, `math`, `choice[:LETTERS]` or `code[:OPTIONS]`."""
 

@@ -56,6 +56,7 @@ class Encoder:
         self._faults: list[str] = []
         self._more = 0
         self._checked = dict.fromkeys(self.counts, 0)
+        self._forgiving = {s.name for s in mixture.sources if s.config.faulty == "drop"}
 
     def rows(self) -> Iterator[Row]:
         """Encode every drawn row, in order, dropped ones included.
@@ -69,7 +70,7 @@ class Encoder:
         for batch in batches(self.mixture.examples(), BATCH):
             for example, ids in zip(batch, self._encode(batch), strict=True):
                 if isinstance(ids, str):
-                    self._fault(f"{example.place}: {ids}")
+                    self._refuse(example, ids)
                     continue
                 settled = settle(ids, self._max_length, cut, stop)
                 count(self.counts[example.source], ids, settled)
@@ -85,7 +86,8 @@ class Encoder:
             contents = islice(source.contents(), count)
             batch = [Example(source.name, place, content) for place, content in contents]
             for example, ids in zip(batch, self._encode(batch), strict=True):
-                found += [f"{example.place}: {ids}"] if isinstance(ids, str) else []
+                if isinstance(ids, str) and source.name not in self._forgiving:
+                    found.append(f"{example.place}: {ids}")
         return found
 
     def check(self, stage: str) -> None:
@@ -94,9 +96,12 @@ class Encoder:
         if faults:
             raise StageError("\n".join(faults))
 
-    def _fault(self, fault: str) -> None:
-        if len(self._faults) < SHOWN:
-            self._faults.append(fault)
+    def _refuse(self, example: Example, fault: str) -> None:
+        """Count a row that cannot be encoded, or put its fault down."""
+        if example.source in self._forgiving:
+            self.counts[example.source].faulty += 1
+        elif len(self._faults) < SHOWN:
+            self._faults.append(f"{example.place}: {fault}")
         else:
             self._more += 1
 

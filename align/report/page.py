@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from align.errors import StageError
@@ -25,10 +24,9 @@ from align.report.answers import (
     GAINED,
     changed_answers,
     read_search,
-    shortened,
-    visible,
 )
 from align.report.charts import forest, legend, lines
+from align.report.templates import TEMPLATES
 from align.run_folder import chain_of, check_policies, read_manifest
 from pts.files import replacing
 
@@ -54,16 +52,6 @@ VERSIONS = ("python", "torch", "transformers", "trl")
 Panel: TypeAlias = tuple[str, Markup, str]
 """Title, chart and legend (empty for one curve)."""
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("align", "report"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
-_TEMPLATES.filters |= {"thousands": "{:,}".format, "visible": visible, "shortened": shortened}
-
 
 def write_report(run_folder: Path) -> Path:
     """Write report.html into a run's folder and return its path.
@@ -82,7 +70,7 @@ def write_report(run_folder: Path) -> Path:
     table = build_table(run_folder, names, labels, starts) if names else None
     evaluations = {labels[name]: read_evaluation(run_folder / "eval" / name) for name in names}
     recipe = manifest.get("recipe", {})
-    page = _TEMPLATES.get_template("template.html").render(
+    page = TEMPLATES.get_template("template.html").render(
         title=recipe.get("name", "run"),
         description=recipe.get("description", ""),
         facts=_facts(manifest, run_folder),

@@ -55,7 +55,7 @@ class FileTask:
         if references is not None:
             references.warn()
         try:
-            found_at = _read_chats(_expanded(config.chats))
+            found_at = [] if config.chats is None else _read_chats(_expanded(config.chats))
             self._chats = [chat for _, chat in found_at]
             self._places = {chat: f"{config.chats}, {place}" for place, chat in reversed(found_at)}
         except DataError as error:

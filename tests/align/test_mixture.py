@@ -191,6 +191,17 @@ def test_rows_that_the_template_refuses_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_rows_that_the_template_refuses_may_be_dropped_too(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completion": text} for text in ("a", "x<|im_end|>", "b")]
+    path = write(tmp_path / "a.jsonl", *rows)
+    found = mixture(sources=[{"path": path, "name": "web", "faulty": "drop"}])
+    encoder = Encoder(found, tiny.tokenizer(), 64)
+    assert len(list(encoder.rows())) == 2
+    counts = encoder.counts["web"]
+    assert (counts.drawn, counts.kept, counts.faulty) == (3, 2, 1)
+    assert encoder.first_faults(3) == []
+
+
 # -- losses -----------------------------------------------------------------------------------
 
 

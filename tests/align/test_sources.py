@@ -175,6 +175,20 @@ def test_check_names_every_fault_of_sources_with_all_others(base: Path, tmp_path
     assert told[3] == "full_dpo.sources.0.format: 'alpaca' is no form of pairs"
 
 
+def test_a_task_of_files_needs_no_chats_beside_sources(base: Path, tmp_path: Path) -> None:
+    problems = [{"id": k, "prompt": f"{k}?", "reference": k} for k in range(3)]
+    task = {
+        "kind": "files",
+        "problems": {"test": write(tmp_path / "test.jsonl", *problems)},
+        "verifier": "exact:(.)",
+    }
+    source = {"path": numbered(tmp_path / "a.jsonl", 4)}
+    more = {"task": task, "evaluate": {"skip": []}}
+    check_recipe(recipe(base, [{"kind": "sft", "sources": [source], **FAST}], **more))
+    with pytest.raises(RecipeError, match=r"task\.chats: holds no chats"):
+        check_recipe(recipe(base, ["sft"], **more))
+
+
 def test_dpo_wants_the_templates_tokens_to_be_there(tmp_path: Path) -> None:
     bare = tiny.save(tmp_path / "bare", chat=False)
     source = {"path": pairs(tmp_path / "p.jsonl", 3)}

@@ -263,8 +263,8 @@ def decontaminate(
     """Take rows out of training data that hold what evaluation sets ask (Phi-4 report, App. B)."""
     from align.decontamination.report import summary_text
     from align.decontamination.run import Request, decontaminate
-    from align.decontamination.settings import DecontaminationConfig
     from align.pipeline.overrides import parse_override
+    from align.settings import DecontaminationConfig
     from pts.config import parse_settings
 
     given: dict[str, object] = {}

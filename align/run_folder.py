@@ -274,12 +274,12 @@ def source_digests(settings: object) -> dict[str, str]:
 
     A file that is missing has none: opening the source says so.
     """
-    sources = settings.sources if isinstance(settings, MixtureConfig) else ()
-    paths = {s.name or s.path: Path(os.path.expanduser(s.path)) for s in sources}
-    return {
-        f"sources.{name}": tree_digest(path) if path.exists() else str(path)
-        for name, path in paths.items()
-    }
+    if not isinstance(settings, MixtureConfig):
+        return {}
+    named = {f"sources.{s.name or s.path}": s.path for s in settings.sources}
+    named |= {f"against.{path}": path for path in settings.against}
+    paths = {name: Path(os.path.expanduser(path)) for name, path in named.items()}
+    return {name: tree_digest(path) if path.exists() else str(path) for name, path in paths.items()}
 
 
 def recipe_digest(recipe: Recipe, data: Mapping[str, str]) -> str:

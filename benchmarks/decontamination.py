@@ -43,10 +43,9 @@ from decontamination_data import (
     stories,
 )
 
-from align.decontamination.index import EvaluationIndex, Item
-from align.decontamination.run import judged
-from align.decontamination.settings import DecontaminationConfig
+from align.decontamination.index import EvaluationIndex, Item, judged
 from align.decontamination.words import words_of
+from align.settings import DecontaminationConfig
 
 PER_SET = 100
 """Questions of a set that are injected, of those long enough."""

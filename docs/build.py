@@ -20,8 +20,8 @@ from pydantic.fields import FieldInfo
 
 from align.benchmarks.settings import Benchmark
 from align.context import StageEntry
-from align.decontamination.settings import DecontaminationConfig
 from align.pipeline.recipe import Recipe
+from align.settings import DecontaminationConfig
 from align.stages import STAGES
 from align.sweep.settings import SweepFile
 from align.tasks.word_problems.task import WordProblemsConfig

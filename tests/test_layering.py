@@ -27,8 +27,8 @@ ALIGN = [
     {"stages", "report", "chat", "pretraining"},
     {"training", "evaluation"},
     {"run_folder", "tasks", "models", "mixture"},
-    {"context", "data", "settings", "ledger"},
     {"decontamination"},
+    {"context", "data", "settings", "ledger"},
     {"errors"},
 ]
 """Rooms (folders, and modules beside them) from the top to the bottom. A room imports only what

@@ -23,19 +23,32 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from align.decontamination.ngrams import CollisionError, Hashes, NGrams, Numbers, Words, keys_of
-from align.decontamination.settings import LONG, SHORT, DecontaminationConfig
+from align.decontamination.ngrams import (
+    LONG,
+    SHORT,
+    CollisionError,
+    Hashes,
+    NGrams,
+    Numbers,
+    Words,
+    keys_of,
+)
 from align.decontamination.words import words_of
+from align.settings import DecontaminationConfig
 
+T = TypeVar("T")
 SHOWN_WORDS = 60
 """Common words that a finding quotes at most."""
+BATCH_CHARACTERS = 2**17
+"""Text that is judged in one go; more of it needs more memory, and is no faster."""
+BATCH_ROWS = 512
 FEW = LONG - SHORT + 1
 """7-grams of a text of 13 words; what has fewer is short."""
 
@@ -190,6 +203,23 @@ class EvaluationIndex:
         slots = np.unique(self._thirteens.find(batch.words[inside], batch.keyed[inside])[1])
         slots = slots[self._counts[slots] & ~self._allowed[slots]]
         return self._thirteens.texts_with(slots)[1]
+
+
+def judged(
+    rows: Iterable[T], texts: Callable[[T], Sequence[str]], index: EvaluationIndex
+) -> Iterator[tuple[T, Finding | None]]:
+    """Each row of a stream with what was found in it, in order; a few rows are held at a time."""
+    batch: list[T] = []
+    held: list[Sequence[str]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        held.append(texts(row))
+        size += sum(map(len, held[-1]))
+        if size >= BATCH_CHARACTERS or len(batch) >= BATCH_ROWS:
+            yield from zip(batch, index.judge(held), strict=True)
+            batch, held, size = [], [], 0
+    yield from zip(batch, index.judge(held), strict=True)
 
 
 class _Batch:

@@ -17,6 +17,10 @@ Words = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
 Numbers = npt.NDArray[np.int64]
 
+LONG, SHORT = 13, 7
+"""Words of the n-grams of Algorithm 1: one of the long ones is contamination by itself, the share
+of short ones is its second test."""
+
 _FACTOR = 0x9E3779B97F4A7C15
 _MASK = 2**64 - 1
 _CELLS_PER_GRAM = 8

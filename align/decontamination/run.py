@@ -18,14 +18,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
-from align.decontamination.index import EvaluationIndex, Finding
-from align.decontamination.settings import DecontaminationConfig
+from align.decontamination.index import EvaluationIndex, Finding, judged
 from align.decontamination.sources import (
     Writer,
     clean_names,
@@ -34,14 +33,11 @@ from align.decontamination.sources import (
     json_line,
     rows_of,
 )
+from align.settings import DecontaminationConfig
 from pts.errors import ConfigError
 from pts.files import folder_fault, write_json
 from pts.plain_text import read_text
 
-T = TypeVar("T")
-BATCH_CHARACTERS = 2**17
-"""Text that is judged in one go; more of it needs more memory, and is no faster."""
-BATCH_ROWS = 512
 FORMAT = 1
 """Of summary.json, removed.jsonl and partial.jsonl."""
 
@@ -60,23 +56,6 @@ class Request:
     """A text file; all 13-grams of its lines are allowed."""
     allow_from: tuple[str, ...] = ()
     """Sources from which common 13-grams are learnt."""
-
-
-def judged(
-    rows: Iterable[T], texts: Callable[[T], Sequence[str]], index: EvaluationIndex
-) -> Iterator[tuple[T, Finding | None]]:
-    """Each row of a stream with what was found in it, in order; a few rows are held at a time."""
-    batch: list[T] = []
-    held: list[Sequence[str]] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        held.append(texts(row))
-        size += sum(map(len, held[-1]))
-        if size >= BATCH_CHARACTERS or len(batch) >= BATCH_ROWS:
-            yield from zip(batch, index.judge(held), strict=True)
-            batch, held, size = [], [], 0
-    yield from zip(batch, index.judge(held), strict=True)
 
 
 def decontaminate(

@@ -23,6 +23,8 @@ from align.data.chat import (
     special_token_faults,
 )
 from align.data.formats import Conversation, Preference
+from align.decontamination.index import EvaluationIndex, judged
+from align.decontamination.sources import evaluation_texts
 from align.errors import StageError
 from align.mixture.batches import BATCH, batches
 from align.mixture.losses import Settled, count, faults_of, settle
@@ -67,17 +69,45 @@ class Encoder:
         """
         cut = self.mixture.config.too_long == "cut"
         stop = self._tokenizer.convert_tokens_to_ids(end_of_turn(self._tokenizer))
-        for batch in batches(self.mixture.examples(), BATCH):
-            for example, ids in zip(batch, self._encode(batch), strict=True):
+        for some in batches(self._judged(), BATCH):
+            batch = [example for example, _ in some]
+            for (example, clean), ids in zip(some, self._encode(batch), strict=True):
                 if isinstance(ids, str):
                     self._refuse(example, ids)
                     continue
-                settled = settle(ids, self._max_length, cut, stop)
+                settled = (
+                    settle(ids, self._max_length, cut, stop)
+                    if clean
+                    else Settled(None, ("contaminated",))
+                )
                 count(self.counts[example.source], ids, settled)
                 yield Row(example, ids, settled)
         if self._faults:
             more = [f"… and {self._more:,} more rows"] if self._more else []
             raise StageError("\n".join([*self._faults, *more]))
+
+    def _judged(self) -> Iterator[tuple[Example, bool]]:
+        """The drawn rows, and whether they hold nothing of the evaluation sets."""
+        config = self.mixture.config
+        if not config.against:
+            yield from ((example, True) for example in self.mixture.examples())
+            return
+        index = EvaluationIndex(evaluation_texts(config.against), config.decontamination)
+        for example, found in judged(self.mixture.examples(), self._texts, index):
+            yield example, found is None or found.kind == "partial"
+
+    def _texts(self, example: Example) -> list[str]:
+        content = example.content
+        if isinstance(content, Conversation):
+            return [message.content for message in content.messages]
+        if isinstance(content, Preference):
+            return [*(m.content for m in content.prompt), content.chosen, content.rejected]
+        several = (
+            [content.ids]
+            if isinstance(content, ChatIds)
+            else [content.prompt + side for side in (content.chosen, content.rejected)]
+        )
+        return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in several]
 
     def first_faults(self, count: int) -> list[str]:
         """What is wrong with the first rows of each source, whether they are drawn or not."""

@@ -9,7 +9,7 @@ from typing import Any
 from align.data.chat import ChatIds, IdPair
 from align.settings import LossLimits
 
-DROPPED = ("faulty", "too_long", "fully_masked", "identical_sides")
+DROPPED = ("faulty", "contaminated", "too_long", "fully_masked", "identical_sides")
 KEPT = ("truncated", "lost_stop")
 """Losses, by what becomes of the row."""
 
@@ -24,6 +24,7 @@ class SourceCounts:
     kept: int = 0
     """Drawn and not dropped."""
     faulty: int = 0
+    contaminated: int = 0
     too_long: int = 0
     fully_masked: int = 0
     identical_sides: int = 0
@@ -131,6 +132,7 @@ WORDS = {
     "faulty": "cannot be read",
     "too_long": "are too long and dropped",
     "fully_masked": "have no token to train on",
+    "contaminated": "hold what an evaluation set asks",
     "identical_sides": "have two sides that are the same",
     "truncated": "are cut at max_length",
     "lost_stop": "do not end with the end of turn",
@@ -140,6 +142,7 @@ REMEDIES = {
     "faulty": "mend them",
     "too_long": "raise max_length",
     "fully_masked": "leave them out, or raise max_length",
+    "contaminated": "look at them with align decontaminate",
     "identical_sides": "leave them out",
     "truncated": "raise max_length",
     "lost_stop": "raise max_length, or end the ids with the end of turn",

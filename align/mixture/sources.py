@@ -129,6 +129,11 @@ def open_mixture(config: MixtureConfig, stage: str, kind: Kind, seed: int) -> Mi
             found.append(_opened(source, f"{stage}.sources.{number}", kind, last_turn))
         except DataError as error:
             faults += str(error).splitlines()
+    for path in config.against:
+        try:
+            open_table(path)
+        except DataError as error:
+            faults.append(f"{stage}.against: {error}")
     if faults:
         raise RecipeError(*faults)
     mixture = Mixture(found, config, seed)

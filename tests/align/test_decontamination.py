@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from align.decontamination import index as index_module
-from align.decontamination.index import EvaluationIndex, Finding, Item
+from align.decontamination.index import EvaluationIndex, Finding, Item, judged
 from align.decontamination.ngrams import hashes_of
-from align.decontamination.run import Request, decontaminate, judged
-from align.decontamination.settings import DecontaminationConfig
+from align.decontamination.run import Request, decontaminate
 from align.decontamination.words import words_of
+from align.settings import DecontaminationConfig
 from pts.errors import ConfigError, DataError
 
 

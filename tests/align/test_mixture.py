@@ -272,8 +272,8 @@ def test_losses_are_counted_by_source_and_limited(tmp_path: Path) -> None:
     # <|im_start|>user<|im_sep|>q<|im_end|> and <|im_start|>assistant<|im_sep|>a<|im_end|>
     each = (1 + 4 + 1 + 1 + 1) + (1 + 9 + 1 + 1 + 1)
     assert counts == {
-        "rows": 4, "drawn": 4, "kept": 2, "faulty": 0, "too_long": 1, "fully_masked": 1,
-        "identical_sides": 0, "truncated": 0, "lost_stop": 0, "tokens": 2 * each,
+        "rows": 4, "drawn": 4, "kept": 2, "faulty": 0, "contaminated": 0, "too_long": 1,
+        "fully_masked": 1, "identical_sides": 0, "truncated": 0, "lost_stop": 0, "tokens": 2 * each,
         "trained_tokens": 2 * 2, "longest": each + 98,
     }  # fmt: skip
     with pytest.raises(StageError) as caught:
@@ -288,6 +288,33 @@ def test_losses_are_counted_by_source_and_limited(tmp_path: Path) -> None:
     encoder = Encoder(mixture(**loose), tiny.tokenizer(), 64)
     assert sum(row.settled.row is not None for row in encoder.rows()) == 5
     encoder.check("sft")
+
+
+QUESTION = "A robe takes 2 bolts of blue fiber and half that much white fiber. How many in total?"
+
+
+def test_rows_that_hold_an_evaluation_question_are_dropped_and_counted(tmp_path: Path) -> None:
+    tokenizer = tiny.tokenizer()
+    ids = tokenizer(QUESTION.upper(), add_special_tokens=False)["input_ids"]
+    path = write(
+        tmp_path / "a.jsonl",
+        {"prompt": "What is a robe?", "completion": "A garment."},
+        {"prompt": "Homework:\n" + QUESTION.replace(" ", "\n"), "completion": "3"},
+        {"prompt": "Say it.", "completion": QUESTION},
+        {"input_ids": ids},
+    )
+    against = write(tmp_path / "gsm8k.jsonl", {"question": QUESTION, "answer": "3"})
+    told: dict[str, Any] = {"sources": [{"path": path, "name": "a"}], "max_length": 256}
+    found = Encoder(mixture(**told, against=[against]), tokenizer, 256)
+    losses = [row.settled.losses for row in found.rows()]
+    assert losses == [(), *[("contaminated",)] * 3]
+    assert (found.counts["a"].kept, found.counts["a"].contaminated) == (1, 3)
+    with pytest.raises(StageError, match="3 of 4 rows hold what an evaluation set asks"):
+        found.check("sft")
+    every = Encoder(mixture(**told), tokenizer, 256)
+    assert sum(row.settled.row is not None for row in every.rows()) == 4
+    with pytest.raises(RecipeError, match=r"sft\.against: .*none\.jsonl: no such file"):
+        mixture(**told, against=[str(tmp_path / "none.jsonl")])
 
 
 # -- the file ---------------------------------------------------------------------------------

@@ -341,7 +341,7 @@ def benchmark(
     ] = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the results; MODEL/benchmarks if not given."),
+        typer.Option(help="Folder of the results; runs/benchmarks/RUN-STAGE if not given."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -357,7 +357,7 @@ def benchmark(
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     with _interruptible():
         engine = TransformersEngine.load(folder, SamplingConfig())
-        where = output or model / "benchmarks"
+        where = output or Path("runs/benchmarks") / "-".join(model.resolve().parts[-2:])
         results = [run_benchmark(one, engine, where, progress=not quiet) for one in asked]
     typer.echo(to_text(results))
     typer.echo(f"\nItems, for align compare: {where}/NAME/samples_NAME.jsonl")

@@ -170,15 +170,19 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the evaluation; RUN/evaluations/… if not given."),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="On problems of a seed that is drawn now.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure every policy of a run again, with other evaluate.* settings (evaluate.seed=1)."""
     from rich.console import Console
 
-    from align.pipeline.run import evaluate_again
+    from align.pipeline.run import evaluate_again, fresh_seed
 
+    asked = [*(overrides or []), *([fresh_seed(run_folder)] if fresh else [])]
     with _interruptible():
-        folder = evaluate_again(run_folder, overrides or [], output, Console(), progress=not quiet)
+        folder = evaluate_again(run_folder, asked, output, Console(), progress=not quiet)
     typer.echo(f"Items and summaries: {folder}/eval")
 
 

@@ -10,6 +10,7 @@ in a second process while the next stage runs.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -37,6 +38,7 @@ from align.run_folder import (
     source_digests,
     tree_digest,
 )
+from align.settings import FilesTask
 from align.stages import STAGES
 from align.tasks.registry import build_task
 from align.training.loop import CHECKPOINTS
@@ -101,6 +103,23 @@ def evaluate_again(
                 pipeline.add(entry, folder / stages[entry.name]["model"])
         pipeline.table()
     return output
+
+
+def fresh_seed(folder: Path) -> str:
+    """An override with a seed of problems that nobody could know while the run was trained.
+
+    The report measures on a competition held after its data were collected; a task that generates
+    its problems can do so at any time.
+
+    Raises:
+        RecipeError: the run's problems come from files, which no seed changes.
+    """
+    if isinstance(run_recipe(folder).task, FilesTask):
+        raise RecipeError(
+            f"--fresh: the problems of {folder} are those of files, whatever the seed; give files "
+            "that are newer than the training: task.problems.test=..."
+        )
+    return f"evaluate.seed={secrets.randbelow(2**31)}"
 
 
 def run_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from align.context import StageResult
 from align.errors import ManifestError, RecipeError
-from align.pipeline.recipe import load_recipe
-from align.pipeline.run import evaluate_again
+from align.pipeline.recipe import load_recipe, parse_recipe
+from align.pipeline.run import evaluate_again, fresh_seed
 from align.run_folder import Manifest, check_policies, data_digests, read_manifest, tree_digest
 from align.settings import FilesTask
 
@@ -147,6 +147,25 @@ def test_policies_that_were_changed_are_told(tmp_path: Path) -> None:
     shutil.rmtree(model)
     with pytest.raises(ManifestError, match="is gone or was changed"):
         check_policies(tmp_path, made)
+
+
+def test_fresh_problems_have_a_seed_of_their_own(tmp_path: Path) -> None:
+    with Manifest.open(tmp_path / "words", load_recipe("phi-nano")):
+        pass
+    drawn = {fresh_seed(tmp_path / "words") for _ in range(8)}
+    assert len(drawn) == 8
+    assert all(text.startswith("evaluate.seed=") for text in drawn)
+    files = {
+        "kind": "files",
+        "problems": {"test": "t.jsonl"},
+        "chats": "c.jsonl",
+        "verifier": "math",
+    }
+    made = parse_recipe({**load_recipe("phi-nano").plain(), "task": files}, "files.yaml")
+    with Manifest.open(tmp_path / "files", made):
+        pass
+    with pytest.raises(RecipeError, match=r"--fresh: the problems of .* are those of files"):
+        fresh_seed(tmp_path / "files")
 
 
 def test_overrides_without_effect_on_an_evaluation_are_refused(tmp_path: Path) -> None:

@@ -218,6 +218,13 @@ def test_the_worlds_are_sweeps(world: str) -> None:
     assert {*loaded.file.arms} >= {"start", "again", "full", "uncertain"}
 
 
+def test_the_ablation_of_table_9_is_a_sweep() -> None:
+    loaded = load_sweep(Path(__file__).parents[2] / "benchmarks" / "ablation.yaml")
+    asked = plan(loaded)
+    check_recipe(asked.recipe_for(asked.cells(0)))
+    assert list(loaded.file.arms) == ["SFT", "DPO-1", "DPO-2", "both"]
+
+
 def test_a_sweep_extends_another(tmp_path: Path) -> None:
     sweeps.sweep(tmp_path)
     (tmp_path / "below.yaml").write_text(

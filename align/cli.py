@@ -333,11 +333,9 @@ def compare(
 
 @app.command()
 def benchmark(
-    model: Annotated[
-        Path, typer.Argument(help="Folder of a model or adapter, or of a stage of a run.")
-    ],
+    model: Annotated[Path, typer.Argument(help="Folder of a model, or of a stage of a run.")],
     benchmarks: Annotated[
-        list[str], typer.Argument(help="Names (arc-easy, gsm8k, ...) or .yaml files.")
+        list[str], typer.Argument(help="Names (arc-easy, gsm8k, ...), .yaml files, lm-eval:TASK.")
     ],
     settings: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -347,24 +345,17 @@ def benchmark(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the results; runs/benchmarks/RUN-STAGE if not given."),
     ] = None,
+    include: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of task files of lm-evaluation-harness."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on standard benchmarks; the same command goes on where it ended."""
-    from align.benchmarks.settings import load_benchmark
+    from align.benchmarks.command import measure
 
-    asked = [load_benchmark(name, settings or []) for name in benchmarks]
-    from align.benchmarks.run import run_benchmark
-    from align.benchmarks.table import to_text
-    from pts.config import SamplingConfig
-    from pts.engines.transformers.engine import TransformersEngine
-
-    folder = model / "model" if (model / "model" / "config.json").is_file() else model
     with _interruptible():
-        engine = TransformersEngine.load(folder, SamplingConfig())
-        where = output or Path("runs/benchmarks") / "-".join(model.resolve().parts[-2:])
-        results = [run_benchmark(one, engine, where, progress=not quiet) for one in asked]
-    typer.echo(to_text(results))
-    typer.echo(f"\nItems, for align compare: {where}/NAME/samples_NAME.jsonl")
+        typer.echo(measure(model, benchmarks, settings or [], output, include, not quiet))
 
 
 @app.command()

@@ -1,0 +1,56 @@
+"""`align benchmark`: our benchmarks and tasks of lm-evaluation-harness, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from align.benchmarks.settings import load_benchmark
+from align.pipeline.overrides import parse_override
+from pts.config import SamplingConfig, parse_settings
+
+HARNESS = "lm-eval:"
+
+
+def measure(
+    model: Path,
+    names: Sequence[str],
+    overrides: Sequence[str],
+    output: Path | None,
+    include: Path | None,
+    progress: bool,
+) -> str:
+    """Measure a model; return the tables.
+
+    Args:
+        model: its folder, or that of a stage.
+        names: benchmarks, .yaml files, or `lm-eval:TASK`.
+        overrides: `key=value` for all of them.
+        output: folder of the results; runs/benchmarks/RUN-STAGE if None.
+        include: folder of the harness' task files.
+        progress: draw bars.
+
+    Raises:
+        RecipeError, ConfigError: a benchmark or a setting is wrong; before the model is loaded.
+    """
+    asked = [load_benchmark(n, overrides) for n in names if not n.startswith(HARNESS)]
+    tasks = [name.removeprefix(HARNESS) for name in names if name.startswith(HARNESS)]
+    from align.benchmarks import harness
+    from align.benchmarks.run import run_benchmark
+    from align.benchmarks.table import to_text
+    from pts.engines.transformers.engine import TransformersEngine
+
+    options: dict[str, object] = {}
+    for text in overrides if tasks else ():
+        parse_override(text).apply(options)
+    told = parse_settings(harness.HarnessOptions, options, "--set")
+    folder = model / "model" if (model / "model" / "config.json").is_file() else model
+    where = output or Path("runs/benchmarks") / "-".join(model.resolve().parts[-2:])
+    said = []
+    if asked:
+        engine = TransformersEngine.load(folder, SamplingConfig())
+        said.append(to_text([run_benchmark(one, engine, where, progress) for one in asked]))
+    if tasks:
+        results = harness.run_tasks(folder, tasks, told, where / "lm-eval", include)
+        said.append(harness.to_text(results))
+    return "\n\n".join([*said, f"Items, for align compare: {where}"])

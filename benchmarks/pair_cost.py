@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from search_real import rates
 
 import pts
 from align.pipeline.recipe import load_recipe
 from align.tasks.registry import build_task
-from pts.algorithm.requests import SearchRoutine, request
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.scheduler import run
 from pts.stats import wilson
-from pts.types import Ids, Problem, RolloutQuery
+from pts.types import Ids, Problem
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -166,15 +166,6 @@ def measure(
         return {
             (done.problem.id, at): rate for done in finished for at, rate in done.result.items()
         }
-
-
-def rates(prefixes: list[Ids], n: int) -> SearchRoutine[dict[Ids, float]]:
-    """Share of successes after each prefix."""
-    answers = yield from request([RolloutQuery(at, n, "confirm") for at in prefixes])
-    return {
-        at: sum(rollout.success for rollout in rollouts) / n
-        for at, rollouts in zip(prefixes, answers, strict=True)
-    }
 
 
 def score(version: str, found: dict[str, Found], truth: dict[Side, float]) -> dict[str, Any]:

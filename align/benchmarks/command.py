@@ -31,11 +31,13 @@ def measure(
         progress: draw bars.
 
     Raises:
-        RecipeError, ConfigError: a benchmark or a setting is wrong; before the model is loaded.
+        RecipeError, ConfigError, DataError: a benchmark, a setting or a row is wrong; before the
+            model is loaded.
     """
     asked = [load_benchmark(n, overrides) for n in names if not n.startswith(HARNESS)]
     tasks = [name.removeprefix(HARNESS) for name in names if name.startswith(HARNESS)]
     from align.benchmarks import harness
+    from align.benchmarks.questions import build_questions
     from align.benchmarks.run import run_benchmark
     from align.benchmarks.table import to_text
     from pts.engines.transformers.engine import TransformersEngine
@@ -48,9 +50,14 @@ def measure(
     where = output or Path("runs/benchmarks") / "-".join(model.resolve().parts[-2:])
     said = []
     if asked:
+        questions = [build_questions(one) for one in asked]
         engine = TransformersEngine.load(folder, SamplingConfig())
-        said.append(to_text([run_benchmark(one, engine, where, progress) for one in asked]))
+        results = [
+            run_benchmark(one, engine, where, progress, its)
+            for one, its in zip(asked, questions, strict=True)
+        ]
+        said.append(to_text(results))
     if tasks:
-        results = harness.run_tasks(folder, tasks, told, where / "lm-eval", include)
-        said.append(harness.to_text(results))
+        numbers = harness.run_tasks(folder, tasks, told, where / "lm-eval", include)
+        said.append(harness.to_text(numbers))
     return "\n\n".join([*said, f"Items, for align compare: {where}"])

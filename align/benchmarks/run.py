@@ -63,16 +63,21 @@ class BenchmarkResult:
 
 
 def run_benchmark(
-    benchmark: Benchmark, engine: TransformersEngine, output: Path, progress: bool = True
+    benchmark: Benchmark,
+    engine: TransformersEngine,
+    output: Path,
+    progress: bool = True,
+    questions: Sequence[Question] | None = None,
 ) -> BenchmarkResult:
-    """Ask all questions of a benchmark, score the answers, write the files.
+    """Ask all questions of a benchmark (made of its rows unless given), score the answers, write
+    the files.
 
     Raises:
         StageError: the folder holds another benchmark's or another policy's results.
         RecipeError, DataError: the benchmark's rows or templates are wrong.
         MissingExtra: its data or its checks need a package that is not installed.
     """
-    questions = build_questions(benchmark)
+    questions = build_questions(benchmark) if questions is None else questions
     folder = output / benchmark.name
     folder.mkdir(parents=True, exist_ok=True)
     _check_folder(folder, benchmark, engine, questions)

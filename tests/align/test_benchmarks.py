@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from align.benchmarks.command import measure
 from align.benchmarks.likelihood import loglikelihoods, split
 from align.benchmarks.questions import Question, build_questions
 from align.benchmarks.rows import limited, rows_of
@@ -318,3 +319,13 @@ def test_a_verifier_scores_what_stands_before_the_marks(
     result = run_benchmark(benchmark, engine, tmp_path / "out", progress=False)
     assert result.main == "passed"
     assert result.scores["passed"].mean == 1.0
+
+
+def test_faults_of_rows_are_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    rows = written(tmp_path, [*CAPITALS, {"q": "Peru"}])
+    file = tmp_path / "capitals.yaml"
+    file.write_text(
+        f"source: {rows}\nkind: choice\nprompt: '{{{{ q }}}}'\nchoices: options\ngold: right\n"
+    )
+    with pytest.raises(RecipeError, match=r"row 5 of .* 'options' is undefined"):
+        measure(tmp_path / "no-model", [str(file)], [], tmp_path / "out", None, False)

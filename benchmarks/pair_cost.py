@@ -6,9 +6,9 @@
 Both versions search in processes of their own, by the settings of the demo (p_gap, indifference
 margin, criteria, max_pairs and max_rollouts the same). Only the confirmation differs, as the
 versions do: 24 rollouts a side before, up to 128 in looks after; a third row lets the search give
-up tokens that are unlikely to be pivotal. Every pair is then measured by
-brute force, with --truth fresh rollouts on either side. It is true if the measured gap reaches
-p_gap less the indifference margin. Recall is the share, of all true pairs that either version has
+up tokens that are unlikely to be pivotal. Every pair is then measured by brute force, with --truth
+fresh rollouts on either side. It is true if the measured gap reaches p_gap less the indifference
+margin. Recall is the share, of all true pairs that either version has
 confirmed, one a prefix, by their true gap. Writes results/pair_cost.json and .md; an interrupted
 run goes on.
 """
@@ -218,9 +218,7 @@ def table(rows: dict[str, Any]) -> str:
     for name, row in rows.items():
         for version in VERSIONS:
             is_ = row[version]
-            tokens = ", ".join(
-                f"{is_['tokens'][k] / 1e3:,.0f}k" for k in ("filter", "search", "confirm")
-            )
+            tokens = ", ".join(f"{is_['tokens'][purpose] / 1e3:,.0f}k" for purpose in PURPOSES)
             ratio = is_["tokens_a_true_pair"] / row["before"]["tokens_a_true_pair"]
             false, high = is_["false_discoveries"]
             recalls = " | ".join(f"{hit} of {all_}" for hit, all_ in is_["recall"].values())

@@ -60,9 +60,6 @@ def run_tasks(
         from lm_eval.utils import handle_non_serializable
     except ImportError:
         raise MissingExtra("lm_eval", "lm-eval") from None
-    engine = TransformersEngine.load(policy, SamplingConfig())
-    device = str(next(engine.model.parameters()).device)
-    model = HFLM(pretrained=engine.model, tokenizer=engine.tokenizer, device=device, batch_size=8)
     manager = TaskManager(include_path=str(include) if include else None)
     unknown = [task for task in tasks if not manager.match_tasks([task])]
     if unknown:
@@ -70,6 +67,9 @@ def run_tasks(
             f"lm-eval:{unknown[0]}: lm-evaluation-harness has no such task; give --include the "
             "folder of its file, or see lm_eval ls tasks"
         )
+    engine = TransformersEngine.load(policy, SamplingConfig())
+    device = str(next(engine.model.parameters()).device)
+    model = HFLM(pretrained=engine.model, tokenizer=engine.tokenizer, device=device, batch_size=8)
     found = simple_evaluate(
         model=model, tasks=list(tasks), task_manager=manager, limit=options.limit or None,
         num_fewshot=options.shots, apply_chat_template=options.chat, log_samples=True,

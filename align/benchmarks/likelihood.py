@@ -9,7 +9,7 @@ can be compared with its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 8192
 """Tokens of one forward pass, padding included."""
+BATCH_LOGITS = 2**26
+"""Logits of one forward pass: many short rows of a large vocabulary would take gigabytes."""
 
 
 def continuations(
@@ -69,16 +71,23 @@ def loglikelihoods(
 
     Pairs that share what is fed (single-token choices of one question) share a row. `longest` is
     the model's window: contexts lose their beginning where they do not fit.
+
+    Raises:
+        StageError: a continuation alone does not fit.
     """
     fed: dict[Ids, list[int]] = {}
     for number, (context, continuation) in enumerate(pairs):
+        if longest and len(continuation) > longest:
+            raise StageError(f"a choice has {len(continuation)} tokens; the model takes {longest}")
         ids = (*context, *continuation)[:-1]
         fed.setdefault(ids[-longest:] if longest else ids, []).append(number)
     scores = [0.0] * len(pairs)
     device = next(model.parameters()).device
-    for group in _groups(sorted(fed, key=len, reverse=True)):
+    kept = {ids: max(len(pairs[k][1]) for k in several) for ids, several in fed.items()}
+    room = BATCH_LOGITS // int(model.config.get_text_config().vocab_size)
+    for group in _groups(sorted(fed, key=len, reverse=True), kept, room):
         wanted = [[(k, pairs[k][1]) for k in fed[ids]] for ids in group]
-        keep = max(len(continuation) for row in wanted for _, continuation in row)
+        keep = max(kept[ids] for ids in group)
         width = len(group[0])
         tokens = torch.zeros((len(group), width), dtype=torch.long)
         mask = torch.zeros_like(tokens)
@@ -101,12 +110,18 @@ def loglikelihoods(
     return scores
 
 
-def _groups(longest_first: Sequence[Ids]) -> Iterator[list[Ids]]:
+def _groups(
+    longest_first: Sequence[Ids], kept: Mapping[Ids, int], room: int
+) -> Iterator[list[Ids]]:
+    """Rows that go together, one at least: bounded in tokens, and in positions with logits."""
     group: list[Ids] = []
+    most = 0
     for ids in longest_first:
-        if group and (len(group) + 1) * len(group[0]) > BATCH_TOKENS:
+        most = max(most, kept[ids])
+        rows = len(group) + 1
+        if group and (rows * len(group[0]) > BATCH_TOKENS or rows * most > room):
             yield group
-            group = []
+            group, most = [], kept[ids]
         group.append(ids)
     if group:
         yield group

@@ -9,6 +9,7 @@ Rows are encoded a few at a time and none is kept.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -92,7 +93,9 @@ class Encoder:
         if not config.against:
             yield from ((example, True) for example in self.mixture.examples())
             return
-        index = EvaluationIndex(evaluation_texts(config.against), config.decontamination)
+        index = EvaluationIndex(
+            evaluation_texts([*map(os.path.expanduser, config.against)]), config.decontamination
+        )
         for example, found in judged(self.mixture.examples(), self._texts, index):
             yield example, found is None or found.kind == "partial"
 

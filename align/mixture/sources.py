@@ -131,7 +131,7 @@ def open_mixture(config: MixtureConfig, stage: str, kind: Kind, seed: int) -> Mi
             faults += str(error).splitlines()
     for path in config.against:
         try:
-            open_table(path)
+            open_table(os.path.expanduser(path))
         except DataError as error:
             faults.append(f"{stage}.against: {error}")
     if faults:

@@ -194,6 +194,10 @@ def test_log_likelihoods_equal_one_plain_pass_each(monkeypatch: pytest.MonkeyPat
     assert loglikelihoods(model, pairs) == pytest.approx(expected, abs=1e-4)
     monkeypatch.setattr("align.benchmarks.likelihood.BATCH_TOKENS", 30)
     assert loglikelihoods(model, pairs) == pytest.approx(expected, abs=1e-4)
+    monkeypatch.setattr("align.benchmarks.likelihood.BATCH_LOGITS", 60 * 3)
+    assert loglikelihoods(model, pairs) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(StageError, match="a choice has 4 tokens; the model takes 3"):
+        loglikelihoods(model, pairs, longest=3)
     # A window of 8 tokens: what is fed loses its beginning.
     cut_pair = (pairs[1][0][-5:], pairs[1][1])
     assert loglikelihoods(model, [pairs[1]], longest=8) == pytest.approx(

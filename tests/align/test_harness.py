@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,8 @@ def test_settings_are_checked_before_a_model_is_loaded(tmp_path: Path) -> None:
         measure(tmp_path / "none", ["lm-eval:pick"], ["shot=2"], None, None, False)
 
 
-@pytest.mark.skipif(LM_EVAL, reason="lm_eval is installed")
-def test_the_harness_is_an_extra(tmp_path: Path) -> None:
+def test_the_harness_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingExtra, match=r"three-stage\[lm-eval\]"):
         run_tasks(tmp_path / "none", ["pick"], HarnessOptions(), tmp_path)
 
@@ -59,4 +60,4 @@ def test_a_task_of_a_file_runs_and_can_be_compared(tmp_path: Path) -> None:
     assert len(verdicts) == 4
     assert found["pick"]["acc,none"] == sum(verdicts) / 4
     with pytest.raises(StageError, match="lm-eval:peck: lm-evaluation-harness has no such task"):
-        run_tasks(policy, ["peck"], HarnessOptions(), tmp_path / "out", tmp_path)
+        run_tasks(tmp_path / "none", ["peck"], HarnessOptions(), tmp_path / "out", tmp_path)

@@ -199,6 +199,9 @@ def sweep(
     sample: Annotated[
         int, typer.Option(min=0, help="Random search: so many points of the file's ranges.")
     ] = 0,
+    keep: Annotated[
+        int, typer.Option(min=0, help="Points an arm that go on after the first seed; 0 is all.")
+    ] = 0,
     status: Annotated[
         bool, typer.Option("--status", help="Say what is left; run nothing.")
     ] = False,
@@ -225,6 +228,7 @@ def sweep(
     work = Work(
         plan(loaded, sample), parse_seeds(seeds), output or Path("runs") / file.stem,
         partial(pipeline.run, progress=False, parallel=False), allow_other_source, discard_models,
+        keep if sample else 0,
     )  # fmt: skip
     if status:
         typer.echo(what_is_left(work))

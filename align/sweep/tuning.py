@@ -3,7 +3,9 @@
     log = tuning_log(plan, cells)
     log.to_text(), log.to_markdown(), log.to_json()
 
-The best point has the highest mean over the tuning seeds. A value at the edge of its range is said
+The best point has the highest mean over the tuning seeds, among those measured on most of them
+(after the first seed a search may go on with the best points alone: successive halving, Jamieson
+and Talwalkar 2016). A value at the edge of its range is said
 so: the range should then be extended before the winner is believed.
 """
 
@@ -116,9 +118,24 @@ def tuning_log(plan: Plan, cells: Mapping[CellKey, Cell], missing: int = 0) -> T
     return TuningLog(
         measure,
         tuple(sorted({key.seed for key in cells})),
-        {arm: tuple(sorted(found, key=lambda p: -p.mean)) for arm, found in arms.items()},
+        {arm: tuple(sorted(found, key=_rank)) for arm, found in arms.items()},
         missing,
     )
+
+
+def best_points(
+    cells: Mapping[CellKey, Cell], measure: Measure, number: int
+) -> Mapping[str, set[int | None]]:
+    """Of every arm, the points with the highest accuracy, the lower number where two are equal."""
+    arms: dict[str, list[tuple[float, int]]] = {}
+    for key, cell in cells.items():
+        assert key.point is not None
+        arms.setdefault(key.arm, []).append((-cell.measured.metrics[measure], key.point))
+    return {arm: {point for _, point in sorted(found)[:number]} for arm, found in arms.items()}
+
+
+def _rank(point: Point) -> tuple[int, float]:
+    return -len(point.accuracy), -point.mean
 
 
 def _point(plan: Plan, arm: str, point: int, accuracy: Mapping[int, float]) -> Point:

@@ -39,6 +39,7 @@ from align.run_folder import (
 from align.sweep.cells import FOLDER, Cell, cell_of, check_cell, read_cell, write_cell
 from align.sweep.claims import claimed, holder
 from align.sweep.plan import CellKey, Plan, needed, pruned
+from align.sweep.tuning import best_points
 from align.tasks.registry import build_task
 from pts.errors import PTSError
 from pts.files import output_fault
@@ -62,13 +63,16 @@ class Work:
     """Keep cells that other code made."""
     discard_models: bool = False
     """Delete the run folder of a seed whose cells are all there."""
+    keep: int = 0
+    """Of random search: so many points of every arm, the best of the first seed, go on to the other
+    seeds; 0 takes all of them there."""
     source: str = field(default_factory=lambda: source_digest())
     """Digest of the code that makes the cells."""
 
     @property
     def keys(self) -> list[CellKey]:
         """All cells, seed by seed."""
-        return [key for seed in self.seeds for key in self.plan.cells(seed)]
+        return [key for seed in self.seeds for key in self.wanted(seed)]
 
     def file(self, key: CellKey) -> Path:
         """Where a cell stands."""
@@ -78,9 +82,20 @@ class Work:
         """Names what is run for a seed: its claim and its folder."""
         return f"tuning-seed{seed}" if self.plan.draws else f"seed{seed}"
 
+    def wanted(self, seed: int) -> list[CellKey]:
+        """The cells of a seed; under `keep` those of later seeds show when the first is done."""
+        keys, first = self.plan.cells(seed), self.seeds[0]
+        if not self.keep or seed == first:
+            return keys
+        if self.missing(first):
+            return []
+        done = {key: read_cell(self.file(key)) for key in self.plan.cells(first)}
+        best = best_points(done, self.plan.sweep.file.measure, self.keep)
+        return [key for key in keys if key.point in best[key.arm]]
+
     def missing(self, seed: int) -> list[CellKey]:
         """The cells of a seed that are not there yet."""
-        return [key for key in self.plan.cells(seed) if not self.file(key).exists()]
+        return [key for key in self.wanted(seed) if not self.file(key).exists()]
 
     def cells(self) -> dict[CellKey, Cell]:
         """The cells that are there.
@@ -105,9 +120,15 @@ def run_sweep(work: Work, jobs: int = 1) -> list[str]:
         SweepError: a cell that is there does not belong to this sweep, or a process was killed.
     """
     begin(work)
-    jobs = min(jobs, sum(bool(work.missing(seed)) for seed in work.seeds))
-    if not jobs:
-        return []
+    failures = list[str]()
+    while not failures and (left := sum(bool(work.missing(seed)) for seed in work.seeds)):
+        failures = _in_processes(work, min(jobs, left))
+        if not work.keep:
+            break
+    return failures
+
+
+def _in_processes(work: Work, jobs: int) -> list[str]:
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which load torch anew
     context = multiprocessing.get_context("spawn")
     stop = context.Event()

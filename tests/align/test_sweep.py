@@ -284,6 +284,23 @@ def test_the_log_names_winners_and_edges(tmp_path: Path) -> None:
     assert {p["point"] for p in kept["arms"]["rejection"]} == {0, 1, 2, 3}
 
 
+def test_only_the_best_points_of_the_first_seed_go_on(tmp_path: Path) -> None:
+    asked = replace(work(tmp_path, [100, 101], points=3), keep=2)
+    assert what_is_left(asked).splitlines()[0] == "13 of 13 cells are left"  # 4 + 4 + 4 + 1
+    assert run_sweep(asked) == []
+    cells = asked.cells()
+    first = tuning_log(asked.plan, {k: c for k, c in cells.items() if k.seed == 100}).arms
+    for arm, points in first.items():
+        later = {key.point for key in cells if key.arm == arm and key.seed == 101}
+        assert later == {p.point for p in points[:2]}
+    both = tuning_log(asked.plan, cells).arms
+    for points in both.values():
+        assert [len(p.accuracy) for p in points] == sorted(
+            (len(p.accuracy) for p in points), reverse=True
+        )
+    assert {len(p.accuracy) for p in both["rejection"]} == {1, 2}
+
+
 def test_edges_of_ranges_and_choices() -> None:
     wide = Range(low=1e-5, high=1e-3)
     assert [at_edge(wide, v) for v in (1e-5, 1.5e-5, 1.7e-5, 1e-4, 6e-4, 7e-4)] == [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from align.commands.decontaminate import decontaminate
+from align.commands.interruption import interruptible
+from align.commands.refusals import refusals
 from align.errors import RecipeError, StageError, SweepError
 from pts.errors import PTSError, outside, printable, told
 
@@ -28,15 +29,6 @@ Overrides = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("\nStopped; the same command continues.", err=True)
-        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -59,7 +51,7 @@ def run(
 
     folder = output or Path("runs") / f"{loaded.name}-seed{loaded.seed}"
     console = Console()
-    with _interruptible():
+    with interruptible():
         report = pipeline.run(loaded, folder, console, progress=not quiet)
     console.print(f"\nReport: {report}", highlight=False, soft_wrap=True)
 
@@ -146,7 +138,7 @@ def pretrain(
     from align.settings import data_folder
 
     shipped = data_folder("recipes") / "phi-nano" / "base.yaml"
-    with _interruptible():
+    with interruptible():
         train(load_base_recipe(recipe or shipped), output)
 
 
@@ -181,7 +173,7 @@ def evaluate(
     from align.pipeline.run import evaluate_again, fresh_seed
 
     asked = [*(overrides or []), *([fresh_seed(run_folder)] if fresh else [])]
-    with _interruptible():
+    with interruptible():
         folder = evaluate_again(run_folder, asked, output, Console(), progress=not quiet)
     typer.echo(f"Items and summaries: {folder}/eval")
 
@@ -233,7 +225,7 @@ def sweep(
     if status:
         typer.echo(what_is_left(work))
         return
-    with _interruptible():
+    with interruptible():
         failures = run_sweep(work, jobs)
     typer.echo(write_tables(work))
     if any(map(work.missing, work.seeds)):
@@ -242,53 +234,7 @@ def sweep(
         raise SweepError("\n".join(failures))
 
 
-@app.command()
-def decontaminate(
-    train: Annotated[list[str], typer.Argument(help="Files, folders of datasets, or hf:NAME.")],
-    against: Annotated[
-        list[str], typer.Option(help="An evaluation set, in the same forms; may be repeated.")
-    ],
-    output: Annotated[Path, typer.Option(help="Folder to write.")],
-    columns: Annotated[
-        str, typer.Option(help="Columns of TRAIN that are looked at, e.g. prompt,answer.")
-    ] = "",
-    eval_columns: Annotated[
-        str, typer.Option(help="Columns of evaluation sets that are looked for.")
-    ] = "",
-    allow_list: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A text file whose 13-grams are no evidence."),
-    ] = None,
-    allow_from: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="A source from which common 13-grams are learnt; may be repeated."),
-    ] = None,
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="key=value, e.g. contaminated_ratio=0.8; may be repeated."),
-    ] = None,
-) -> None:
-    """Take rows out of training data that hold what evaluation sets ask (Phi-4 report, App. B)."""
-    from align.decontamination.report import summary_text
-    from align.decontamination.run import Request, decontaminate
-    from align.pipeline.overrides import parse_override
-    from align.settings import DecontaminationConfig
-    from pts.config import parse_settings
-
-    given: dict[str, object] = {}
-    for item in settings or ():
-        parse_override(item).apply(given)
-    request = Request(
-        tuple(train), tuple(against),
-        columns=tuple(filter(None, columns.split(","))),
-        eval_columns=tuple(filter(None, eval_columns.split(","))),
-        allow_list=str(allow_list) if allow_list else None,
-        allow_from=tuple(allow_from or ()),
-    )  # fmt: skip
-    with _interruptible():
-        config = parse_settings(DecontaminationConfig, given, "--set")
-        typer.echo(summary_text(decontaminate(request, output, config)))
-    typer.echo(f"\nClean rows: {output}/clean; what went, and why: {output}/removed.jsonl")
+app.command()(decontaminate)
 
 
 @app.command()
@@ -358,8 +304,11 @@ def benchmark(
     """Measure a model on standard benchmarks; the same command goes on where it ended."""
     from align.benchmarks.command import measure
 
-    with _interruptible():
+    with interruptible():
         typer.echo(measure(model, benchmarks, settings or [], output, include, not quiet))
+
+
+app.command()(refusals)
 
 
 @app.command()

@@ -83,6 +83,9 @@ class SourceConfig(Settings):
     ignore: tuple[str, ...] = ()
     """Columns that are not read. A column that changes meaning (tools, weight and the like) is
     refused unless it is named here."""
+    first_tokens: int = Field(0, ge=0)
+    """Of pairs: both sides are cut behind so many tokens, on purpose and uncounted (the report
+    takes the first 5 of its pairs on refusals); 0 takes all."""
     faulty: Literal["refuse", "drop"] = "refuse"
     """Rows that cannot be read, or that the chat template refuses: refuse to start and name them,
     or drop and count them."""

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from align.benchmarks.settings import Benchmark
 from align.context import StageEntry
 from align.pipeline.recipe import Recipe
+from align.refusals.settings import RefusalConfig
 from align.settings import DecontaminationConfig
 from align.stages import STAGES
 from align.sweep.settings import SweepFile
@@ -65,7 +66,9 @@ def reference() -> str:
     sweep = sections(SweepFile, "Sweep file")
     clean = sections(DecontaminationConfig, "Decontamination (`align decontaminate --set`)")
     benchmark = sections(Benchmark, "Benchmark file")
-    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *options, *sweep, *clean, *benchmark])
+    refusals = sections(RefusalConfig, "Refusals (`align refusals --set`)")
+    more = (*options, *sweep, *clean, *benchmark, *refusals)
+    return "\n".join([HEAD, *sections(Recipe, ""), *stages, *more])
 
 
 def sections(kind: type[BaseModel], path: str) -> Iterator[str]:

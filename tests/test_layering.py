@@ -22,7 +22,8 @@ PTS = [
 ]
 ALIGN = [
     {"cli"},
-    {"sweep", "compare", "benchmarks"},
+    {"commands"},
+    {"sweep", "compare", "benchmarks", "refusals"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining"},
     {"training", "evaluation"},

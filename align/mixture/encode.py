@@ -69,6 +69,7 @@ class Encoder:
             DataError: a source has changed since it was checked.
         """
         cut = self.mixture.config.too_long == "cut"
+        first = {s.name: s.config.first_tokens for s in self.mixture.sources}
         stop = self._tokenizer.convert_tokens_to_ids(end_of_turn(self._tokenizer))
         for some in batches(self._judged(), BATCH):
             batch = [example for example, _ in some]
@@ -77,7 +78,7 @@ class Encoder:
                     self._refuse(example, ids)
                     continue
                 settled = (
-                    settle(ids, self._max_length, cut, stop)
+                    settle(ids, self._max_length, cut, stop, first[example.source])
                     if clean
                     else Settled(None, ("contaminated",))
                 )

@@ -58,7 +58,9 @@ def length(row: ChatIds | IdPair) -> int:
     return len(row.prompt) + max(len(row.chosen), len(row.rejected))
 
 
-def settle(row: ChatIds | IdPair, max_length: int, cut: bool, stop: int | None) -> Settled:
+def settle(
+    row: ChatIds | IdPair, max_length: int, cut: bool, stop: int | None, first_tokens: int = 0
+) -> Settled:
     """Drop a row, cut it, or leave it as it is.
 
     Args:
@@ -66,8 +68,11 @@ def settle(row: ChatIds | IdPair, max_length: int, cut: bool, stop: int | None) 
         max_length: tokens of a sequence at most.
         cut: cut what is longer, instead of dropping it.
         stop: id of the end of turn.
+        first_tokens: of a pair's sides, those that are taken, which is no loss; 0 takes all.
     """
     losses: tuple[str, ...] = ()
+    if first_tokens and isinstance(row, IdPair):
+        row = IdPair(row.prompt, row.chosen[:first_tokens], row.rejected[:first_tokens])
     if length(row) > max_length:
         if not cut:
             return Settled(None, ("too_long",))
@@ -82,7 +87,7 @@ def settle(row: ChatIds | IdPair, max_length: int, cut: bool, stop: int | None) 
         learnt = list(row.chosen) if row.rejected else []
     if not learnt:
         return Settled(None, (*losses, "fully_masked"))
-    if any(end != stop for end in ends):
+    if not first_tokens and any(end != stop for end in ends):
         losses = (*losses, "lost_stop")
     return Settled(row, losses)
 

@@ -160,6 +160,8 @@ def _opened(config: SourceConfig, place: str, kind: Kind, last_turn: bool) -> So
         kind == "pairs" and config.format not in ("auto", "preference", "ids")
     ):
         raise DataError(f"{place}.format: {config.format!r} is no form of {kind}")
+    if config.first_tokens and kind == "chats":
+        raise DataError(f"{place}.first_tokens: cuts the sides of pairs; chats have none")
     form = None if config.format == "auto" else config.format
     path = config.path
     table = open_table(path if path.startswith("hf:") else os.path.expanduser(path))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +22,10 @@ from align.evaluation.records import Evaluation, Item
 from align.ledger import Ledger
 from align.run_folder import differences
 from pts.files import dumps, replacing
+
+if TYPE_CHECKING:
+    from align.evaluation.tables import Measure
+    from align.sweep.plan import CellKey
 
 FORMAT = 1
 FOLDER = "cells"
@@ -178,6 +182,17 @@ def cell_of(
         measured=Measured.of(evaluation),
         also={name: Measured.of(other) for name, other in also.items()},
     )
+
+
+def best_points(
+    cells: Mapping[CellKey, Cell], measure: Measure, number: int
+) -> Mapping[str, set[int | None]]:
+    """Of every arm, the points with the highest accuracy, the lower number where two are equal."""
+    arms: dict[str, list[tuple[float, int]]] = {}
+    for key, cell in cells.items():
+        assert key.point is not None
+        arms.setdefault(key.arm, []).append((-cell.measured.metrics[measure], key.point))
+    return {arm: {point for _, point in sorted(found)[:number]} for arm, found in arms.items()}
 
 
 def total(records: Iterable[Mapping[str, Any]]) -> Ledger:

@@ -123,17 +123,6 @@ def tuning_log(plan: Plan, cells: Mapping[CellKey, Cell], missing: int = 0) -> T
     )
 
 
-def best_points(
-    cells: Mapping[CellKey, Cell], measure: Measure, number: int
-) -> Mapping[str, set[int | None]]:
-    """Of every arm, the points with the highest accuracy, the lower number where two are equal."""
-    arms: dict[str, list[tuple[float, int]]] = {}
-    for key, cell in cells.items():
-        assert key.point is not None
-        arms.setdefault(key.arm, []).append((-cell.measured.metrics[measure], key.point))
-    return {arm: {point for _, point in sorted(found)[:number]} for arm, found in arms.items()}
-
-
 def _rank(point: Point) -> tuple[int, float]:
     return -len(point.accuracy), -point.mean
 

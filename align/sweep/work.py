@@ -36,10 +36,9 @@ from align.run_folder import (
     tree_digest,
     versions,
 )
-from align.sweep.cells import FOLDER, Cell, cell_of, check_cell, read_cell, write_cell
+from align.sweep.cells import FOLDER, Cell, best_points, cell_of, check_cell, read_cell, write_cell
 from align.sweep.claims import claimed, holder
 from align.sweep.plan import CellKey, Plan, needed, pruned
-from align.sweep.tuning import best_points
 from align.tasks.registry import build_task
 from pts.errors import PTSError
 from pts.files import output_fault

@@ -1,0 +1,1 @@
+"""Commands of `align` that stand in files of their own."""

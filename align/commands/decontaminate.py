@@ -1,0 +1,58 @@
+"""`align decontaminate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from align.commands.interruption import interruptible
+
+
+def decontaminate(
+    train: Annotated[list[str], typer.Argument(help="Files, folders of datasets, or hf:NAME.")],
+    against: Annotated[
+        list[str], typer.Option(help="An evaluation set, in the same forms; may be repeated.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    columns: Annotated[
+        str, typer.Option(help="Columns of TRAIN that are looked at, e.g. prompt,answer.")
+    ] = "",
+    eval_columns: Annotated[
+        str, typer.Option(help="Columns of evaluation sets that are looked for.")
+    ] = "",
+    allow_list: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A text file whose 13-grams are no evidence."),
+    ] = None,
+    allow_from: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="A source from which common 13-grams are learnt; may be repeated."),
+    ] = None,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="key=value, e.g. contaminated_ratio=0.8; may be repeated."),
+    ] = None,
+) -> None:
+    """Take rows out of training data that hold what evaluation sets ask (Phi-4 report, App. B)."""
+    from align.decontamination.report import summary_text
+    from align.decontamination.run import Request, decontaminate
+    from align.pipeline.overrides import parse_override
+    from align.settings import DecontaminationConfig
+    from pts.config import parse_settings
+
+    given: dict[str, object] = {}
+    for item in settings or ():
+        parse_override(item).apply(given)
+    request = Request(
+        tuple(train), tuple(against),
+        columns=tuple(filter(None, columns.split(","))),
+        eval_columns=tuple(filter(None, eval_columns.split(","))),
+        allow_list=str(allow_list) if allow_list else None,
+        allow_from=tuple(allow_from or ()),
+    )  # fmt: skip
+    with interruptible():
+        config = parse_settings(DecontaminationConfig, given, "--set")
+        typer.echo(summary_text(decontaminate(request, output, config)))
+    typer.echo(f"\nClean rows: {output}/clean; what went, and why: {output}/removed.jsonl")

@@ -4,10 +4,12 @@
 
 phi-nano's base model knows a made-up world by heart, a third of it well, a third half, a third not
 at all. Of a seed, two thirds of its people are asked eight times each; `align benchmark` and
-`align refusals` make rows and pairs of the answers. Three policies, all from the base model in
-ChatML: SFT on word problems and the right replies that the base usually knows; SFT with refusals
-beside them; and DPO on the pairs, cut to five tokens. Each is asked about the other third of the
-people, and about nobody, at T = 0.7. The same command goes on after a kill.
+`align refusals` make rows and pairs of the answers. Three policies, all from the base model: SFT on
+word problems and the right replies that the base usually knows; SFT with refusals beside them; and
+DPO on the pairs, cut to five tokens. Each is asked about the other third of the people, and about
+nobody, at T = 0.7. Chats are written as the pretraining text writes questions: a model of this size
+does not carry what it knows over into ChatML (of what it knew 91 % before SFT, it then knew 11 %).
+The same command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +29,8 @@ from align.benchmarks.run import run_benchmark
 from align.benchmarks.settings import Benchmark
 from align.evaluation.records import read_evaluation
 from align.evaluation.statistics import mean_interval
-from align.models.load import prepare_base
-from align.pipeline.recipe import Recipe, parse_recipe
+from align.models.load import base_path
+from align.pipeline.recipe import ModelConfig, Recipe, parse_recipe
 from align.pipeline.run import run
 from align.refusals.run import make_refusals
 from align.refusals.settings import RefusalConfig
@@ -40,8 +43,14 @@ from pts.engines.transformers.engine import TransformersEngine
 RESULTS = Path(__file__).parent / "results" / "refusals.json"
 CHATS = 1500
 """Demonstrations of word problems in SFT."""
-ASKED = {"score": "simpleqa", "kind": "generate", "samples": 8, "temperature": 0.7,
-         "max_new_tokens": 16}  # fmt: skip
+TEMPLATE = """{% for message in messages %}{% if message['role'] == 'user' %}\
+Question: {{ message['content'] }}
+Answer:{% else %}{% generation %} {{ message['content'] }}<|endoftext|>{% endgeneration %}\
+{% endif %}{% endfor %}"""
+ASKED: dict[str, Any] = {
+    "kind": "generate", "prompt": "{{ question }}", "chat": True, "reference": "answers",
+    "score": "simpleqa", "samples": 8, "temperature": 0.7, "max_new_tokens": 16,
+}  # fmt: skip
 NOBODY = ["there is no such person"]
 SCORES = ("correct", "not_attempted", "incorrect")
 
@@ -64,11 +73,14 @@ def of_seed(seed: int, folder: Path) -> Mapping[str, Any]:
     train, test = folder / "train.jsonl", folder / "test.jsonl"
     write_questions(seed, train, test)
     recipe = recipe_of(seed, folder, "refusals")
-    base = prepare_base(recipe.model)
-    plain = {"prompt": "Question: {{ question }}\nAnswer:", "until": ("\n",)}
-    ask(base, train, folder / "know", **plain)
-    known = ask(base, test, folder / "base", **plain)
-    make_refusals(folder / "know/train", folder / "data", RefusalConfig(sometimes=0.25, seed=seed))
+    base = Path(recipe.model.path)
+    write_base(base)
+    ask(base, train, folder / "know")
+    known = ask(base, test, folder / "base")
+    config = RefusalConfig(
+        sometimes=0.25, seed=seed, bogus="{{ bogus }}", refusals=("Sorry, I do not know.",)
+    )
+    make_refusals(folder / "know/train", folder / "data", config)
     write_chats(recipe, seed, folder / "data")
     result: dict[str, Any] = {"base": shares(known, known)}
     for arm, stages in (("answers", ("sft",)), ("refusals", ("sft", "full_dpo"))):
@@ -82,6 +94,17 @@ def of_seed(seed: int, folder: Path) -> Mapping[str, Any]:
             problems = read_evaluation(folder / arm / "eval" / stage).summary.sampled.mean
             result[f"{arm}: {stage}"] = {**shares(items, known), "problems": problems}
     return result
+
+
+def write_base(folder: Path) -> None:
+    """The base model with a chat template of its own form of questions."""
+    if folder.is_dir():
+        return
+    whole = shutil.copytree(
+        base_path(ModelConfig(path="builtin:phi-nano")), folder.with_name("copy")
+    )
+    (whole / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    whole.rename(folder)
 
 
 def write_questions(seed: int, train: Path, test: Path) -> None:
@@ -101,11 +124,9 @@ def write_questions(seed: int, train: Path, test: Path) -> None:
         file.write_text("".join(json.dumps(row) + "\n" for row in its), encoding="utf-8")
 
 
-def ask(model: Path, source: Path, output: Path, **how: Any) -> Sequence[Mapping[str, Any]]:
+def ask(model: Path, source: Path, output: Path) -> Sequence[Mapping[str, Any]]:
     """What a policy answers, a row a question."""
-    benchmark = Benchmark(
-        name=source.stem, source=str(source), reference="answers", **{**ASKED, **how}
-    )
+    benchmark = Benchmark(name=source.stem, source=str(source), **ASKED)
     file = output / source.stem / f"samples_{source.stem}.jsonl"
     if not file.is_file():
         engine = TransformersEngine.load(model, SamplingConfig())
@@ -133,7 +154,7 @@ def recipe_of(seed: int, folder: Path, arm: str) -> Recipe:
         {
             "name": f"refusals-{arm}",
             "seed": seed,
-            "model": {"path": "builtin:phi-nano", "chat_template": "chatml"},
+            "model": {"path": str(folder / "model"), "chat_template": "keep"},
             "task": {"kind": "word_problems", "options": {"difficulty": "long"}},
             "sampling": {"temperature": 0.7, "max_new_tokens": 140},
             "stages": ["sft"] if arm == "answers" else ["sft", "full_dpo"],

@@ -30,21 +30,16 @@ class Knowledge:
     question: str
     """As a user asks it."""
     right: tuple[str, ...]
-    """The right ones of its answers, as they were drawn."""
+    """Replies made of the right ones of its answers, one each."""
     wrong: tuple[str, ...]
-    refused: int
-    """Answers that attempted nothing."""
+    samples: int
+    """Answers in all, those included that attempted nothing."""
     correct: str = ""
     """The right reply; empty: the commonest of `right`."""
     refusal: str = ""
     """Empty: drawn from the settings' list."""
     bogus: str = ""
     """A question like it without an answer; empty: none."""
-
-    @property
-    def samples(self) -> int:
-        """Answers in all."""
-        return len(self.right) + len(self.wrong) + self.refused
 
     def share(self, kind: Sequence[str]) -> float:
         """Of `right` or `wrong` in all answers."""
@@ -59,8 +54,6 @@ class RefusalCounts:
     usually_right: int = 0
     usually_wrong: int = 0
     neither: int = 0
-    no_right_reply: int = 0
-    """Usually right, but no text of a right reply: no row."""
     bogus: int = 0
     right_over_refusal: int = 0
     refusal_over_wrong: int = 0
@@ -91,11 +84,7 @@ def refusal_rows(
 def _chats(one: Knowledge, config: RefusalConfig, counts: RefusalCounts) -> Iterable[Row]:
     if one.share(one.right) > config.usually:
         counts.usually_right += 1
-        reply = _right_reply(one)
-        if reply:
-            yield _chat(one, "known", one.question, reply)
-        else:
-            counts.no_right_reply += 1
+        yield _chat(one, "known", one.question, _right_reply(one))
     elif one.share(one.wrong) > config.usually:
         counts.usually_wrong += 1
         yield _chat(one, "unknown", one.question, _refusal(one, config))
@@ -145,6 +134,6 @@ def _refusal(one: Knowledge, config: RefusalConfig, purpose: str = "refusal") ->
 
 
 def _commonest(texts: Sequence[str]) -> str:
-    """The text that stands most often, the first of several; empty where all are."""
-    ranked = Counter(text.strip() for text in texts if text.strip()).most_common(1)
+    """The text that stands most often, the first of several; empty without any."""
+    ranked = Counter(texts).most_common(1)
     return ranked[0][0] if ranked else ""

@@ -83,7 +83,7 @@ def summary_text(result: RefusalResult) -> str:
     lines = [
         f"{c.questions:,} questions, {result.samples} answers each: usually right "
         f"{c.usually_right:,}, usually wrong {c.usually_wrong:,}, neither {c.neither:,}",
-        f"SFT rows: {result.chats:,} ({c.usually_right - c.no_right_reply:,} right replies, "
+        f"SFT rows: {result.chats:,} ({c.usually_right:,} right replies, "
         f"{c.usually_wrong:,} refusals, {c.bogus:,} refusals of bogus questions)",
         f"Pairs: {result.pairs:,} ({c.right_over_refusal:,} right reply over refusal, "
         f"{c.refusal_over_wrong:,} refusal over wrong answer)",
@@ -106,37 +106,14 @@ def _samples_file(results: Path) -> Path:
 
 
 def _knowledge(file: Path, config: RefusalConfig) -> Iterator[Knowledge]:
-    templates = _templates(config)
-    faults = list[str]()
-    count = 0
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        place = f"{file}, line {number}"
+    templates, faults, count = _templates(config), list[str](), 0
+    for count, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        place = f"{file}, line {count}"
+        answered = _answered(line, place)
         try:
-            row = json.loads(line)
-            answers, scores = row["filtered_resps"], [_scores(row, name) for name in SCORES]
-            doc = row["doc"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StageError(
-                f"{place}: no answers of a benchmark with score: simpleqa ({error!r})"
-            ) from None
-        if not all(len(answers) == len(values) > 1 for values in scores):
-            raise StageError(
-                f"{place}: {len(answers)} answer to a question tells little of what a model knows; "
-                "align benchmark … --set samples=8 --set temperature=0.7"
-            )
-        count += 1
-        texts, wrong = _texts(templates, doc, place)
-        if wrong:
-            faults += wrong
-            continue
-        right, bad, _ = scores
-        yield Knowledge(
-            id=str(row["doc_id"]),
-            right=tuple(text for text, value in zip(answers, right, strict=True) if value),
-            wrong=tuple(text for text, value in zip(answers, bad, strict=True) if value),
-            refused=sum(map(bool, scores[2])),
-            **texts,
-        )
+            yield _of_row(answered, templates)
+        except ValueError as error:
+            faults.append(f"{place}: {error}")
     if not count:
         raise StageError(f"{file}: holds no answers")
     if faults:
@@ -144,14 +121,28 @@ def _knowledge(file: Path, config: RefusalConfig) -> Iterator[Knowledge]:
         raise RecipeError(*faults[:SHOWN], *more)
 
 
-def _scores(row: Mapping[str, Any], name: str) -> list[float]:
-    value = row[name]
-    return list(value) if isinstance(value, list) else [float(value)]
+def _answered(line: str, place: str) -> dict[str, Any]:
+    """A line of the samples file, its scores as lists."""
+    try:
+        row: dict[str, Any] = json.loads(line)
+        answers, _, _ = row["filtered_resps"], row["doc_id"], row["doc"]
+        for name in SCORES:
+            row[name] = row[name] if isinstance(row[name], list) else [row[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(
+            f"{place}: no answers of a benchmark with score: simpleqa ({error!r})"
+        ) from None
+    if not all(len(answers) == len(row[name]) > 1 for name in SCORES):
+        raise StageError(
+            f"{place}: {len(answers)} answer to a question tells little of what a model knows; "
+            "align benchmark … --set samples=8 --set temperature=0.7"
+        )
+    return row
 
 
-def _templates(config: RefusalConfig) -> Mapping[str, jinja2.Template]:
+def _templates(config: RefusalConfig) -> dict[str, jinja2.Template]:
     found, faults = {}, []
-    for key in ("question", "correct", "refusal", "bogus"):
+    for key in ("question", "reply", "correct", "refusal", "bogus"):
         try:
             found[key] = _JINJA.from_string(getattr(config, key))
         except jinja2.TemplateSyntaxError as error:
@@ -161,16 +152,24 @@ def _templates(config: RefusalConfig) -> Mapping[str, jinja2.Template]:
     return found
 
 
-def _texts(
-    templates: Mapping[str, jinja2.Template], doc: Any, place: str
-) -> tuple[dict[str, str], list[str]]:
-    """The rendered texts of a question's row, and what is wrong with them."""
-    texts, faults = dict[str, str](), list[str]()
-    for key, template in templates.items():
+def _of_row(row: Mapping[str, Any], templates: Mapping[str, jinja2.Template]) -> Knowledge:
+    """Raises ValueError where a template does not fit the row."""
+
+    def text(key: str, **more: str) -> str:
         try:
-            texts[key] = template.render(doc).strip()
+            return templates[key].render(row["doc"], **more).strip()
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            faults.append(f"{place}: {key}: {error}")
-    if not faults and not texts["question"]:
-        faults.append(f"{place}: question: the template gives nothing")
-    return texts, faults
+            raise ValueError(f"{key}: {error}") from None
+
+    def replies(score: str) -> tuple[str, ...]:
+        pairs = zip(row["filtered_resps"], row[score], strict=True)
+        said = [answer.strip() for answer, holds in pairs if holds]
+        return tuple(text("reply", answer=answer) for answer in said if answer)
+
+    own = {key: text(key) for key in ("question", "correct", "refusal", "bogus")}
+    if not own["question"]:
+        raise ValueError("question: the template gives nothing")
+    right, wrong = replies("correct"), replies("incorrect")
+    return Knowledge(
+        str(row["doc_id"]), right=right, wrong=wrong, samples=len(row["correct"]), **own
+    )

@@ -20,8 +20,11 @@ class RefusalConfig(Settings):
     question: str = Field("{{ question }}", min_length=1)
     """What a user asks (a template over the question's row). The model may have been asked in
     another form, with examples or as plain text."""
+    reply: str = Field("{{ answer }}", min_length=1)
+    """A reply made of an `answer` of the model, right or wrong (a template), e.g. "The answer is
+    {{ answer }}."; the one that it gave most often is taken."""
     correct: str = ""
-    """The right reply (a template); empty: the right answer that the model gave most often."""
+    """The right reply (a template, for a column of replies that were written); empty: `reply`."""
     refusal: str = ""
     """The reply of one who does not know (a template, for a column of refusals that were written
     for each question); empty: one of `refusals`."""

@@ -18,7 +18,8 @@ from align.refusals.settings import REFUSALS, RefusalConfig
 
 
 def known(right: int, wrong: int, refused: int = 0, **more: Any) -> Knowledge:
-    return Knowledge("q", "Who?", ("Ada.",) * right, ("Bob.",) * wrong, refused, **more)
+    replies = ("Ada.",) * right, ("Bob.",) * wrong
+    return Knowledge("q", "Who?", *replies, right + wrong + refused, **more)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_replies_that_were_written_come_first_and_equal_sides_make_no_pair() -> 
 
 
 def test_the_commonest_answer_is_taken() -> None:
-    one = Knowledge("q", "Who?", ("Ada", " Ada Byron.", "Ada Byron."), ("Eve", "Bob", "Bob"), 0)
+    one = Knowledge("q", "Who?", ("Ada", "Ada Byron.", "Ada Byron."), ("Eve", "Bob", "Bob"), 6)
     _, pairs, _ = refusal_rows([one], RefusalConfig())
     assert pairs[0]["chosen"] == "Ada Byron."
     assert pairs[1]["rejected"] == "Bob"
@@ -111,7 +112,7 @@ def test_files_are_written_with_their_provenance(tmp_path: Path) -> None:
         ({"question": "B?", "other": ""}, [0.0, 0.0], [1.0, 1.0]),
     ]
     results = answers(tmp_path / "know", rows)
-    config = RefusalConfig(bogus="{{ other }}")
+    config = RefusalConfig(bogus="{{ other }}", reply="It is {{ answer }}")
     result = make_refusals(results, tmp_path / "out", config)
     chats, pairs = (
         [json.loads(line) for line in (tmp_path / "out" / name).read_text().splitlines()]
@@ -121,6 +122,8 @@ def test_files_are_written_with_their_provenance(tmp_path: Path) -> None:
         ("t-0", "known"), ("t-0", "bogus"), ("t-1", "unknown"),
     ]  # fmt: skip
     assert [row["kind"] for row in pairs] == ["right_over_refusal", "refusal_over_wrong"]
+    assert chats[0]["messages"][-1]["content"] == "It is Ada."
+    assert pairs[1]["rejected"] == "It is Bob."
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["policy_digest"] == "abc"
     assert (summary["usually_right"], summary["usually_wrong"], summary["pairs"]) == (1, 1, 2)

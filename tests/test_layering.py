@@ -26,7 +26,7 @@ ALIGN = [
     {"sweep", "compare", "benchmarks", "refusals"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "judging"},
     {"run_folder", "tasks", "models", "mixture"},
     {"decontamination"},
     {"context", "data", "settings", "ledger"},

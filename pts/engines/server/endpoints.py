@@ -65,7 +65,7 @@ class Unreadable(Exception):
     """A reader's word that a reply cannot be used: what is wrong, and what could be done."""
 
 
-def base_urls(urls: Sequence[str]) -> list[str]:
+def base_urls(urls: Sequence[str], key_variable: str = KEY_VARIABLE) -> list[str]:
     """Base URLs without a trailing / or /v1. Raises ConfigError for every fault."""
     faults, clean = [], []
     for url in urls:
@@ -79,7 +79,7 @@ def base_urls(urls: Sequence[str]) -> list[str]:
         if not sound:
             faults.append(f"{shown!r} is no base URL; give e.g. http://localhost:8000")
         elif "@" in parts.netloc or parts.query:
-            faults.append(f"{shown!r}: keys belong into {KEY_VARIABLE}, not into a URL")
+            faults.append(f"{shown!r}: keys belong into {key_variable}, not into a URL")
         clean.append(url.rstrip("/").removesuffix("/v1").rstrip("/"))
     if not clean:
         faults.append("no server URL was given; give e.g. http://localhost:8000")

@@ -6,8 +6,8 @@ goes to the URL with the fewest requests in flight. What may pass (no connection
 there is room; `Retry-After` is honoured. A URL that failed three times in a row gets one request at
 a time until one succeeds. A reply that its reader does not accept is asked for again a few times.
 
-The API key is read from PTS_API_KEY. It is sent as a bearer token to every URL, and stands in no
-error, log or repr.
+The API key is read from PTS_API_KEY, or from the environment variable that is named instead. It is
+sent as a bearer token to every URL, and stands in no error, log or repr.
 """
 
 from __future__ import annotations
@@ -63,20 +63,29 @@ class Refused(EngineError):
         self.status, self.body = status, body
 
 
+class Late(EngineError):
+    """No reply came in time, and the request was to be tried once."""
+
+
 @dataclass(slots=True)
 class _Failure(Exception):
     """Why one try failed. `wait` is what the server asked for, in seconds."""
 
     reason: str
     wait: float = 0.0
+    status: int = 0
+    """The HTTP status, 0 where there was no reply."""
+    late: bool = False
+    """The reply did not come in time."""
 
 
-class _Try(NamedTuple):
-    """A try of a request that failed: when, where, and what was said."""
+class Try(NamedTuple):
+    """A try of a request that failed: when, where, what was said, and the HTTP status (or 0)."""
 
     at: float
     url: str
     reason: str
+    status: int = 0
 
 
 class Client:
@@ -86,13 +95,19 @@ class Client:
     """
 
     def __init__(
-        self, urls: Sequence[str], *, in_flight: int = 512, retry: RetryPolicy | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        in_flight: int = 512,
+        retry: RetryPolicy | None = None,
+        key_variable: str = KEY_VARIABLE,
     ) -> None:
-        self.endpoints = [Endpoint(url) for url in base_urls(urls)]
+        self.endpoints = [Endpoint(url) for url in base_urls(urls, key_variable)]
         if in_flight < 1:
             raise ConfigError(f"in_flight must be at least 1, got {in_flight}")
         self.in_flight, self.retry = in_flight, retry or RetryPolicy()
-        self._key = os.environ.get(KEY_VARIABLE, "")
+        self._key_variable = key_variable
+        self._key = os.environ.get(key_variable, "")
         try:
             import httpx2
         except ImportError:
@@ -150,7 +165,7 @@ class Client:
         A GET without a body, a POST with one. For use before a run: tried for FIRST_SECONDS only.
         Raises EngineError when the endpoint cannot be reached, Refused when it wants another key.
         """
-        failed, rest = list[_Try](), self.retry.first
+        failed, rest = list[Try](), self.retry.first
         while True:
             try:
                 return await self._once(endpoint, path, body)
@@ -159,23 +174,33 @@ class Client:
                     raise
                 return refused.status, None
             except _Failure as failure:
-                failed.append(_Try(time.monotonic(), endpoint.url, failure.reason))
+                failed.append(Try(time.monotonic(), endpoint.url, failure.reason))
                 rest = max(rest, failure.wait)
             except Unreadable as why:
-                failed.append(_Try(time.monotonic(), endpoint.url, str(why)))
+                failed.append(Try(time.monotonic(), endpoint.url, str(why)))
             if time.monotonic() + rest - failed[0].at > min(FIRST_SECONDS, self.retry.total):
                 raise self._gave_up(failed, path, "check the URL and that the server runs")
             await asyncio.sleep(rest)
             rest *= 2
 
-    async def post(self, path: str, body: Any, read: Callable[[Any], T], *, row: bool = False) -> T:
+    async def post(
+        self,
+        path: str,
+        body: Any,
+        read: Callable[[Any], T],
+        *,
+        row: bool = False,
+        failed: list[Try] | None = None,
+        again_if_late: bool = True,
+    ) -> T:
         """What `read` makes of a server's JSON; `read` raises Unreadable for what it rejects.
 
-        Requests for a `row` are short and waited for, so they do not queue behind the others.
-        Raises Refused for most of 4xx, EngineError once `retry.total` has passed since the first
-        failure, or after several replies that `read` rejected.
+        Requests for a `row` are short and waited for, so they do not queue behind the others. Tries
+        that failed are put into `failed`. Raises Refused for most of 4xx, EngineError once
+        `retry.total` has passed since the first failure, or after several replies that `read`
+        rejected; Late for the first reply that is not in time, unless `again_if_late`.
         """
-        failed, unreadable = list[_Try](), 0
+        failed, unreadable = [] if failed is None else failed, 0
         while True:
             async with self._row_slots if row else self._slots:
                 endpoint = await self._free(failed, path)
@@ -184,10 +209,13 @@ class Client:
                     _, reply = await self._once(endpoint, path, body)
                     value = read(reply)
                 except _Failure as failure:
-                    failed.append(_Try(time.monotonic(), endpoint.url, failure.reason))
-                    endpoint.fail(failure.reason, self.retry.first, failure.wait)
+                    now, said = time.monotonic(), failure.reason
+                    failed.append(Try(now, endpoint.url, said, failure.status))
+                    endpoint.fail(said, self.retry.first, failure.wait)
+                    if failure.late and not again_if_late:
+                        raise Late(f"{endpoint.url}{path}: {said}") from None
                 except Unreadable as why:
-                    failed.append(_Try(time.monotonic(), endpoint.url, str(why)))
+                    failed.append(Try(time.monotonic(), endpoint.url, str(why)))
                     unreadable += 1
                 else:
                     endpoint.failures = 0
@@ -199,7 +227,7 @@ class Client:
             if unreadable:
                 await asyncio.sleep(self.retry.first * random.uniform(0, 0.5))
 
-    async def _free(self, failed: Sequence[_Try], path: str) -> Endpoint:
+    async def _free(self, failed: Sequence[Try], path: str) -> Endpoint:
         """The least busy URL that is open, once there is one."""
         while True:
             now = time.monotonic()
@@ -226,7 +254,7 @@ class Client:
         except httpx2.ConnectTimeout:
             raise _Failure(f"no connection in {CONNECT_SECONDS:g} s") from None
         except httpx2.TimeoutException:
-            raise _Failure(f"no reply in {self.retry.reply:g} s") from None
+            raise _Failure(f"no reply in {self.retry.reply:g} s", late=True) from None
         except httpx2.RequestError as error:
             raise _Failure(self._hide(f"{type(error).__name__}: {error}".rstrip(": "))) from None
         finally:
@@ -239,13 +267,14 @@ class Client:
         if status < 400:
             raise Unreadable(f"{said} is not JSON")
         if status in PASSING or status >= 500:
-            raise _Failure(said, retry_after(answer.headers))
+            raise _Failure(said, retry_after(answer.headers), status)
         if status in (401, 403):
             found = "was not accepted" if self._key else "is not set"
-            said += f"; the server wants an API key, and {KEY_VARIABLE} {found}"
+            held = f"{self._key_variable} {found}" if self._key_variable else "no variable is named"
+            said += f"; the server wants an API key, and {held}"
         raise Refused(f"{where}: {said}", status, self._hide(answer.text))
 
-    def _gave_up(self, failed: Sequence[_Try], path: str, remedy: str) -> EngineError:
+    def _gave_up(self, failed: Sequence[Try], path: str, remedy: str) -> EngineError:
         where = ", ".join(url + path for url in sorted({one.url for one in failed}))
         return EngineError(
             f"{where}: given up after {len(failed)} tries in "

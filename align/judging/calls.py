@@ -1,0 +1,49 @@
+"""Calls of a judge: what is asked, what comes back, and what asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+End: TypeAlias = Literal["stop", "length", "refused", "late", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What came back from one call."""
+
+    text: str
+    end: End
+    """`length`: cut by the limit; `refused`: the endpoint says that the judge refused; `late`: no
+    reply in time; `rejected`: the endpoint will not answer this call, and `text` says why."""
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    counted: bool = True
+    """The two counts are known; some endpoints tell none."""
+    busy: int = 0
+    """Tries before it that the endpoint turned away as too many (429)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One thing to ask."""
+
+    digest: str
+    prompt: str
+
+
+class Backend(Protocol):
+    """What asks a judge."""
+
+    identity: Mapping[str, Any]
+    """Judge and manner of asking: replies under another identity are replies of another judge."""
+
+    def ask(self, calls: Iterable[Call]) -> Iterator[tuple[Call, Said]]:
+        """What comes back from each call, in any order, each as soon as it is there.
+
+        Raises EngineError for a judge that cannot be asked at all.
+        """
+
+    def close(self) -> None:
+        """Let go of connections; the backend cannot be used afterwards."""

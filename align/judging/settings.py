@@ -1,0 +1,103 @@
+"""Settings of judges, of further sources of answers, and of the pairs that are made of both."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from align.settings import ChatTemplate
+from pts.config import Settings
+
+
+class JudgeConfig(Settings):
+    """Who scores answers: a chat endpoint (`url`) or a local model (`path`)."""
+
+    url: str = ""
+    """Base URL of an OpenAI-compatible endpoint, which answers at URL/v1/chat/completions."""
+    model: str = ""
+    """Name of the judge at that endpoint."""
+    key_variable: str = ""
+    """Name of the environment variable that holds the API key, never the key; empty sends none."""
+    path: str = ""
+    """Instead of `url`: folder or name of a local model, which is asked greedily, on the device and
+    in the dtype of the recipe's `model`."""
+    chat_template: ChatTemplate = "keep"
+    """Of `path`: the chat template that it is asked in."""
+    temperature: float = Field(0.0, ge=0, le=10)
+    """Of `url`: temperature that its replies are sampled at."""
+    max_tokens: int = Field(1024, ge=1, le=10**6)
+    """Length limit of a reply; one that is cut by it is asked for again."""
+    extra: dict[str, Any] = {}
+    """Of `url`: further keys of a request; null leaves a key out, e.g. {max_tokens: null,
+    max_completion_tokens: 2048}."""
+    attempts: int = Field(3, ge=1, le=100)
+    """How often one question is put: a reply that cannot be read, is refused or does not come in
+    time is asked for again, then the answers are UNSCORED."""
+    concurrency: int = Field(8, ge=1, le=1024)
+    """Calls in flight at a time."""
+    timeout: float = Field(120.0, gt=0, le=86_400)
+    """Of `url`: seconds until a reply is late."""
+    patience: float = Field(600.0, gt=0, le=864_000)
+    """Of `url`: seconds that a call is tried while the endpoint is busy (429) or down; then the
+    stage stops, and the same command continues it."""
+    accuracy: Literal["judge", "verifier"] = "judge"
+    """Who scores accuracy: the judge, or the task's verifier (a right answer has 5, a wrong one
+    1)."""
+
+    @field_validator("key_variable")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):
+            raise ValueError(  # what was given may be the key itself: it is not shown
+                "must be the name of an environment variable in capitals, as in OPENAI_API_KEY; "
+                "never write a key into a recipe"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _one_backend(self) -> JudgeConfig:
+        if bool(self.url) == bool(self.path):
+            raise ValueError("give either url (with model) or path")
+        if self.url and not self.model:
+            raise ValueError("model is missing; give the name of the judge at that url")
+        of_url = ("model", "key_variable", "temperature", "extra", "timeout", "patience")
+        idle = of_url if self.path else ("chat_template",)
+        defaults = {key: type(self).model_fields[key].default for key in idle}
+        told = [key for key in idle if getattr(self, key) != defaults[key]]
+        if told:
+            raise ValueError(
+                f"{', '.join(told)} has no place beside {'path' if self.path else 'url'}"
+            )
+        return self
+
+
+class GeneratorConfig(Settings):
+    """A further source of answers."""
+
+    name: str = Field(pattern=r"^[\w-]{1,64}$")
+    """Names it in pairs, counts and messages."""
+    engine: str
+    """`transformers:PATH`, `vllm:PATH` or `server:URL[,URL...]`, as `pts.make_engine` takes it."""
+    samples: int = Field(2, ge=1, le=100_000)
+    """Answers of it to each question."""
+    options: dict[str, Any] = {}
+    """Of the engine; a server needs {tokenizer: FOLDER}."""
+
+
+class JudgedPairsConfig(Settings):
+    """Which answers are compared, and which pairs are made of the scores."""
+
+    comparisons: int = Field(2, ge=1, le=100_000)
+    """Pairs of answers to a question that the judge is shown, drawn evenly from all that its
+    answers allow, whoever gave them; each is asked in both orders."""
+    accuracy_share: float = Field(2 / 3, ge=0, le=1)
+    """Share of the pairs whose chosen side has the higher accuracy; in the others it has the higher
+    mean of accuracy, style and detail. The report has 532,000 of the one kind and 266,000 of the
+    other."""
+    margin: float = Field(0.0, ge=0, lt=4)
+    """Smallest difference of the scores, means of the two orders; 0 takes any difference."""
+    flips: Literal["drop", "mean"] = "drop"
+    """A pair of which the two orders prefer different sides is dropped, or the mean of both orders
+    decides. Both are counted."""

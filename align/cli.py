@@ -60,10 +60,13 @@ def run(
 def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe, its files and its options without loading a model."""
     from align.pipeline.check import check_recipe
+    from align.pipeline.judges import judge_costs
     from align.pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     check_recipe(loaded)
+    for line in judge_costs(loaded):
+        typer.echo(line)
     typer.echo(f"{loaded.name}: ok; stages {' > '.join(e.name for e in loaded.stages)}")
 
 

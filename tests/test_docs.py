@@ -118,7 +118,7 @@ def test_python_of_the_verifier_page_runs() -> None:
         exec(compile(text, "writing-a-verifier.md", "exec"), space)
 
 
-@pytest.mark.parametrize("page", ["benchmarks.md", "compare.md", "decontamination.md"])
+@pytest.mark.parametrize("page", ["benchmarks.md", "compare.md", "decontamination.md", "judges.md"])
 def test_python_of_the_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

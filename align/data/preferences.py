@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pts.files import JsonLines, dumps, replacing
-from pts.types import Ids
+from pts.types import Ids, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Sampled:
     problem_id: str
     prompt_ids: Ids
     answers: tuple[Answer, ...]
+    problem: Problem | None = None
+    """As it was asked; None for the rollouts of a search, which keep ids alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from align.settings import ChatTemplate
+from align.settings import ChatTemplate, RolloutsConfig
 from pts.config import Settings
 
 
@@ -101,3 +107,32 @@ class JudgedPairsConfig(Settings):
     flips: Literal["drop", "mean"] = "drop"
     """A pair of which the two orders prefer different sides is dropped, or the mean of both orders
     decides. Both are counted."""
+
+
+class JudgedConfig(RolloutsConfig):
+    """What training stages share that can let a judge choose among sampled answers."""
+
+    judge: JudgeConfig | None = None
+    """Who scores answers; without it the verifier alone decides, and the keys that tell of judged
+    answers have no place."""
+
+    of_judge: ClassVar[tuple[str, ...]] = ()
+    """Keys that mean nothing without a judge."""
+    beside_judge: ClassVar[tuple[str, ...]] = ("rollouts",)
+    """Keys that mean nothing with one."""
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> Self:
+        judged = self.judge is not None
+        for key in self.beside_judge if judged else self.of_judge:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} {'has no place beside' if judged else 'needs'} a judge")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self._without_judge(handler(self))
+
+    def _without_judge(self, data: dict[str, Any]) -> dict[str, Any]:
+        idle = () if self.judge is not None else ("judge", *self.of_judge)
+        return {key: value for key, value in data.items() if key not in idle}

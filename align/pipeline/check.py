@@ -8,6 +8,7 @@ from pathlib import Path
 from align.context import BASE
 from align.errors import RecipeError
 from align.models.load import SMOLLM2, base_path, chat_template
+from align.pipeline.judges import judge_faults
 from align.pipeline.recipe import Recipe
 from align.pipeline.source_rows import source_faults
 from align.stages import STAGES
@@ -43,6 +44,7 @@ def check_recipe(recipe: Recipe) -> None:
             faults += error.problems
     faults += _model_faults(recipe)
     faults += source_faults(recipe)
+    faults += judge_faults(recipe)
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
     for name, config in settings.items():
         reference = getattr(config, "reference", "start")

@@ -26,6 +26,7 @@ from align.evaluation.tables import build_table
 from align.models.load import device_of, prepare_base
 from align.pipeline.background import BackgroundWorker, cores, share_cores
 from align.pipeline.check import check_recipe
+from align.pipeline.judges import judge_costs
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.pipeline.source_rows import source_rows
 from align.report.page import write_report
@@ -63,6 +64,8 @@ def run(
         StageError, ManifestError, PTSError: with the place, the value and the remedy.
     """
     check_recipe(recipe)
+    for line in judge_costs(recipe):
+        console.print(line, highlight=False, soft_wrap=True)
     with Manifest.open(folder, recipe) as manifest, background(recipe, parallel) as worker:
         pipeline = PipelineRun(recipe, manifest, worker, console, progress)
         pipeline.begin(prepare_base(recipe.model))

@@ -26,6 +26,7 @@ from align.report.answers import (
     read_search,
 )
 from align.report.charts import forest, legend, lines
+from align.report.judges import judges
 from align.report.templates import TEMPLATES
 from align.run_folder import chain_of, check_policies, read_manifest
 from pts.files import replacing
@@ -79,6 +80,7 @@ def write_report(run_folder: Path) -> Path:
         gained=GAINED,
         searches=list(filter(None, (read_search(run_folder / name) for name in labels))),
         training=_training(run_folder, manifest, labels),
+        judges=judges(manifest["stages"], labels),
         stages=_stages(manifest, labels),
     )
     path = run_folder / "report.html"
@@ -211,7 +213,11 @@ def _stages(
         (
             labels.get(name, name),
             duration(stage["seconds"]),
-            [(key.replace("_", " "), _shown(value)) for key, value in stage["metrics"].items()],
+            [
+                (key.replace("_", " "), _shown(value))
+                for key, value in stage["metrics"].items()
+                if key != "judge"
+            ],
         )
         for name, stage in manifest["stages"].items()
     ]

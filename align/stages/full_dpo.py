@@ -1,5 +1,6 @@
-"""Stage 3: DPO on full-length pairs, judged by the verifier: sampled from the stage before, or
-taken from the rollouts of a search; or on pairs of data sets."""
+"""Stage 3: DPO on full-length pairs, judged by the verifier or by a judge that reads: sampled from
+the stage before (and from further generators), or taken from the rollouts of a search; or on pairs
+of data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from align.context import StageContext, StageResult
 from align.data.preferences import (
@@ -22,7 +23,10 @@ from align.data.preferences import (
 )
 from align.data.rollouts import answers_of, continuation_pairs
 from align.errors import StageError
-from align.settings import MixtureConfig, RolloutsConfig
+from align.judging.choice import JudgedPair, choose_pairs, draw_comparisons, write_judged
+from align.judging.settings import GeneratorConfig, JudgedConfig, JudgedPairsConfig
+from align.settings import MixtureConfig
+from align.stages.judged import POLICY, ask_judge, gather, no_data
 from align.stages.sampling import load_engine, sample_answers
 from pts.data.rollouts import read_rollouts
 from pts.types import Ids
@@ -30,7 +34,7 @@ from pts.types import Ids
 PAIRS = "pairs.jsonl"
 
 
-class FullDPOConfig(RolloutsConfig, MixtureConfig):
+class FullDPOConfig(JudgedConfig, MixtureConfig):
     """Stage 3: DPO on full-length pairs: sampled and judged, or of data sets."""
 
     num_problems: int = Field(400, ge=1, le=10**9)
@@ -46,6 +50,11 @@ class FullDPOConfig(RolloutsConfig, MixtureConfig):
     """Of `rollouts`: whole `answers` of a question, or `continuations` of the prefixes of the
     search's confirmed pairs, a right one after the better token against a wrong one after the
     other."""
+    generators: tuple[GeneratorConfig, ...] = ()
+    """With a `judge`, further sources of answers beside the policy; what they write is encoded in
+    the policy's chat template, unless they share its tokens."""
+    judged_pairs: JudgedPairsConfig = JudgedPairsConfig()
+    """With a `judge`, which answers are compared and how pairs are made of its scores."""
     max_pairs: int = Field(0, ge=0)
     """Pairs at most in all; 0 keeps all."""
     beta: float = Field(0.3, gt=0)
@@ -75,12 +84,26 @@ class FullDPOConfig(RolloutsConfig, MixtureConfig):
     instead: ClassVar[tuple[str, ...]] = (
         *("rollouts", "purposes", "num_problems", "samples", "match", "pairs_per_question"),
         *("pairs_of", "max_pairs", "style_weight", "strict"),
+        *("judge", "generators", "judged_pairs"),
     )
+    of_judge: ClassVar[tuple[str, ...]] = ("generators", "judged_pairs")
+    beside_judge: ClassVar[tuple[str, ...]] = ("rollouts", "pairs_per_question", "style_weight")
 
     @property
     def only_sources(self) -> bool:
         """Whether all the stage's data come from its sources."""
         return bool(self.sources) and not self.with_sampled
+
+    @model_validator(mode="after")
+    def _check_names(self) -> FullDPOConfig:
+        names = [POLICY, *(generator.name for generator in self.generators)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"generators: each name may stand once, got {names}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return self._without_judge(MixtureConfig._without_idle_keys(self, handler))
 
 
 def run(context: StageContext) -> StageResult:
@@ -97,7 +120,8 @@ def run(context: StageContext) -> StageResult:
     done = training.begin(context, config)
     if done is not None:
         return done
-    pairs, metrics = ([], {}) if config.only_sources else collect(context)
+    none: tuple[list[PreferencePair], dict[str, Any]] = ([], {})
+    pairs, metrics = none if config.only_sources else collect(context)
     policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
     sampled = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in pairs]
     rows = pair_rows(sampled, context.rows.file if context.rows else None)
@@ -117,8 +141,12 @@ def run(context: StageContext) -> StageResult:
     return training.finish(context, trainer.model, tokenizer, metrics, files)
 
 
-def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]]:
+def collect(
+    context: StageContext,
+) -> tuple[Sequence[PreferencePair] | Sequence[JudgedPair], dict[str, Any]]:
     """Pairs (also written to pairs.jsonl) and the counts behind them."""
+    if context.settings.judge is not None:
+        return _judged(context)
     pairs, counts = _drawn(context) if context.rollouts is None else _of_search(context)
     if not pairs and context.rollouts is not None:
         raise StageError(
@@ -136,13 +164,36 @@ def collect(context: StageContext) -> tuple[list[PreferencePair], dict[str, Any]
 
 
 def _drawn(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]:
+    sampled, policy, counts = _sample(context)
+    return _of_answers(context, sampled, policy), counts
+
+
+def _sample(context: StageContext) -> tuple[list[Sampled], str, dict[str, int]]:
+    """Answers of the stage's policy, its digest, and the counts."""
     config = context.settings
     engine = load_engine(context)
     if config.reference != "start":
         _check_reference(context, engine.policy_digest)
     sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
-    counts = {**count_outcomes(sampled), **spent}
-    return _of_answers(context, sampled, engine.policy_digest), counts
+    return sampled, engine.policy_digest, {**count_outcomes(sampled), **spent}
+
+
+def _judged(context: StageContext) -> tuple[list[JudgedPair], dict[str, Any]]:
+    """Pairs by a judge's scores, of the policy's answers and those of the generators."""
+    config = context.settings
+    sampled, _, counts = _sample(context)
+    answered, offered = gather(context, sampled, config.generators)
+    drawn = draw_comparisons(answered, config.judged_pairs.comparisons, context.seed("comparisons"))
+    right = [(one.first.right, one.second.right) for one in drawn]
+    judged = ask_judge(context, [one.case for one in drawn], right)
+    pairs, made = choose_pairs(
+        drawn, judged.found, config.judged_pairs, config.max_pairs, context.seed("pairs")
+    )
+    if not pairs:
+        raise no_data(context, {**offered, **made}, judged)
+    write_judged(context.folder / PAIRS, pairs)
+    lengths = _lengths(pairs)
+    return pairs, {**counts, **offered, **made, **lengths, "judge": judged.figures}
 
 
 def _of_search(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]:
@@ -189,10 +240,16 @@ def _describe(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
     return {
         "pairs": n,
         "pairs_rejected_truncated": sum(pair.rejected_truncated for pair in pairs),
-        "chosen_tokens_mean": sum(len(pair.chosen_ids) for pair in pairs) / n,
-        "rejected_tokens_mean": sum(len(pair.rejected_ids) for pair in pairs) / n,
+        **_lengths(pairs),
         "chosen_score_mean": sum(pair.chosen_scores.mean for pair in pairs) / n,
         "rejected_score_mean": sum(pair.rejected_scores.mean for pair in pairs) / n,
+    }
+
+
+def _lengths(pairs: Sequence[PreferencePair] | Sequence[JudgedPair]) -> dict[str, float]:
+    return {
+        "chosen_tokens_mean": sum(len(pair.chosen_ids) for pair in pairs) / len(pairs),
+        "rejected_tokens_mean": sum(len(pair.rejected_ids) for pair in pairs) / len(pairs),
     }
 
 

@@ -1,6 +1,7 @@
 """Rejection sampling: SFT on the policy's own right answers, as ids exactly as they were sampled.
 
-They are sampled here, or a search has drawn them before (`rollouts`).
+They are sampled here, or a search has drawn them before (`rollouts`). A `judge` may choose the
+best one of each question (best of n).
 
 Right answers that stopped with another token than the end of turn (a base model's end of text, for
 instance) are left out and counted: they would teach the wrong one.
@@ -9,6 +10,7 @@ instance) are left out and counted: they would teach the wrong one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,11 +19,12 @@ from align.data.chat import ChatIds, answer_row
 from align.data.preferences import Sampled, count_outcomes
 from align.data.rollouts import collect_right_answers
 from align.errors import StageError
-from align.settings import RolloutsConfig
+from align.judging.settings import JudgedConfig
+from align.stages.judged import best_answers
 from align.stages.sampling import load_engine, sample_answers
 
 
-class RejectionSFTConfig(RolloutsConfig):
+class RejectionSFTConfig(JudgedConfig):
     """SFT on the policy's own right answers (rejection sampling)."""
 
     num_problems: int = Field(400, ge=1, le=10**9)
@@ -33,8 +36,15 @@ class RejectionSFTConfig(RolloutsConfig):
     match: tuple[str, ...] = ()
     """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
     questions as that allows, whatever num_problems says."""
+    judged_answers: int = Field(4, ge=2, le=100)
+    """With a `judge`, answers of a question that it is shown at most, all in one call, those drawn
+    first; the one with the highest mean of accuracy, style and detail becomes the row."""
+    judged_among: Literal["right", "all"] = "right"
+    """With a `judge`, whether it chooses among the right answers, or among all."""
     max_length: int = Field(1024, ge=8)
     """Longer rows are dropped, counted and shown, never cut."""
+
+    of_judge: ClassVar[tuple[str, ...]] = ("judged_answers", "judged_among")
 
 
 def run(context: StageContext) -> StageResult:
@@ -62,18 +72,22 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
+def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
     config = context.settings
     sampled, spent = sample_answers(
         context, load_engine(context), config.num_problems, config.samples
     )
     rows = right_answers(sampled)
-    if not rows:
+    if not rows and (config.judge is None or config.judged_among == "right"):
         raise StageError(
             f"rejection_sft: no right answer among {config.samples} samples of each of "
             f"{len(sampled)} questions; raise rejection_sft.samples or take easier problems"
         )
-    return rows, {**count_outcomes(sampled), **spent}
+    counts = {**count_outcomes(sampled), **spent}
+    if config.judge is None:
+        return rows, counts
+    best, told = best_answers(context, sampled, config.judged_answers, config.judged_among)
+    return best, {**counts, **told}
 
 
 def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:

@@ -51,8 +51,10 @@ def sample_answers(
     from pts.runtime.sample import sample
 
     found: list[ProblemSamples] = []
+    asked: list[Problem] = []
 
     def ask(problems: list[Problem]) -> int:
+        asked[:] = problems
         found[:] = sample(
             problems,
             engine,
@@ -65,19 +67,20 @@ def sample_answers(
         return _cost(found).tokens
 
     ask_problems(context, questions, ask)
-    return [_answered(engine, one) for one in found], sampled_counts(_cost(found), len(found))
+    sampled = [_answered(engine, *one) for one in zip(found, asked, strict=True)]
+    return sampled, sampled_counts(_cost(found), len(found))
 
 
 def _cost(found: list[ProblemSamples]) -> RolloutCost:
     return sum((samples.cost for samples in found), RolloutCost())
 
 
-def _answered(engine: TransformersEngine, found: ProblemSamples) -> Sampled:
+def _answered(engine: TransformersEngine, found: ProblemSamples, problem: Problem) -> Sampled:
     answers = (
         Answer(rollout.ids, rollout.success, rollout.truncated, engine.decode(rollout.ids))
         for rollout in found.rollouts
     )
-    return Sampled(found.problem_id, found.prompt_ids, tuple(answers))
+    return Sampled(found.problem_id, found.prompt_ids, tuple(answers), problem)
 
 
 def ask_problems(

@@ -49,12 +49,20 @@ def make_engine(spec: str, sampling: SamplingConfig, **options: Any) -> Engine:
     before anything is loaded; MissingExtra without the engine's library, EngineError for a model
     or a server that cannot be used.
     """
+    if faults := engine_faults(spec, options):
+        raise ConfigError(*faults)
+    name, _, argument = spec.partition(":")
+    return ENGINES[name].make(argument, sampling, **options)
+
+
+def engine_faults(spec: str, options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the name and the options of an engine, a line a fault; nothing is made."""
     name, _, argument = spec.partition(":")
     kind = ENGINES.get(name)
     if kind is None or not argument:
         *forms, last = [known.form for known in ENGINES.values()]
         hint = did_you_mean(name, ENGINES) if kind is None else ""
-        raise ConfigError(f"no engine {spec!r}{hint}; give {', '.join(forms)} or {last}")
+        return [f"no engine {spec!r}{hint}; give {', '.join(forms)} or {last}"]
     known = options if kind.options is None else kind.options
     others = f"; it has {', '.join(known)}"
     faults = [
@@ -62,10 +70,7 @@ def make_engine(spec: str, sampling: SamplingConfig, **options: Any) -> Engine:
         for option in options
         if option not in known
     ]
-    faults += kind.faults(argument, options)
-    if faults:
-        raise ConfigError(*faults)
-    return kind.make(argument, sampling, **options)
+    return [*faults, *kind.faults(argument, options)]
 
 
 def _folder_faults(folder: Path, what: str, *names: str) -> Iterator[str]:

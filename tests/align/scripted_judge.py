@@ -17,6 +17,8 @@ from typing import Any
 
 MARKS = re.compile(r"\[acc=(\d) sty=(\d) det=(\d)\]")
 VICE = re.compile(r"\[vice ([\w ]+)\]")
+LATE = 3.0
+"""Seconds that a late reply takes: longer than the tests wait for one."""
 REFUSAL = "I'm sorry, but I cannot score this."
 
 
@@ -130,7 +132,7 @@ class ScriptedJudge:
             elif vice == "cut":
                 end = "length"
             elif vice == "late":
-                time.sleep(1.0)
+                time.sleep(LATE)
         if vice == "fence":
             text = f"Here are the scores.\n```json\n{text}\n```"
         choice = {"message": {"role": "assistant", "content": text}, "finish_reason": end}

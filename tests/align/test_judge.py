@@ -24,7 +24,7 @@ from pts.errors import EngineError, JournalError
 from pts.stats import jeffreys
 from pts.types import Message
 from tests.align import tiny
-from tests.align.scripted_judge import ScriptedJudge
+from tests.align.scripted_judge import LATE, ScriptedJudge
 
 
 def reply(accuracy: int, style: int = 3, detail: int = 3, more: str = "") -> str:
@@ -45,7 +45,7 @@ def server() -> Iterator[ScriptedJudge]:
 def ask(
     server: ScriptedJudge, cases: Sequence[Case], folder: Path | None = None, **more: Any
 ) -> tuple[list[BothOrders], dict[str, int]]:
-    config = JudgeConfig(url=server.url, model="scripted", **{"timeout": 0.5, **more})
+    config = JudgeConfig(url=server.url, model="scripted", **{"timeout": LATE / 2, **more})
     backend = ChatBackend(config, first=0.005)
     try:
         with CallJournal(folder and folder / "calls.jsonl") as journal:
@@ -286,16 +286,15 @@ def test_a_verifier_may_score_accuracy() -> None:
 def local(base: str, **more: Any) -> tuple[list[BothOrders], dict[str, int]]:
     config = JudgeConfig(path=base, chat_template="chatml", **more)
     backend = LocalBackend(config, ModelConfig(path=base, device="cpu"))
-    cases = [case(str(k), reply(5), reply(1)) for k in range(2)]
     with CallJournal() as journal:
         judge = PromptedJudge(backend, journal, config.attempts)
-        return judge_both(judge, cases), judge.counts
+        return judge_both(judge, [case("a", reply(5), reply(1))]), judge.counts
 
 
 def test_a_model_that_cannot_judge_leaves_all_unscored() -> None:
     found, counts = local("builtin:phi-nano", max_tokens=30, attempts=1)
     assert not any(both.scored for both in found)
-    assert counts["calls"] == counts["cut"] + counts["malformed"] == 4
+    assert counts["calls"] == counts["cut"] + counts["malformed"] == 2
     assert counts["prompt_tokens"] > 0
     assert counts["reply_tokens"] > 0
     assert counts["calls_without_usage"] == 0
@@ -303,5 +302,5 @@ def test_a_model_that_cannot_judge_leaves_all_unscored() -> None:
 
 def test_a_prompt_beyond_the_context_is_asked_once_and_told(tmp_path: Path) -> None:
     found, counts = local(str(tiny.save(tmp_path)), max_tokens=30, attempts=3)
-    assert counts["calls"] == counts["rejected"] == 4
+    assert counts["calls"] == counts["rejected"] == 2
     assert all("longer than the judge's context of 256" in both.reason for both in found)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import RecipeError
 from align.judging.prompt import Case, conversation_of, write_prompt
 from align.judging.settings import JudgeConfig, JudgedConfig
 from align.models.load import base_path
+from align.run_folder import tree_digest
 from align.settings import ModelConfig
 from align.tasks.registry import build_task
 from pts.engines.registry import engine_faults
@@ -67,6 +69,20 @@ def _missing(package: str = "", extra: str = "") -> list[str]:
     if not package or importlib.util.find_spec(package):
         return []
     return [str(MissingExtra(package, extra))]
+
+
+def judge_digests(settings: object) -> dict[str, str]:
+    """Digests of the folders that a stage's judge and generators are loaded from, by name."""
+    if not isinstance(settings, JudgedConfig) or settings.judge is None:
+        return {}
+    local = settings.judge.path
+    named = {"judge": base_path(ModelConfig(path=local))} if local else {}
+    for generator in getattr(settings, "generators", ()):
+        kind, _, argument = generator.engine.partition(":")
+        if kind != "server":
+            named[f"generators.{generator.name}"] = argument
+    paths = {name: Path(path) for name, path in named.items()}
+    return {name: tree_digest(path) for name, path in paths.items() if path.exists()}
 
 
 def judge_costs(recipe: Recipe) -> list[str]:

@@ -26,7 +26,7 @@ from align.evaluation.tables import build_table
 from align.models.load import device_of, prepare_base
 from align.pipeline.background import BackgroundWorker, cores, share_cores
 from align.pipeline.check import check_recipe
-from align.pipeline.judges import judge_costs
+from align.pipeline.judges import judge_costs, judge_digests
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.pipeline.source_rows import source_rows
 from align.report.page import write_report
@@ -180,7 +180,7 @@ class PipelineRun:
         if searched:
             pairs = self.manifest.folder / searched / "pairs.jsonl"
             digests["pairs"] = self._digest(pairs)
-        digests |= source_digests(entry.settings)
+        digests |= source_digests(entry.settings) | judge_digests(entry.settings)
         reference = getattr(entry.settings, "reference", "start")
         if reference != "start":
             digests["reference"] = self._digest(Path(reference))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from align.errors import RecipeError, StageError
 from align.judging.choice import (
@@ -28,10 +29,12 @@ from align.judging.orders import BothOrders
 from align.judging.replies import Judgement, Marks
 from align.judging.settings import JudgeConfig, JudgedPairsConfig
 from align.models.load import load_tokenizer
+from align.pipeline import run as pipeline
 from align.pipeline.check import check_recipe
 from align.pipeline.judges import judge_costs
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.report.judges import judges
+from align.run_folder import tree_digest
 from align.stages import full_dpo, rejection_sft, sft
 from align.stages.full_dpo import FullDPOConfig
 from align.stages.judged import POLICY, answer_ids
@@ -319,6 +322,35 @@ def test_a_judge_that_cannot_judge_leaves_no_pairs(base: Path, tmp_path: Path) -
         full_dpo.run(asked)
     assert "UNSCORED because" in str(caught.value)
     assert "context of 256" in str(caught.value)
+
+
+def test_a_run_tells_of_its_judge(
+    base: Path, tmp_path: Path, server: LetterJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = {"url": server.url, "model": "letters"}
+    teacher = {"name": "teacher", "engine": f"transformers:{base}", "samples": 1}
+    stage = {"kind": "full_dpo", **SETTINGS, "judge": judge, "generators": [teacher]}
+    recipe = tiny.recipe(base, stages=[stage], evaluate={"skip": ["base", "full_dpo"]})
+    for module in ("run", "check", "judges"):
+        monkeypatch.setattr(f"align.pipeline.{module}.build_task", lambda _: tiny.ParityTask())
+
+    def run() -> tuple[str, str]:
+        console = Console(record=True, width=200)
+        report = pipeline.run(recipe, tmp_path / "run", console, progress=False, parallel=False)
+        return report.read_text(), console.export_text()
+
+    report, said = run()
+    assert "full_dpo: the judge is asked 48 times at most, with about " in said
+    assert "<h2>Judges</h2>" in report
+    asked = sum(server.asked.values())
+    assert f"<td>calls</td><td>{asked}</td>" in report
+    assert "<td>preference follows the position</td><td>0.0% [0.0%, " in report
+    record = json.loads((tmp_path / "run" / "manifest.json").read_text())["stages"]["full_dpo"]
+    assert record["metrics"]["judge"]["calls"] == asked
+    assert record["inputs"]["generators.teacher"] == tree_digest(base)
+    _, said = run()
+    assert "full_dpo: done before, kept" in said
+    assert sum(server.asked.values()) == asked
 
 
 # Recipes

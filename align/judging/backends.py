@@ -1,4 +1,4 @@
-"""Where a judge's replies come from: a chat endpoint, or a model in this process.
+"""Where replies come from: a chat endpoint, or a model in this process.
 
 Both take calls as they can, several at a time, and give each reply as it comes.
 """
@@ -6,13 +6,13 @@ Both take calls as they can, several at a time, and give each reply as it comes.
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from align.judging.calls import Backend, Call, End, Said
-from align.judging.settings import JudgeConfig
+from align.judging.settings import ChatEndpoint, JudgeConfig
 from align.settings import ModelConfig
 from pts.config import SamplingConfig
 from pts.engines.server.endpoints import RetryPolicy, Unreadable
@@ -37,24 +37,23 @@ class ChatBackend:
     an answer to the call, so that a reply that hangs does not stop the others.
     """
 
-    def __init__(self, config: JudgeConfig, first: float = 0.5) -> None:
+    def __init__(
+        self, url: str, endpoint: ChatEndpoint, sampling: Mapping[str, Any], first: float = 0.5
+    ) -> None:
         """Raises ConfigError for a malformed URL, MissingExtra without httpx2.
 
-        `first`: see `RetryPolicy`.
+        Args:
+            sampling: keys of a request that say how replies are sampled; `extra` goes before them.
+            first: see `RetryPolicy`.
         """
-        retry = RetryPolicy(reply=config.timeout, total=config.patience, first=first)
+        retry = RetryPolicy(reply=endpoint.timeout, total=endpoint.patience, first=first)
         self._client = Client(
-            [config.url],
-            in_flight=config.concurrency,
+            [url],
+            in_flight=endpoint.concurrency,
             retry=retry,
-            key_variable=config.key_variable,
+            key_variable=endpoint.key_variable,
         )
-        self._settings = {
-            "model": config.model,
-            "temperature": config.temperature,
-            "max_tokens": config.max_tokens,
-            **config.extra,
-        }
+        self._settings = {"model": endpoint.model, **sampling, **endpoint.extra}
         self.identity: Mapping[str, Any] = {"chat": self._settings}
 
     def ask(self, calls: Iterable[Call]) -> Iterator[tuple[Call, Said]]:
@@ -65,7 +64,7 @@ class ChatBackend:
         try:
             while True:
                 while len(flight) < self._client.in_flight and (call := next(waiting, None)):
-                    future = self._client.submit(self._say(call.prompt))
+                    future = self._client.submit(self._say(call.messages))
                     flight[future] = call
                     future.add_done_callback(done.put)
                 if not flight:
@@ -76,8 +75,9 @@ class ChatBackend:
             for future in flight:
                 future.cancel()
 
-    async def _say(self, prompt: str) -> Said:
-        asked = {**self._settings, "messages": [{"role": "user", "content": prompt}]}
+    async def _say(self, messages: Sequence[Message]) -> Said:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        asked = {**self._settings, "messages": turns}
         body = {key: value for key, value in asked.items() if value is not None}
         failed: list[Try] = []
         try:
@@ -158,7 +158,7 @@ class LocalBackend:
 
         def requests() -> Iterator[SampleRequest]:
             for key, call in enumerate(calls):
-                ids = self._engine.encode(Problem(call.digest, (Message("user", call.prompt),), ""))
+                ids = self._engine.encode(Problem(call.digest, call.messages, ""))
                 if self._context is not None and len(ids) + self._limit > self._context:
                     fault = (
                         f"{len(ids):,} tokens and a reply of {self._limit:,} are longer than the "
@@ -191,4 +191,7 @@ def open_backend(config: JudgeConfig, like: ModelConfig) -> Backend:
     Raises:
         PTSError: it cannot be had; the message says why.
     """
-    return LocalBackend(config, like) if config.path else ChatBackend(config)
+    if config.path:
+        return LocalBackend(config, like)
+    sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+    return ChatBackend(config.url, config, sampling)

@@ -1,10 +1,12 @@
-"""Calls of a judge: what is asked, what comes back, and what asks."""
+"""Calls of a language model: what is asked, what comes back, and what asks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
+
+from pts.types import Message
 
 End: TypeAlias = Literal["stop", "length", "refused", "late", "rejected"]
 
@@ -30,19 +32,19 @@ class Call:
     """One thing to ask."""
 
     digest: str
-    prompt: str
+    messages: tuple[Message, ...]
 
 
 class Backend(Protocol):
-    """What asks a judge."""
+    """What asks a model."""
 
     identity: Mapping[str, Any]
-    """Judge and manner of asking: replies under another identity are replies of another judge."""
+    """Model and manner of asking: replies under another identity are replies of another one."""
 
     def ask(self, calls: Iterable[Call]) -> Iterator[tuple[Call, Said]]:
         """What comes back from each call, in any order, each as soon as it is there.
 
-        Raises EngineError for a judge that cannot be asked at all.
+        Raises EngineError for a model that cannot be asked at all.
         """
 
     def close(self) -> None:

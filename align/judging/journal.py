@@ -1,4 +1,4 @@
-"""The journal of a judge's calls: every reply as it came, under a digest of what was asked.
+"""The journal of a model's calls: every reply as it came, under a digest of what was asked.
 
 It survives a kill at any byte, and a call that it holds is never made again. Replies are kept as
 text, so that a person can look what a judge said of which answer's faults.
@@ -24,9 +24,10 @@ FORMAT = 1
 _SAID = TypeAdapter(Said)
 
 
-def call_digest(judge: Mapping[str, object], prompt: str, attempt: int) -> str:
-    """Stands for one call: the judge and how it is asked, the whole prompt, which attempt."""
-    text = json.dumps([judge, prompt, attempt], sort_keys=True, ensure_ascii=True)
+def call_digest(model: Mapping[str, object], prompt: object, number: int) -> str:
+    """Stands for one call: the model and how it is asked, the whole prompt (plain data), and which
+    attempt or sample it is."""
+    text = json.dumps([model, prompt, number], sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

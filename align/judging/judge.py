@@ -19,6 +19,7 @@ from align.judging.calls import Backend, Call, Said
 from align.judging.journal import CallJournal, call_digest
 from align.judging.prompt import VERSION, Case, write_prompt
 from align.judging.replies import Judgement, Outcome, read_reply
+from pts.types import Message
 
 COUNTS = (
     "calls", "prompt_tokens", "reply_tokens", "calls_without_usage", "asked_again", "repaired",
@@ -61,7 +62,7 @@ class PromptedJudge:
         for attempt in range(1, self._attempts + 1):
             prompts = {case: write_prompt(case, again=attempt > 1) for case in left}
             calls = {
-                case: Call(call_digest(self._identity, prompt, attempt), prompt)
+                case: Call(call_digest(self._identity, prompt, attempt), (Message("user", prompt),))
                 for case, prompt in prompts.items()
             }
             self._ask([call for call in calls.values() if not self._journal.get(call.digest)])

@@ -14,43 +14,29 @@ from pydantic import (
 )
 
 from align.settings import ChatTemplate, RolloutsConfig
-from pts.config import Settings
+from pts.config import Settings, parse_settings
+
+CHAT = "chat:"
+"""Begins the name of a generator that is a chat endpoint."""
 
 
-class JudgeConfig(Settings):
-    """Who scores answers: a chat endpoint (`url`) or a local model (`path`)."""
+class ChatEndpoint(Settings):
+    """How an OpenAI-compatible endpoint is asked, which answers at URL/v1/chat/completions."""
 
-    url: str = ""
-    """Base URL of an OpenAI-compatible endpoint, which answers at URL/v1/chat/completions."""
     model: str = ""
-    """Name of the judge at that endpoint."""
+    """Name of the model at that endpoint."""
     key_variable: str = ""
     """Name of the environment variable that holds the API key, never the key; empty sends none."""
-    path: str = ""
-    """Instead of `url`: folder or name of a local model, which is asked greedily, on the device and
-    in the dtype of the recipe's `model`."""
-    chat_template: ChatTemplate = "keep"
-    """Of `path`: the chat template that it is asked in."""
-    temperature: float = Field(0.0, ge=0, le=10)
-    """Of `url`: temperature that its replies are sampled at."""
-    max_tokens: int = Field(1024, ge=1, le=10**6)
-    """Length limit of a reply; one that is cut by it is asked for again."""
     extra: dict[str, Any] = {}
-    """Of `url`: further keys of a request; null leaves a key out, e.g. {max_tokens: null,
+    """Further keys of a request; null leaves a key out, e.g. {max_tokens: null,
     max_completion_tokens: 2048}."""
-    attempts: int = Field(3, ge=1, le=100)
-    """How often one question is put: a reply that cannot be read, is refused or does not come in
-    time is asked for again, then the answers are UNSCORED."""
     concurrency: int = Field(8, ge=1, le=1024)
     """Calls in flight at a time."""
     timeout: float = Field(120.0, gt=0, le=86_400)
-    """Of `url`: seconds until a reply is late."""
+    """Seconds until a reply is late."""
     patience: float = Field(600.0, gt=0, le=864_000)
-    """Of `url`: seconds that a call is tried while the endpoint is busy (429) or down; then the
-    stage stops, and the same command continues it."""
-    accuracy: Literal["judge", "verifier"] = "judge"
-    """Who scores accuracy: the judge, or the task's verifier (a right answer has 5, a wrong one
-    1)."""
+    """Seconds that a call is tried while the endpoint is busy (429) or down; then the stage stops,
+    and the same command continues it."""
 
     @field_validator("key_variable")
     @classmethod
@@ -61,6 +47,28 @@ class JudgeConfig(Settings):
                 "never write a key into a recipe"
             )
         return name
+
+
+class JudgeConfig(ChatEndpoint):
+    """Who scores answers: a chat endpoint (`url`) or a local model (`path`)."""
+
+    url: str = ""
+    """Base URL of an OpenAI-compatible endpoint; `model` is the judge's name there."""
+    path: str = ""
+    """Instead of `url`: folder or name of a local model, which is asked greedily, on the device and
+    in the dtype of the recipe's `model`. Of the keys above only `concurrency` is about it."""
+    chat_template: ChatTemplate = "keep"
+    """Of `path`: the chat template that it is asked in."""
+    temperature: float = Field(0.0, ge=0, le=10)
+    """Of `url`: temperature that its replies are sampled at."""
+    max_tokens: int = Field(1024, ge=1, le=10**6)
+    """Length limit of a reply; one that is cut by it is asked for again."""
+    attempts: int = Field(3, ge=1, le=100)
+    """How often one question is put: a reply that cannot be read, is refused or does not come in
+    time is asked for again, then the answers are UNSCORED."""
+    accuracy: Literal["judge", "verifier"] = "judge"
+    """Who scores accuracy: the judge, or the task's verifier (a right answer has 5, a wrong one
+    1)."""
 
     @model_validator(mode="after")
     def _one_backend(self) -> JudgeConfig:
@@ -85,11 +93,29 @@ class GeneratorConfig(Settings):
     name: str = Field(pattern=r"^[\w-]{1,64}$")
     """Names it in pairs, counts and messages."""
     engine: str
-    """`transformers:PATH`, `vllm:PATH` or `server:URL[,URL...]`, as `pts.make_engine` takes it."""
+    """`transformers:PATH`, `vllm:PATH` or `server:URL[,URL...]`, as `pts.make_engine` takes it; or
+    `chat:URL`, an OpenAI-compatible endpoint that returns text alone."""
     samples: int = Field(2, ge=1, le=100_000)
     """Answers of it to each question."""
     options: dict[str, Any] = {}
-    """Of the engine; a server needs {tokenizer: FOLDER}."""
+    """Of the engine; a server needs {tokenizer: FOLDER}. Of a chat endpoint: model, key_variable,
+    extra, concurrency, timeout and patience, as of a judge."""
+
+    @property
+    def url(self) -> str:
+        """Of a chat endpoint its URL; empty for engines."""
+        return self.engine.removeprefix(CHAT) if self.engine.startswith(CHAT) else ""
+
+    @property
+    def endpoint(self) -> ChatEndpoint:
+        """The options of a chat endpoint. Raises ConfigError for any other."""
+        return parse_settings(ChatEndpoint, self.options, "", path="options")
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> GeneratorConfig:
+        if self.engine.startswith(CHAT) and not self.endpoint.model:
+            raise ValueError("options.model is missing; give the name of the model at that url")
+        return self
 
 
 class JudgedPairsConfig(Settings):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.errors import RecipeError
 from align.judging.prompt import Case, conversation_of, write_prompt
-from align.judging.settings import JudgeConfig, JudgedConfig
+from align.judging.settings import ChatEndpoint, JudgeConfig, JudgedConfig
 from align.models.load import base_path
 from align.run_folder import tree_digest
 from align.settings import ModelConfig
@@ -41,8 +41,11 @@ def judge_faults(recipe: Recipe) -> Iterator[str]:
         yield from (f"{place}.{fault}" for fault in _backend_faults(config.judge))
         for generator in getattr(config, "generators", ()):
             at = f"{entry.name}.generators.{generator.name}"
-            faults = engine_faults(generator.engine, generator.options)
-            faults += _missing(*EXTRAS.get(generator.engine.partition(":")[0], ()))
+            if generator.url:
+                faults = [*_endpoint_faults(generator.url, generator.endpoint)]
+            else:
+                faults = engine_faults(generator.engine, generator.options)
+                faults += _missing(*EXTRAS.get(generator.engine.partition(":")[0], ()))
             yield from (f"{at}: {fault}" for fault in faults)
 
 
@@ -53,14 +56,18 @@ def _backend_faults(judge: JudgeConfig) -> Iterator[str]:
         except ConfigError as error:
             yield from (fault.removeprefix("model.") for fault in error.problems)
         return
+    yield from _endpoint_faults(judge.url, judge)
+
+
+def _endpoint_faults(url: str, endpoint: ChatEndpoint) -> Iterator[str]:
+    variable = endpoint.key_variable
     try:
-        base_urls([judge.url], judge.key_variable or "an environment variable")
+        base_urls([url], variable or "an environment variable")
     except ConfigError as error:
         yield from (f"url: {fault}" for fault in error.problems)
-    if judge.key_variable and not os.environ.get(judge.key_variable):
+    if variable and not os.environ.get(variable):
         yield (
-            f"key_variable: the environment variable {judge.key_variable} is not set; set it to "
-            "the API key"
+            f"key_variable: the environment variable {variable} is not set; set it to the API key"
         )
     yield from (f"url: {fault}" for fault in _missing(*EXTRAS["server"]))
 
@@ -79,7 +86,7 @@ def judge_digests(settings: object) -> dict[str, str]:
     named = {"judge": base_path(ModelConfig(path=local))} if local else {}
     for generator in getattr(settings, "generators", ()):
         kind, _, argument = generator.engine.partition(":")
-        if kind != "server":
+        if kind not in ("server", "chat"):
             named[f"generators.{generator.name}"] = argument
     paths = {name: Path(path) for name, path in named.items()}
     return {name: tree_digest(path) for name, path in paths.items() if path.exists()}

@@ -26,7 +26,8 @@ from align.errors import StageError
 from align.judging.choice import JudgedPair, choose_pairs, draw_comparisons, write_judged
 from align.judging.settings import GeneratorConfig, JudgedConfig, JudgedPairsConfig
 from align.settings import MixtureConfig
-from align.stages.judged import POLICY, ask_judge, gather, no_data
+from align.stages.generators import POLICY, gather
+from align.stages.judged import ask_judge, no_data
 from align.stages.sampling import load_engine, sample_answers
 from pts.data.rollouts import read_rollouts
 from pts.types import Ids

@@ -20,6 +20,7 @@ from align.data.preferences import Sampled, count_outcomes
 from align.data.rollouts import collect_right_answers
 from align.errors import StageError
 from align.judging.settings import JudgedConfig
+from align.stages.generators import gather
 from align.stages.judged import best_answers
 from align.stages.sampling import load_engine, sample_answers
 
@@ -86,8 +87,9 @@ def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
     counts = {**count_outcomes(sampled), **spent}
     if config.judge is None:
         return rows, counts
-    best, told = best_answers(context, sampled, config.judged_answers, config.judged_among)
-    return best, {**counts, **told}
+    answered, offered = gather(context, sampled, ())
+    best, told = best_answers(context, answered, config.judged_answers, config.judged_among)
+    return best, {**counts, **offered, **told}
 
 
 def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:

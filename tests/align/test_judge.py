@@ -42,11 +42,16 @@ def server() -> Iterator[ScriptedJudge]:
         yield judge
 
 
+def chat(config: JudgeConfig) -> ChatBackend:
+    sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+    return ChatBackend(config.url, config, sampling, first=0.005)
+
+
 def ask(
     server: ScriptedJudge, cases: Sequence[Case], folder: Path | None = None, **more: Any
 ) -> tuple[list[BothOrders], dict[str, int]]:
     config = JudgeConfig(url=server.url, model="scripted", **{"timeout": LATE / 2, **more})
-    backend = ChatBackend(config, first=0.005)
+    backend = chat(config)
     try:
         with CallJournal(folder and folder / "calls.jsonl") as journal:
             judge = PromptedJudge(backend, journal, config.attempts)
@@ -193,7 +198,7 @@ def test_a_killed_judge_goes_on_without_repeating_a_call(
     calls = sum(server.asked.values())
     server.asked.clear()
     config = JudgeConfig(url=server.url, model="scripted", concurrency=1)
-    backend = Torn(ChatBackend(config), after)
+    backend = Torn(chat(config), after)
     with pytest.raises(KeyboardInterrupt), CallJournal(tmp_path / "calls.jsonl") as journal:
         judge_both(PromptedJudge(backend, journal, 3), cases)
     backend.close()

@@ -37,7 +37,7 @@ from align.report.judges import judges
 from align.run_folder import tree_digest
 from align.stages import full_dpo, rejection_sft, sft
 from align.stages.full_dpo import FullDPOConfig
-from align.stages.judged import POLICY, answer_ids
+from align.stages.generators import POLICY, answer_ids
 from pts.types import Message, Problem
 from tests.align import tiny
 from tests.align.scripted_judge import ScriptedJudge, reply_json
@@ -188,6 +188,9 @@ def context(base: Path, folder: Path, url: str, kind: str = "full_dpo", **more: 
     return tiny.context(base, folder, tiny.ParityTask(), **{kind: settings})
 
 
+SIDES = ("chosen", "rejected")
+
+
 def pairs_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
 
@@ -252,6 +255,69 @@ def test_generators_give_answers_as_text(base: Path, tmp_path: Path, server: Let
     assert {source for source, _ in sides} == {POLICY, "twin", "alien"}
     assert all(ids[-1] == end for source, ids in sides if source == "alien")
     assert all(len(ids) <= 6 for _, ids in sides)
+
+
+WRITTEN = (
+    ("zz", "stop"),
+    ("zzzzzzzzz", "stop"),
+    ("z<|im_end|>", "stop"),
+    ("zzz", "length"),
+    ("", "content_filter"),
+)
+"""What the endpoint writes, one after the other."""
+
+
+class ScriptedWriter(ScriptedJudge):
+    """An endpoint that answers conversations; what goes wrong is decided by the count of a
+    question's calls."""
+
+    def answer(self, path: str, sent: str, body: dict[str, Any]) -> Any:
+        if sent != "Bearer open-sesame":
+            return 401, {"error": "no"}, {}
+        question = body["messages"][-1]["content"]
+        with self._lock:
+            self.bodies.append(body)
+            self.asked[question] += 1
+            text, end = WRITTEN[self.asked[question] % len(WRITTEN)]
+        choice = {"message": {"content": text}, "finish_reason": end}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 7}}, {}
+
+
+def test_a_chat_endpoint_gives_answers(
+    base: Path, tmp_path: Path, server: LetterJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRITER_KEY", "open-sesame")
+    with ScriptedWriter() as writer:
+        options = {"model": "writer", "key_variable": "WRITER_KEY", "concurrency": 1}
+        hosted = {"name": "hosted", "engine": f"chat:{writer.url}/v1", "samples": 5}
+        asked = context(
+            base, tmp_path, server.url,
+            generators=[{**hosted, "options": options}], judged_pairs={"comparisons": 99},
+        )  # fmt: skip
+        metrics = full_dpo.run(asked).metrics
+        shutil.rmtree(tmp_path / "model")
+        (tmp_path / "finished.json").unlink()
+        assert full_dpo.run(asked).metrics == metrics
+        assert sum(writer.asked.values()) == 12 * 5
+    assert metrics["generator_tokens"] == 12 * 5 * 7
+    # Of five answers one holds a special token and one was refused; one was cut, one is longer
+    # than six tokens.
+    assert metrics["answers_unfit"] == 2 * 12
+    own = [
+        json.loads(line)["rollouts"]
+        for line in (tmp_path / "answers" / "samples.jsonl").read_text().splitlines()
+    ]
+    assert metrics["answers_too_long"] == 2 * 12 + sum(r["truncated"] for row in own for r in row)
+    body = writer.bodies[0]
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("writer", 1.0, 6)
+    tokenizer = load_tokenizer(base, asked.recipe.model)
+    sides = [(p[s]["source"], p[f"{s}_ids"]) for p in pairs_of(tmp_path) for s in SIDES]
+    assert {tokenizer.decode(ids) for source, ids in sides if source == "hosted"} == {
+        "zz<|im_end|>"
+    }
+    assert "sesame" not in "".join(
+        file.read_text() for file in tmp_path.rglob("*.json*") if file.is_file()
+    )
 
 
 def test_text_becomes_the_ids_that_the_policy_would_have_written(base: Path) -> None:
@@ -366,7 +432,9 @@ stages:
 full_dpo:
   num_problems: 100
   judge: {url: "http://localhost:1/v1", model: gpt, key_variable: JUDGE_KEY}
-  generators: [{name: teacher, engine: "server:http://localhost:2", options: {tokenizer: x}}]
+  generators:
+    - {name: teacher, engine: "server:http://localhost:2", options: {tokenizer: x}}
+    - {name: hosted, engine: "chat:nowhere", options: {model: m, key_variable: JUDGE_KEY}}
 """
 
 
@@ -395,6 +463,8 @@ def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "full_dpo.judge.key_variable: the environment variable JUDGE_KEY is not set",
         "full_dpo.judge.url: httpx2 is not installed; run: pip install 'three-stage[server]'",
         "full_dpo.generators.teacher: x: no tokenizer here",
+        "full_dpo.generators.hosted: url: 'nowhere' is no base URL",
+        "full_dpo.generators.hosted: key_variable: the environment variable JUDGE_KEY is not set",
         "rejection_sft.judge.path: './nowhere' holds no config.json",
     ):
         assert fault in said
@@ -421,6 +491,11 @@ def test_costs_are_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rejection_sft.judge.temperature=1", "temperature has no place beside path"),
         ("rejection_sft.judge.attempts=0", "rejection_sft.judge.attempts: got 0"),
         ("full_dpo.generators=[{name: policy, engine: x}]", "each name may stand once"),
+        (
+            "full_dpo.generators=[{name: a, engine: 'chat:http://x', options: {key: sk-secret}}]",
+            "options.key: no such key",
+        ),
+        ("full_dpo.generators=[{name: a, engine: 'chat:http://x'}]", "options.model is missing"),
         ("full_dpo.judged_pairs.accuracy_share=2", "judged_pairs.accuracy_share: got 2"),
     ],
 )

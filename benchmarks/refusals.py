@@ -30,10 +30,11 @@ from align.benchmarks.settings import Benchmark
 from align.evaluation.records import read_evaluation
 from align.evaluation.statistics import mean_interval
 from align.models.load import base_path
-from align.pipeline.recipe import ModelConfig, Recipe, parse_recipe
+from align.pipeline.recipe import Recipe, parse_recipe
 from align.pipeline.run import run
 from align.refusals.run import make_refusals
 from align.refusals.settings import RefusalConfig
+from align.settings import ModelConfig
 from align.sweep.settings import parse_seeds
 from align.tasks.registry import build_task
 from align.tasks.word_problems.facts import facts
@@ -87,10 +88,7 @@ def of_seed(seed: int, folder: Path) -> Mapping[str, Any]:
         run(recipe_of(seed, folder, arm), folder / arm, Console(quiet=True), progress=False,
             parallel=False)  # fmt: skip
         for stage in stages:
-            chat = {"prompt": "{{ question }}", "chat": True}
-            items = ask(
-                folder / arm / stage / "model", test, folder / arm / "asked" / stage, **chat
-            )
+            items = ask(folder / arm / stage / "model", test, folder / arm / "asked" / stage)
             problems = read_evaluation(folder / arm / "eval" / stage).summary.sampled.mean
             result[f"{arm}: {stage}"] = {**shares(items, known), "problems": problems}
     return result

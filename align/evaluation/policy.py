@@ -19,6 +19,7 @@ from align.evaluation.records import EvalSummary, write_evaluation
 from align.models.load import load_policy
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
+from pts.engines.digest import model_digest
 from pts.types import Problem
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def loader(path: Path, recipe: Recipe, few_shot: bool = False) -> Load:
             tokenizer,
             sampling,
             stop_ids=_few_shot_stops(model, tokenizer) if few_shot else None,
-            policy_digest=loaded[0].policy_digest if loaded else None,
+            policy_digest=loaded[0].policy_digest if loaded else model_digest(path),
         )
         loaded[:] = [engine]
         return engine

@@ -30,6 +30,7 @@ from align.stages.generators import POLICY, gather
 from align.stages.judged import ask_judge, no_data
 from align.stages.sampling import load_engine, sample_answers
 from pts.data.rollouts import read_rollouts
+from pts.engines.digest import model_digest
 from pts.types import Ids
 
 PAIRS = "pairs.jsonl"
@@ -256,12 +257,10 @@ def _lengths(pairs: Sequence[PreferencePair] | Sequence[JudgedPair]) -> dict[str
 
 def _check_reference(context: StageContext, sampled: str) -> None:
     """The reference should be the policy that the pairs are sampled from."""
-    from align.training import loop as training
-
     config, drawn = context.settings, context.rollouts
     start = config.reference == "start"
     reference = context.policy if start else Path(config.reference)
-    if training.policy_digest(reference, context.recipe.model) == sampled:
+    if model_digest(reference) == sampled:
         return
     source = f"the rollouts {drawn}" if drawn is not None else f"{context.policy}, which the pairs"
     message = (

@@ -15,6 +15,7 @@ from align.context import StageContext
 from align.data.preferences import Answer, Sampled
 from align.errors import StageError
 from align.ledger import sampled_counts
+from pts.engines.digest import model_digest
 from pts.runtime.results import RolloutCost
 from pts.types import Problem
 
@@ -32,7 +33,8 @@ def load_engine(context: StageContext) -> TransformersEngine:
     from pts.engines.transformers.engine import TransformersEngine
 
     model, tokenizer = load_policy(context.policy, context.recipe.model)
-    return TransformersEngine(model, tokenizer, context.recipe.sampling)
+    digest = model_digest(context.policy)
+    return TransformersEngine(model, tokenizer, context.recipe.sampling, policy_digest=digest)
 
 
 def sample_answers(

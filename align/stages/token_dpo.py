@@ -16,6 +16,7 @@ from align.context import StageContext, StageResult
 from align.errors import StageError
 from align.settings import TrainingConfig
 from pts.data.pairs import read_pairs
+from pts.engines.digest import model_digest
 from pts.files import write_json
 from pts.types import TokenPair
 
@@ -142,10 +143,7 @@ def weights(pairs: Sequence[TokenPair], config: TokenDPOConfig) -> list[float]:
 
 def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
     """Pairs say what helps the policy that they were measured on, and no other."""
-    from align.training import loop as training
-
-    config = context.settings
-    digest = training.policy_digest(_reference_path(context), context.recipe.model)
+    config, digest = context.settings, model_digest(_reference_path(context))
     strangers = sum(pair.policy_digest != digest for pair in pairs)
     if not strangers:
         return

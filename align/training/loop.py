@@ -65,14 +65,6 @@ def load_trainable(path: str | Path, model: ModelConfig, config: TrainingConfig)
     return load_policy(path, model.model_copy(update={"dtype": dtype}))
 
 
-def policy_digest(path: str | Path, model: ModelConfig) -> str:
-    """Digest of a policy's weights in the recipe's dtype: an engine's `policy_digest`."""
-    from pts.engines.transformers.engine import weights_digest
-
-    on_cpu = model.model_copy(update={"device": "cpu"})
-    return weights_digest(load_policy(path, on_cpu)[0])
-
-
 def arguments(
     context: StageContext,
     config: TrainingConfig,

@@ -146,7 +146,7 @@ ENGINES: dict[str, EngineKind] = {
         _server,
         (
             *("tokenizer", "model", "in_flight", "seeds", "revision"),
-            *("chat_template", "stop_ids", "retry"),
+            *("chat_template", "stop_ids", "retry", "policy_digest"),
         ),
         _server_faults,
     ),

@@ -17,7 +17,6 @@ Conforms on vLLM 0.32 (its CPU build; `make test-servers`); not run on a GPU.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import secrets
 from collections.abc import Collection, Iterable, Iterator
@@ -27,6 +26,7 @@ from typing import Any
 
 from pts.config import SamplingConfig
 from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
+from pts.engines.digest import model_digest
 from pts.engines.server.endpoints import Unreadable
 from pts.engines.server.logprobs import processed_row, widths
 from pts.engines.server.probe import check_policy
@@ -62,7 +62,7 @@ class VLLMEngine(TokenizerEngine):
     ) -> None:
         """An engine over an LLM that was made from `folder` with the options of `REQUIRED`.
 
-        `policy_digest` defaults to `files_digest(folder)`. Raises EngineError for an LLM without
+        `policy_digest` defaults to `model_digest(folder)`. Raises EngineError for an LLM without
         those options, a folder without a tokenizer, and a policy that vLLM applies in another
         order.
         """
@@ -79,7 +79,7 @@ class VLLMEngine(TokenizerEngine):
             raise EngineError(f"the vllm.LLM has other options than needed: {'; '.join(wrong)}")
         self.tokenizer, self.stop_ids, size = load_tokenizer(Path(folder), stop_ids)
         self.llm, self.sampling, self.chat_template = llm, sampling, chat_template
-        self.policy_digest = policy_digest or files_digest(Path(folder))
+        self.policy_digest = policy_digest or model_digest(folder)
         self.vocabulary = max(size, config.model_config.get_vocab_size())
         self.max_model_len = config.model_config.max_model_len
         self._too_long = (
@@ -97,6 +97,7 @@ class VLLMEngine(TokenizerEngine):
         folder: str | Path,
         sampling: SamplingConfig,
         *,
+        policy_digest: str | None = None,
         chat_template: str | None = None,
         stop_ids: Iterable[int] | None = None,
         in_flight: int = 1024,
@@ -114,7 +115,7 @@ class VLLMEngine(TokenizerEngine):
         settings = {"seed": secrets.randbits(31), "trust_remote_code": False, **options}
         llm = LLM(model=str(folder), **settings, **REQUIRED)
         return cls(
-            llm, folder, sampling,
+            llm, folder, sampling, policy_digest=policy_digest,
             chat_template=chat_template, stop_ids=stop_ids, in_flight=in_flight,
         )  # fmt: skip
 
@@ -235,20 +236,3 @@ class InFlight:
         running = [name for name in self._asked if done.pop(name, None) is None]
         if running:
             self.engine.llm.llm_engine.abort_request(running)
-
-
-def files_digest(folder: Path) -> str:
-    """sha256 over the names and bytes of a model folder's config.json and weight files.
-
-    Raises EngineError for a folder without weights.
-    """
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.gguf")])
-    if not weights:
-        raise EngineError(f"{folder}: no weights here (*.safetensors); give a local model folder")
-    digest = hashlib.sha256()
-    for file in [folder / "config.json", *weights]:
-        if file.is_file():
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{file.name} {content}\n".encode())
-    return digest.hexdigest()

@@ -35,9 +35,10 @@ from pts.files import (
 from pts.packing import pack_numbers, unpack_numbers
 from pts.types import Ids, Keep, Purpose, Rollout, Verdict, kept_length
 
-FORMAT = 6
+FORMAT = 7
 """Version of the journal; up to 4 it held no rollouts to keep, up to 5 those of a confirmation
-were drawn in two halves and those of a filter at once."""
+were drawn in two halves and those of a filter at once, up to 6 a policy was known by its weights in
+memory."""
 
 _FAIL, _PASS, _CUT = 0, 1, 2
 _PURPOSES: dict[Purpose, str] = {"filter": "f", "search": "s", "confirm": "c", "sample": "n"}

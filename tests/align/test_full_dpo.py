@@ -18,6 +18,7 @@ from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
 from align.training import loop as training
 from pts.config import SearchConfig
 from pts.data.pairs import read_pairs
+from pts.engines.digest import model_digest
 from pts.runtime.sample import read_samples
 from pts.types import Ids, TokenDistribution
 from tests.align import tiny
@@ -65,7 +66,7 @@ def test_every_pair_is_trained_and_counted(trained: Any, base: Path) -> None:
     assert sum(metrics[kind] for kind in kinds) == metrics["questions"] == 12
     assert metrics["pairs"] == len(pairs) == metrics["questions_mixed"]
     assert metrics["steps"] == 2 * math.ceil(len(pairs) / 4)
-    digest = training.policy_digest(base, tiny.recipe(base).model)
+    digest = model_digest(base)
     assert {pair.policy_digest for pair in pairs} == {digest}
 
 
@@ -185,7 +186,7 @@ def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: st
     assert result.model is None
     assert result.metrics["pairs"] == len(pairs)
     assert len({pair.prompt_ids for pair in pairs}) <= len(pairs)
-    digest = training.policy_digest(base, asked.recipe.model)
+    digest = model_digest(base)
     assert {pair.policy_digest for pair in pairs} <= {digest}
     if source in ("uncertain", "uniform"):
         dropped = result.metrics["ties_dropped"] + result.metrics["questions_without_position"]

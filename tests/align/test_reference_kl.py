@@ -15,13 +15,13 @@ from align.data.rollouts import right_answers_of
 from align.errors import RecipeError, StageError
 from align.pipeline.recipe import load_recipe
 from align.stages import token_dpo
-from align.training import loop as training
 from align.training import losses
 from align.training import token_dpo as training_token
 from align.training.reference_kl import HeldRow, ReferenceKL, drawn, held_rows
 from pts.config import SamplingConfig, SearchConfig
 from pts.data.pairs import write_pairs
 from pts.data.rollouts import ROLLOUTS
+from pts.engines.digest import model_digest
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.runtime.search import search
 from pts.testing.shapes import sparse
@@ -130,7 +130,7 @@ def pairs(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pairs, and a search whose right answers are told."""
     path = tmp_path / "pts" / "pairs.jsonl"
     path.parent.mkdir()
-    write_pairs(path, token_pairs(training.policy_digest(base, tiny.recipe(base).model)))
+    write_pairs(path, token_pairs(model_digest(base)))
     told = answers(10, seed=3, vocab=len(tiny.tokenizer()))
     monkeypatch.setattr("align.data.rollouts.right_answers_of", lambda file, _: told)
     return path

@@ -16,9 +16,9 @@ from align.pipeline.background import BackgroundWorker
 from align.pipeline.run import PipelineRun
 from align.run_folder import Manifest
 from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
-from align.training import loop as training
 from pts.data.pairs import read_pairs
 from pts.data.rollouts import read_rollouts
+from pts.engines.digest import model_digest
 from tests.align import tiny
 from tests.align.test_sft import kill_at
 
@@ -220,7 +220,7 @@ def test_a_recipe_hands_the_rollouts_of_its_search_on(
     assert records["rejection_sft"]["metrics"]["generated_tokens"] == 0
     assert records["full_dpo"]["metrics"]["generated_tokens"] == 0
 
-    digest = training.policy_digest(base, recipe.model)
+    digest = model_digest(base)
     assert digest in (tmp_path / "run" / "full_dpo" / "pairs.jsonl").read_text()
     _, said = chain()
     assert said.count("done before, kept") == 3

@@ -21,6 +21,7 @@ from align.training import loop as training
 from align.training import token_dpo as training_token
 from align.training.token_dpo import TokenRow
 from pts.data.pairs import write_pairs
+from pts.engines.digest import model_digest
 from pts.stats import jeffreys, newcombe
 from pts.types import Ids, TokenPair
 from tests.align import tiny
@@ -240,7 +241,7 @@ def token_pairs(policy: str, n: int = 12) -> list[TokenPair]:
 @pytest.fixture(scope="module")
 def pairs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    write_pairs(path, token_pairs(training.policy_digest(base, tiny.recipe(base).model)))
+    write_pairs(path, token_pairs(model_digest(base)))
     return path
 
 

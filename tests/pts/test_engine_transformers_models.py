@@ -29,6 +29,7 @@ from transformers import (
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest
 from pts.engines.boundaries import completion_steps
+from pts.engines.digest import model_digest
 from pts.engines.transformers.engine import TransformersEngine, weights_digest
 from pts.errors import EngineError
 from pts.types import Message, Problem
@@ -190,7 +191,7 @@ def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     plain = TransformersEngine.load(tmp_path / "base", SamplingConfig())
-    assert plain.policy_digest == weights_digest(base)
+    assert plain.policy_digest == model_digest(tmp_path / "base")
     assert plain.stop_ids == {STOP}
 
     lora = get_peft_model(
@@ -203,6 +204,7 @@ def test_load_with_and_without_adapter(tokenizer: Any, tmp_path: Path) -> None:
         tmp_path / "base", SamplingConfig(), adapter=tmp_path / "adapter"
     )
     found = TransformersEngine.load(tmp_path / "adapter", SamplingConfig())
+    assert given.policy_digest == found.policy_digest
     for made in (given, found):
         assert made.policy_digest != plain.policy_digest
         for row, other in zip(made.score(PROMPT, (7, 8, 9)), rows, strict=True):

@@ -51,7 +51,7 @@ def test_a_journal_of_the_time_of_parts_is_refused(path: Path) -> None:
     with pytest.raises(JournalError) as caught:
         Journal(path, RUN)
     assert str(caught.value) == (
-        f"{path}: format 3, this version reads and writes 6; finish this run with the version "
+        f"{path}: format 3, this version reads and writes 7; finish this run with the version "
         "that began it, or use another output folder"
     )
     assert path.read_bytes() == header

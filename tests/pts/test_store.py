@@ -188,7 +188,7 @@ def test_a_journal_of_another_format_is_refused(path: Path) -> None:
     """Its searches would ask for other rollouts: half a question would come from each version."""
     path.write_text('{"format":1,"fingerprint":{"seed":0}}\n')
     with pytest.raises(
-        JournalError, match=r"jsonl: format 1, .* writes 6; finish .* or use another output"
+        JournalError, match=r"jsonl: format 1, .* writes 7; finish .* or use another output"
     ):
         Journal(path, {"seed": 0})
     assert read_fingerprint(path) == {"seed": 0}  # reports of it can still be read

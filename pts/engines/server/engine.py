@@ -19,8 +19,9 @@ it.
 
 What is promised: nothing is lost and nothing repeated. Not that a run can be replayed bit by bit:
 servers batch as requests come, which moves the last bits of the logits; `reproducible` is False.
-The server's weights cannot be read, so `policy` is a digest of what it says of them (name, root)
-and of `revision`, which is yours to set to something that changes with the weights.
+Where the server says that it loaded files which are here too, `policy_digest` is that of the files,
+as of every engine. Otherwise its weights cannot be known, and the digest is of what it says of them
+(name, root) and of `revision`, which is yours to set to something that changes with the weights.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ import json
 import queue
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pts.config import SamplingConfig
 from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
+from pts.engines.digest import model_digest
 from pts.engines.server.endpoints import RetryPolicy, Unreadable
 from pts.engines.server.http import Client, Refused
 from pts.engines.server.logprobs import OVER_ONE, TopLogprobs, processed_row, raw_row, widths
@@ -71,7 +73,7 @@ class ServerEngine(TokenizerEngine):
         loaded: tuple[Any, frozenset[int], int],
         sampling: SamplingConfig,
         chat_template: str | None,
-        revision: str,
+        policy_digest: str,
         seeds: bool,
     ) -> None:
         """Parts as `connect` makes and checks them: `served` as `probe.find` gives it, `loaded` as
@@ -79,8 +81,7 @@ class ServerEngine(TokenizerEngine):
         """
         self.tokenizer, self.stop_ids, size = loaded
         self.served, self.sampling, self.chat_template = served, sampling, chat_template
-        said = [served.kind, served.model, served.root, served.build, revision]
-        self.policy_digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        self.policy_digest = policy_digest
         self.vocabulary = max(size, served.vocabulary or 0)
         self.max_model_len = served.max_model_len
         self._too_long = (
@@ -106,6 +107,7 @@ class ServerEngine(TokenizerEngine):
         chat_template: str | None = None,
         stop_ids: Iterable[int] | None = None,
         revision: str = "",
+        policy_digest: str | None = None,
         seeds: bool = True,
         in_flight: int = 512,
         retry: RetryPolicy | None = None,
@@ -113,7 +115,8 @@ class ServerEngine(TokenizerEngine):
         """Find the model on every server, check what a search relies on, return the engine.
 
         `model` is the name that is served (None: the only one), `tokenizer` a folder with its
-        tokenizer (and generation_config.json, for the stop ids, unless `stop_ids` are given). With
+        tokenizer (and generation_config.json, for the stop ids, unless `stop_ids` are given).
+        `policy_digest` is for callers who know which files are served. With
         `seeds` a rollout that is asked for again is the same one; without them a time-out, which
         meets long rollouts, makes these rarer. vLLM on a CPU cannot take seeds everywhere (see
         docs/writing-an-engine.md). The API key, if one is needed, is read from PTS_API_KEY.
@@ -130,7 +133,8 @@ class ServerEngine(TokenizerEngine):
             check_policy(served.kind, sampling)
             if served.slots is not None:
                 client.limit(served.slots)
-            engine = cls(client, served, loaded, sampling, chat_template, revision, seeds)
+            digest = policy_digest or _digest(served, revision)
+            engine = cls(client, served, loaded, sampling, chat_template, digest, seeds)
             client.wait(engine._check())
         except BaseException:
             client.close()
@@ -275,6 +279,16 @@ class InFlight:
         """Drop what is in flight."""
         for future in self._asked:
             future.cancel()
+
+
+def _digest(served: ServedModel, revision: str) -> str:
+    """Of the files where they are here and no revision is told; else of what the server says."""
+    root = Path(served.root)
+    if not revision and (root.is_file() or (root / "config.json").is_file()):
+        with suppress(EngineError):  # no weights there that could be read
+            return model_digest(root)
+    said = [served.kind, served.model, served.root, served.build, revision]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 async def _all(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

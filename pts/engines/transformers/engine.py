@@ -36,6 +36,7 @@ import torch
 
 from pts.config import SamplingConfig
 from pts.engines.base import Answer, RequestQueue, answer_requests
+from pts.engines.digest import local_files, model_digest
 from pts.engines.text import TokenizerEngine, stop_ids_of
 from pts.engines.transformers.batch import BatchLimits, ContinuousBatch
 from pts.engines.transformers.exactness import batches_exactly
@@ -72,7 +73,8 @@ class TransformersEngine(TokenizerEngine):
     `stop_ids` default to the model's generation config and the tokenizer's eos. `max_rows` bounds
     the batch; the KV slots take at most `memory_bytes` (by default 1 GiB, on CUDA 60 % of the free
     memory), which bounds the rows further, and stored paths half as much again. `policy_digest`
-    defaults to `weights_digest(model)`. The model is put in eval mode and, when `device` is given,
+    defaults to `weights_digest(model)`, fit for a model that was made in memory; `load` gives that
+    of the files, which is the same for every engine. The model is put in eval mode and, when `device` is given,
     moved there. Raises EngineError for a model that slots cannot hold.
     """
 
@@ -141,6 +143,11 @@ class TransformersEngine(TokenizerEngine):
         model, tokenizer = load_model_and_tokenizer(
             FilePath(path), adapter=adapter, gguf_file=gguf_file, dtype=dtype, device=device
         )
+        if not options.get("policy_digest"):
+            files = local_files(path) / gguf_file if gguf_file else path
+            options["policy_digest"] = (
+                model_digest(adapter, base=files) if adapter else model_digest(files)
+            )
         return cls(model, tokenizer, sampling, device=device, **options)
 
     def encode(self, problem: Problem) -> Ids:
@@ -204,7 +211,10 @@ class TransformersEngine(TokenizerEngine):
 
 
 def weights_digest(model: Any) -> str:
-    """sha256 over names, dtypes, shapes and bytes of the state dict, in order of names."""
+    """sha256 over names, dtypes, shapes and bytes of the state dict, in order of names.
+
+    For a model without files; one that has them is known by `pts.engines.digest.model_digest`.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().cpu().contiguous()

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from pts.engines.text import TRIED, json_value
+from pts.engines.digest import base_of
+from pts.engines.text import TRIED
 from pts.errors import EngineError
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def load_model_and_tokenizer(
     """
     folder = tokenizer_path = Path(path)
     if adapter is None and (folder / "adapter_config.json").exists():
-        adapter, folder = folder, _base_of(folder)
+        adapter, folder = folder, base_of(folder)
         if not (tokenizer_path / "tokenizer_config.json").exists():
             tokenizer_path = folder
     try:
@@ -143,20 +144,6 @@ def _model(path: Path, options: dict[str, Any]) -> Any:
 def _some(kind: str, names: list[str]) -> str:
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return f"{kind} {', '.join(names[:SHOWN])}{more}"
-
-
-def _base_of(adapter: Path) -> Path:
-    """The base model that an adapter directory names; a relative one is looked up beside it."""
-    base = json_value(adapter / "adapter_config.json", "base_model_name_or_path")
-    if not base:
-        raise EngineError(f"{adapter}/adapter_config.json names no base model; pass it as path")
-    if not isinstance(base, str):
-        raise EngineError(
-            f"{adapter}/adapter_config.json: base_model_name_or_path is {str(base)[:40]}; give the "
-            "folder of the base model as text"
-        )
-    beside = adapter.parent / base
-    return beside if not Path(base).exists() and beside.exists() else Path(base)
 
 
 def _merged(model: Any, adapter: Path, tokens: int) -> Any:

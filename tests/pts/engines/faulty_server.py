@@ -76,11 +76,13 @@ class FaultyServer:
         seeds: bool = True,
         sloppy: dict[str, Any] | None = None,
         overrides: dict[str, Any] | None = None,
+        root: str = "/models/tab",
     ) -> None:
         self.machines, self.faults = list(machines), faults or {}
         self.seeds, self.sloppy = seeds, sloppy or {}
         self.kind, self.logprobs, self.limit, self.key = kind, logprobs, limit, key
         self.dies_after, self.model, self.overrides = dies_after, model, overrides or {}
+        self.root = root
         self.asked = self.seeded = 0
         self.met: Counter[str] = Counter()
         self.seen_keys: set[str] = set()
@@ -244,7 +246,7 @@ class FaultyServer:
 
     def _about(self, path: str, asked: Any) -> tuple[int, str]:
         if path == "/v1/models":
-            entry: dict[str, Any] = {"id": self.model, "owned_by": self.kind, "root": "/models/tab"}
+            entry: dict[str, Any] = {"id": self.model, "owned_by": self.kind, "root": self.root}
             entry["max_model_len"] = 4096
             if self.kind == "llamacpp":
                 entry["meta"] = {"n_vocab": SIZE, "n_ctx": 4096}

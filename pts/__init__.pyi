@@ -30,6 +30,7 @@ from .errors import EngineError as EngineError
 from .errors import JournalError as JournalError
 from .errors import MissingExtra as MissingExtra
 from .errors import PTSError as PTSError
+from .errors import UnscorableError as UnscorableError
 from .errors import VerifierError as VerifierError
 from .planning.plan import Plan as Plan
 from .planning.plan import plan_search as plan_search

@@ -71,7 +71,9 @@ def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 
 
 def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list):
+    if typing.get_origin(annotation) is typing.Annotated:
+        yield from _models_of(annotation.__origin__)
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list):
         for option in typing.get_args(annotation):
             yield from _models_of(option)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -4,6 +4,7 @@
     ├── ConfigError      (also ValueError)    a setting, a recipe key or an argument is wrong
     ├── DataError        (also ValueError)    an input file or record is wrong
     ├── EngineError      (also RuntimeError)  a model or a server could not sample or score
+    │   └── UnscorableError                   it cannot tell what follows one prefix
     ├── VerifierError    (also RuntimeError)  a verifier is broken, not the completion it judged
     ├── JournalError     (also RuntimeError)  a journal belongs to another run, or is in use
     └── MissingExtra     (also ImportError)   an optional dependency is not installed
@@ -50,6 +51,11 @@ class DataError(PTSError, ValueError):
 
 class EngineError(PTSError, RuntimeError):
     """A model or a server could not sample or score."""
+
+
+class UnscorableError(EngineError):
+    """An engine cannot tell the distribution after one prefix; others it can. The question whose
+    prefix it is is set aside, and the run goes on."""
 
 
 class VerifierError(PTSError, RuntimeError):

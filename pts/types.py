@@ -318,7 +318,9 @@ class QuestionResult:
 
     problem_id: str
     prompt_ids: Ids
-    status: Literal["searched", "too easy", "too hard", "unscored"]
+    status: Literal["searched", "too easy", "too hard", "unscored", "unscorable"]
+    """The last two are set aside: too many rollouts could not be judged, or the engine could not
+    tell what follows a prefix."""
     solved: Estimate
     """p(success) from the filter rollouts. They select the question, so this estimate is biased
     towards the kept range; it is never used as evidence."""
@@ -328,6 +330,8 @@ class QuestionResult:
     """UNSCORED rollouts that were drawn again."""
     filtered: FilterCounts = FilterCounts()
     """What `solved` rests on."""
+    reason: str = ""
+    """Why it was set aside."""
 
 
 Search: TypeAlias = Generator[Requests, list[Measurement], QuestionResult]

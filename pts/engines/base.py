@@ -66,7 +66,10 @@ class Engine(Protocol):
         """Text of each token by itself, special tokens shown: for reports, and to tell steps."""
 
     def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
-        """The sampling distribution before each token of the completion; one row a token."""
+        """The sampling distribution before each token of the completion; one row a token.
+
+        UnscorableError says that a row cannot be had: the question is set aside.
+        """
 
     def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests in any order, pulling from `requests` whenever there is room.

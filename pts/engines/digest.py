@@ -1,10 +1,10 @@
 """One name for the model in a folder, whichever engine samples it: a digest of its files.
 
 Weights count by tensor: name, type, shape and bytes of each, in order of names. A checkpoint keeps
-its digest when it is split into other files, and nothing is loaded: the files are read once, as fast
-as SHA-256 goes. With them count the tokenizer and what the configuration says of the model, without
-the keys that only tell who wrote it. How the model is run (its type in memory, the device, the
-engine, a chat template) is no part of it.
+its digest when it is split into other files, and nothing is loaded: the files are read once, as
+fast as SHA-256 goes. With them count the tokenizer and what the configuration says of the model,
+without the keys that only tell who wrote it. How the model is run (its type in memory, the device,
+the engine, a chat template) is no part of it.
 """
 
 from __future__ import annotations

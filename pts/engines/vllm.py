@@ -154,6 +154,12 @@ class VLLMEngine(TokenizerEngine):
         with closing(InFlight(self)) as flight:
             yield from answer_requests(requests, flight, self._check_request)
 
+    def close(self) -> None:
+        """End vLLM, with its processes and their memory. No engine over it can be used then."""
+        core = getattr(self.llm.llm_engine, "engine_core", None)
+        if core is not None:
+            core.shutdown()
+
     # vLLM's queue
 
     def _ask(self, prefix: Ids, **settings: Any) -> str:

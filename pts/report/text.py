@@ -30,14 +30,14 @@ PairKey = tuple[str, Ids, int, int]
 
 def overview(folder: RunFolder) -> Iterator[str]:
     """A line for each finished question: status, p(success), pivotal units, pairs, its id."""
-    yield f"{'status':<9} {'solved':>6} {'pivotal':>7} {'proposed':>8} {'pairs':>5}  question"
+    yield f"{'status':<10} {'solved':>6} {'pivotal':>7} {'proposed':>8} {'pairs':>5}  question"
     kept = Counter(pair.problem_id for pair in folder.each_pair)
     for record in folder.records:
         result = record.result
         pivotal = sum(len(path.tokens) + len(path.steps) for path in result.paths)
         proposed = sum(len(path.pairs) for path in result.paths)
         yield (
-            f"{result.status:<9} {result.solved.mean:>6.2f} {pivotal:>7} {proposed:>8} "
+            f"{result.status:<10} {result.solved.mean:>6.2f} {pivotal:>7} {proposed:>8} "
             f"{kept[result.problem_id]:>5}  {printable(result.problem_id)}"
         )
 
@@ -75,6 +75,8 @@ def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
         f"{result.status}, p(success) {_interval(result.solved)} by the filter: "
         f"{seen.passed} of {seen.drawn} rollouts passed{early}"
     )
+    if result.reason:
+        yield f"set aside: {printable(result.reason)}"
     yield "\nPrompt"
     yield _indent(printable(folder.text(result.prompt_ids)))
     selected = selected_pairs(folder, {result.problem_id})

@@ -120,6 +120,7 @@ def _questions(config: SearchConfig, status: Mapping[str, int]) -> str:
         "too hard": f" (fewer than {100 * config.p_min:g} % of the rollouts passed)",
         "too easy": f" (more than {100 * config.p_max:g} %)",
         "unscored": " (the verifier could not judge too many of the rollouts)",
+        "unscorable": " (the engine could not tell what follows a part of an answer)",
     }
     counts = [f"{n:,} {name}{why.get(name, '')}" for name, n in sorted(status.items())]
     first = equal_verdicts(config)

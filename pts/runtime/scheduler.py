@@ -14,7 +14,8 @@ What a generator can rely on:
 - Rollouts are PASS or FAIL. UNSCORED rollouts are drawn again (the same index, the next attempt).
   When one rollout stays UNSCORED, or their share grows too large, the generator is closed
   (`GeneratorExit` at its yield) and the question's result is what `on_skip` returns: a search
-  need not know of UNSCORED at all.
+  need not know of UNSCORED at all. The same happens where an engine cannot tell what follows a
+  prefix (`UnscorableError`).
 - A second `RolloutQuery` at the same place for the same purpose continues where the first one
   ended.
 - Rollout `index` at a place has one seed, whatever the order, the batches or the interruptions.
@@ -36,7 +37,7 @@ from typing import Generic, TypeVar
 from pts.algorithm.requests import SearchRoutine
 from pts.engines.base import Engine, SampleRequest, score_rows
 from pts.engines.boundaries import completion_steps
-from pts.errors import DataError, EngineError, VerifierError
+from pts.errors import DataError, EngineError, UnscorableError, VerifierError
 from pts.files import rollouts_digest
 from pts.runtime.grader import Grader
 from pts.runtime.journal import RecordedRollouts, Recorder
@@ -72,13 +73,16 @@ class Finished(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class SkippedQuestion:
-    """Why a question is given up: too many of its rollouts could not be judged."""
+    """Why a question is given up: too many of its rollouts could not be judged, or the engine could
+    not tell what follows a prefix."""
 
     problem: Problem
     prompt: Ids
     reason: str
-    """What the verifier said of the last such rollout."""
+    """What the verifier said of the last such rollout; or the engine, of the prefix."""
     spent: Mapping[Purpose, RolloutCost]
+    unscorable: bool = False
+    """It is the engine that gave up."""
 
 
 @dataclass(slots=True)
@@ -116,7 +120,8 @@ def run(
     A question is set aside when one rollout stays UNSCORED through all its attempts (ATTEMPTS in
     `pts.runtime.rollouts`), when a finished prefix cannot be judged, or when UNSCORED draws are
     more than `unscored_limit` of its draws (read once 1/unscored_limit are drawn, and at the
-    end). Without `on_skip` this raises VerifierError.
+    end). Without `on_skip` this raises VerifierError. So is one for a prefix of which the engine
+    raises UnscorableError, which is raised without `on_skip`.
 
     Raises EngineError when the engine breaks its protocol, DataError for a repeated problem id,
     JournalError when a journalled question has changed; errors of the engine and of a generator
@@ -174,11 +179,14 @@ class _Question(Generic[R]):
     spent: dict[Purpose, RolloutCost] = field(default_factory=dict)
     hopeless: bool = False
     """A rollout of the yield at hand cannot be had."""
+    unscorable: UnscorableError | None = None
+    """Why a row of the yield at hand cannot be had."""
 
     def too_unscored(self, limit: float, *, at_end: bool) -> bool:
         total = sum(self.spent.values(), RolloutCost())
         readable = at_end or limit == 0 or total.rollouts >= 1 / limit
-        return self.hopeless or (readable and total.unscored > limit * total.rollouts)
+        too_many = readable and total.unscored > limit * total.rollouts
+        return self.hopeless or self.unscorable is not None or too_many
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +270,8 @@ class Scheduler(Generic[R]):
                 raise
             question.answers = [[] for _ in queries]
             for slot, query in enumerate(queries):
+                if question.unscorable:
+                    break
                 if isinstance(query, LogprobQuery):
                     question.answers[slot] = self._score(question, query)
                 elif isinstance(query, StepQuery):
@@ -277,14 +287,20 @@ class Scheduler(Generic[R]):
 
     def _give_up(self, question: _Question[R]) -> None:
         question.steps.close()
-        name, reason = question.problem.id, question.judge.reason
+        name, unscorable = question.problem.id, question.unscorable
+        reason = str(unscorable or question.judge.reason)
+        if self.on_skip is None and unscorable:
+            unscorable.add_note(_in_question(question.problem))
+            raise unscorable
         if self.on_skip is None:
             raise VerifierError(
                 f"question {name!r}: too many completions could not be judged ({reason}); "
                 "mend the verifier or the problem's reference, or drop the problem"
             )
         _log.warning("question %r is set aside: %s", name, reason)
-        about = SkippedQuestion(question.problem, question.prompt, reason, question.spent)
+        about = SkippedQuestion(
+            question.problem, question.prompt, reason, question.spent, bool(unscorable)
+        )
         self._finish(question, self.on_skip(about))
 
     # Requests and answers
@@ -292,6 +308,9 @@ class Scheduler(Generic[R]):
     def _score(self, question: _Question[R], query: LogprobQuery) -> list[TokenDistribution]:
         try:
             return score_rows(self.engine, question.prompt, query)
+        except UnscorableError as error:
+            question.unscorable = error
+            return []
         except Exception as error:
             error.add_note(_in_question(question.problem))
             raise

@@ -120,11 +120,12 @@ def _skipped(about: SkippedQuestion) -> QuestionResult:
     return QuestionResult(
         problem_id=about.problem.id,
         prompt_ids=about.prompt,
-        status="unscored",
+        status="unscorable" if about.unscorable else "unscored",
         solved=jeffreys(filtered.passed, drawn),
         paths=(),
         cost={p: Cost(t.rollouts, t.tokens) for p, t in about.spent.items()},
         filtered=FilterCounts(filtered.passed, drawn),
+        reason=about.reason,
     )
 
 

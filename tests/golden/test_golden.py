@@ -33,10 +33,10 @@ CONFIGS = {
     ),
     "step": SearchConfig(unit="step", max_rollouts=200, **ROUNDS),
 }
-ADDED = {"keep", "t", "rollouts_bytes", "bytes_per_rollout", "stop_below"}
+ADDED = {"keep", "t", "rollouts_bytes", "bytes_per_rollout", "stop_below", "reason"}
 """Keys that the recorded files lack: since then the ids of all rollouts are kept (in journal lines
-as "t", in a file of their own), as the setting `keep` says, and a search may stop when what is open
-is unlikely to be pivotal. Told in CHANGELOG.md."""
+as "t", in a file of their own), as the setting `keep` says, a search may stop when what is open is
+unlikely to be pivotal, and results say why a question was set aside. Told in CHANGELOG.md."""
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -11,10 +11,19 @@ from typing import Any
 import pytest
 
 from pts.engines.base import SampleRequest
-from pts.errors import DataError, EngineError, VerifierError, told
+from pts.errors import DataError, EngineError, UnscorableError, VerifierError, told
 from pts.runtime.journal import Journal
 from pts.runtime.scheduler import Finished, Progress, SearchRoutine, SkippedQuestion, run
-from pts.types import Grade, Ids, LogprobQuery, Problem, Rollout, RolloutQuery, Verdict
+from pts.types import (
+    Grade,
+    Ids,
+    LogprobQuery,
+    Problem,
+    Rollout,
+    RolloutQuery,
+    TokenDistribution,
+    Verdict,
+)
 
 from .scripted import NEXT, STOP, ScriptedEngine, judge_odd, problems
 
@@ -383,3 +392,50 @@ def test_what_is_printed_of_an_error_ends_with_its_notes() -> None:
     assert told(error).splitlines() == [
         "2 errors:", "  request 3: too long", "  shorten it", "  in the search of question 'q0'",
     ]  # fmt: skip
+
+
+class PartlyUnscorable(ScriptedEngine):
+    """Cannot tell what follows a prompt of an odd number of letters."""
+
+    def score(self, prompt: Ids, completion: Ids) -> list[TokenDistribution]:
+        if len(prompt) % 2:
+            raise UnscorableError("no list of tokens")
+        return super().score(prompt, completion)
+
+
+def test_a_prefix_that_cannot_be_scored_sets_its_question_aside() -> None:
+    """Rollouts of the same yield are under way then; those after it are not asked for."""
+
+    def steps() -> SearchRoutine[str]:
+        [[first]] = yield [RolloutQuery((), 1, "filter")]
+        assert isinstance(first, Rollout)
+        yield [
+            RolloutQuery((), 2, "search"),
+            LogprobQuery(first.ids),
+            RolloutQuery((), 5, "confirm"),
+        ]
+        return "searched"
+
+    told: list[SkippedQuestion] = []
+
+    def on_set_aside(about: SkippedQuestion) -> str:
+        told.append(about)
+        return "aside"
+
+    engine = PartlyUnscorable(max_new_tokens=30, width=3)
+    asked = problems(4)
+    done = list(run([(p, steps()) for p in asked], engine, judge_odd, on_skip=on_set_aside))
+    assert {d.problem.id: d.result for d in done} == {
+        "q0": "aside", "q1": "searched", "q2": "aside", "q3": "searched",
+    }  # fmt: skip
+    assert {about.reason for about in told} == {"no list of tokens"}
+    assert all(about.unscorable for about in told)
+    spent = {d.problem.id: {p: cost.rollouts for p, cost in d.spent.items()} for d in done}
+    assert spent["q0"] == {"filter": 1, "search": 2}
+    assert spent["q1"] == {"filter": 1, "search": 2, "confirm": 5}
+
+
+def test_a_prefix_that_cannot_be_scored_is_an_error_without_a_callback() -> None:
+    with pytest.raises(UnscorableError, match="no list of tokens") as caught:
+        one(LogprobQuery((1, 2)), PartlyUnscorable(max_new_tokens=30))  # type: ignore[arg-type]
+    assert caught.value.__notes__ == ["in the search of question 'q0'"]

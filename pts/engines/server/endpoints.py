@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from pts.errors import ConfigError
+from pts.errors import ConfigError, EngineError, UnscorableError
 
 KEY_VARIABLE = "PTS_API_KEY"
 LONGEST_REST = 30.0
@@ -63,6 +63,18 @@ class Endpoint:
 
 class Unreadable(Exception):
     """A reader's word that a reply cannot be used: what is wrong, and what could be done."""
+
+    tries = 5
+    """Replies to one request that may be rejected before it is given up."""
+    error: type[EngineError] = EngineError
+    """What is raised then."""
+
+
+class Unlisted(Unreadable):
+    """A reply without a list of tokens, which another draw at the same place would have brought."""
+
+    tries = 20
+    error = UnscorableError
 
 
 def base_urls(urls: Sequence[str], key_variable: str = KEY_VARIABLE) -> list[str]:

@@ -40,7 +40,7 @@ from pts.config import SamplingConfig
 from pts.engines.base import Answer, RequestQueue, SampleRequest, answer_requests
 from pts.engines.digest import model_digest
 from pts.engines.server.endpoints import RetryPolicy, Unreadable
-from pts.engines.server.http import Client, Refused
+from pts.engines.server.http import Client, Ended, Refused
 from pts.engines.server.logprobs import OVER_ONE, TopLogprobs, processed_row, raw_row, widths
 from pts.engines.server.probe import (
     DRAWS,
@@ -111,21 +111,26 @@ class ServerEngine(TokenizerEngine):
         seeds: bool = True,
         in_flight: int = 512,
         retry: RetryPolicy | None = None,
+        ended: Ended | None = None,
     ) -> ServerEngine:
         """Find the model on every server, check what a search relies on, return the engine.
 
         `model` is the name that is served (None: the only one), `tokenizer` a folder with its
         tokenizer (and generation_config.json, for the stop ids, unless `stop_ids` are given).
-        `policy_digest` is for callers who know which files are served. With
-        `seeds` a rollout that is asked for again is the same one; without them a time-out, which
-        meets long rollouts, makes these rarer. vLLM on a CPU cannot take seeds everywhere (see
-        docs/writing-an-engine.md). The API key, if one is needed, is read from PTS_API_KEY.
+        `policy_digest` is for callers who know which files are served, `ended` for those who would
+        know that a server is gone. With `seeds` a rollout that is asked for again is the same one;
+        without them a time-out, which meets long rollouts, makes these rarer. vLLM on a CPU cannot
+        take seeds everywhere (see docs/writing-an-engine.md). The API key, if one is needed, is
+        read from PTS_API_KEY.
 
         Raises ConfigError for malformed URLs, MissingExtra without httpx2, EngineError for a
         server that cannot be used, with the reason and the remedy.
         """
         client = Client(
-            [urls] if isinstance(urls, str) else list(urls), in_flight=in_flight, retry=retry
+            [urls] if isinstance(urls, str) else list(urls),
+            in_flight=in_flight,
+            retry=retry,
+            ended=ended,
         )
         try:
             loaded = load_tokenizer(Path(tokenizer), stop_ids)
@@ -158,7 +163,8 @@ class ServerEngine(TokenizerEngine):
         """The sampling distribution before each token of the completion; one request a row.
 
         Raises EngineError for an empty prompt, a path longer than the server allows, or a position
-        whose support the server does not list whole.
+        whose support the server does not list whole; UnscorableError for one where it lists nothing
+        however often it is asked.
         """
         if not completion:
             return []

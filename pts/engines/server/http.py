@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from pts.engines.server.endpoints import (
     KEY_VARIABLE,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
+Ended: TypeAlias = Callable[[], EngineError | None]
+"""Gives the error to raise once the servers are known to be gone."""
 
 CONNECT_SECONDS = 10.0
 ROWS_IN_FLIGHT = 64
@@ -47,8 +49,6 @@ LANE = 16
 pool: with 2,000 in flight one pool took 9.9 ms of CPU a request, pools of 16 took 1.6 ms."""
 FIRST_SECONDS = 10.0
 """How long a URL is tried before a run; one that is mistyped should be told soon."""
-UNREADABLE = 5
-"""Replies to one request that its reader may reject before it is given up."""
 EXCERPT = 300
 """Characters of a server's reply that an error shows."""
 PASSING = frozenset({408, 425, 429})
@@ -91,7 +91,8 @@ class Try(NamedTuple):
 class Client:
     """Requests to the servers at `urls`; at most `in_flight` at a time, rows not counted.
 
-    Raises ConfigError for malformed URLs (all at once) and MissingExtra without httpx2.
+    `ended` is asked after a failure: an error that it gives is raised, since no other try can
+    succeed. Raises ConfigError for malformed URLs (all at once) and MissingExtra without httpx2.
     """
 
     def __init__(
@@ -101,11 +102,13 @@ class Client:
         in_flight: int = 512,
         retry: RetryPolicy | None = None,
         key_variable: str = KEY_VARIABLE,
+        ended: Ended | None = None,
     ) -> None:
         self.endpoints = [Endpoint(url) for url in base_urls(urls, key_variable)]
         if in_flight < 1:
             raise ConfigError(f"in_flight must be at least 1, got {in_flight}")
         self.in_flight, self.retry = in_flight, retry or RetryPolicy()
+        self._ended = ended or (lambda: None)
         self._key_variable = key_variable
         self._key = os.environ.get(key_variable, "")
         try:
@@ -174,6 +177,7 @@ class Client:
                     raise
                 return refused.status, None
             except _Failure as failure:
+                self._check_running()
                 failed.append(Try(time.monotonic(), endpoint.url, failure.reason))
                 rest = max(rest, failure.wait)
             except Unreadable as why:
@@ -198,7 +202,8 @@ class Client:
         Requests for a `row` are short and waited for, so they do not queue behind the others. Tries
         that failed are put into `failed`. Raises Refused for most of 4xx, EngineError once
         `retry.total` has passed since the first failure, or after several replies that `read`
-        rejected; Late for the first reply that is not in time, unless `again_if_late`.
+        rejected (UnscorableError if those lacked what another place would have had); Late for the
+        first reply that is not in time, unless `again_if_late`.
         """
         failed, unreadable = [] if failed is None else failed, 0
         while True:
@@ -209,6 +214,7 @@ class Client:
                     _, reply = await self._once(endpoint, path, body)
                     value = read(reply)
                 except _Failure as failure:
+                    self._check_running()
                     now, said = time.monotonic(), failure.reason
                     failed.append(Try(now, endpoint.url, said, failure.status))
                     endpoint.fail(said, self.retry.first, failure.wait)
@@ -217,13 +223,14 @@ class Client:
                 except Unreadable as why:
                     failed.append(Try(time.monotonic(), endpoint.url, str(why)))
                     unreadable += 1
+                    if unreadable >= why.tries:
+                        remedy = "its replies cannot be used"
+                        raise self._gave_up(failed, path, remedy, why.error) from None
                 else:
                     endpoint.failures = 0
                     return value
                 finally:
                     endpoint.in_flight -= 1
-            if unreadable >= UNREADABLE:
-                raise self._gave_up(failed, path, "its replies cannot be used")
             if unreadable:
                 await asyncio.sleep(self.retry.first * random.uniform(0, 0.5))
 
@@ -274,9 +281,20 @@ class Client:
             said += f"; the server wants an API key, and {held}"
         raise Refused(f"{where}: {said}", status, self._hide(answer.text))
 
-    def _gave_up(self, failed: Sequence[Try], path: str, remedy: str) -> EngineError:
+    def _check_running(self) -> None:
+        error = self._ended()
+        if error is not None:
+            raise error from None
+
+    def _gave_up(
+        self,
+        failed: Sequence[Try],
+        path: str,
+        remedy: str,
+        error: type[EngineError] = EngineError,
+    ) -> EngineError:
         where = ", ".join(url + path for url in sorted({one.url for one in failed}))
-        return EngineError(
+        return error(
             f"{where}: given up after {len(failed)} tries in "
             f"{time.monotonic() - failed[0].at:.0f} s; the last one said: {failed[-1].reason}; "
             f"{remedy}"

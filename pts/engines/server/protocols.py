@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pts.config import SamplingConfig
-from pts.engines.server.endpoints import Unreadable
+from pts.engines.server.endpoints import Unlisted, Unreadable
 from pts.engines.server.logprobs import TopLogprobs
 from pts.types import Ids
 
@@ -161,6 +161,11 @@ class LlamaCpp(_Requests):
 
     def listed(self, reply: Any, prefix: Ids, width: int) -> TopLogprobs:
         self.read(reply, prefix)
+        if not reply.get("completion_probabilities"):
+            raise Unlisted(
+                "completion_probabilities is missing from the reply, as it is where the token that "
+                "was drawn is a part of a character"
+            )
         found = take(reply, "completion_probabilities", 0, "top_probs")
         ids = np.array([int(number(take(one, "id"))) for one in found])
         probs = np.array([number(take(one, "prob")) for one in found])

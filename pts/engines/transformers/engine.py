@@ -74,8 +74,8 @@ class TransformersEngine(TokenizerEngine):
     the batch; the KV slots take at most `memory_bytes` (by default 1 GiB, on CUDA 60 % of the free
     memory), which bounds the rows further, and stored paths half as much again. `policy_digest`
     defaults to `weights_digest(model)`, fit for a model that was made in memory; `load` gives that
-    of the files, which is the same for every engine. The model is put in eval mode and, when `device` is given,
-    moved there. Raises EngineError for a model that slots cannot hold.
+    of the files, which is the same for every engine. The model is put in eval mode and, when
+    `device` is given, moved there. Raises EngineError for a model that slots cannot hold.
     """
 
     reproducible = True

@@ -59,6 +59,7 @@ class FaultyServer:
     `faults` maps a fault (a method name without `fault_`) to its probability for each completion
     request; it may change while the server runs, and `met` counts them. `logprobs` is vLLM's
     --logprobs-mode, `limit` its --max-logprobs; `dies_after` completion requests it shuts down.
+    `unlisted` maps a machine's id to how often llama.cpp lists nothing for its rows.
     `seeds=False` ignores seeds, `sloppy` are settings that it samples by whatever is asked.
     """
 
@@ -77,12 +78,13 @@ class FaultyServer:
         sloppy: dict[str, Any] | None = None,
         overrides: dict[str, Any] | None = None,
         root: str = "/models/tab",
+        unlisted: dict[int, float] | None = None,
     ) -> None:
         self.machines, self.faults = list(machines), faults or {}
         self.seeds, self.sloppy = seeds, sloppy or {}
         self.kind, self.logprobs, self.limit, self.key = kind, logprobs, limit, key
         self.dies_after, self.model, self.overrides = dies_after, model, overrides or {}
-        self.root = root
+        self.root, self.unlisted = root, unlisted or {}
         self.asked = self.seeded = 0
         self.met: Counter[str] = Counter()
         self.seen_keys: set[str] = set()
@@ -328,7 +330,8 @@ class FaultyServer:
             "tokens_evaluated": len(asked["prompt"]),
             "generation_settings": {"samplers": asked["samplers"]},
         }
-        if row is not None:
+        unlisted = self.unlisted.get(asked["prompt"][0], 0.0)
+        if row is not None and self._rng.random() >= unlisted:
             pairs = zip(row.ids[:width].tolist(), row.probs[:width].tolist(), strict=True)
             top = [{"id": i, "prob": p} for i, p in pairs]
             reply["completion_probabilities"] = [{"top_probs": top}]

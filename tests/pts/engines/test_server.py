@@ -15,7 +15,9 @@ import pytest
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine, SampleRequest
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.errors import EngineError
+from pts.errors import EngineError, UnscorableError
+from pts.report.text import question
+from pts.runtime.run_folder import RunFolder
 from pts.runtime.search import SearchRun, search
 from pts.testing import assert_engine_conforms
 from pts.types import Ids
@@ -223,6 +225,34 @@ def test_scores_are_the_rows_of_the_model(connect: Connect) -> None:
             assert [r.ids.tolist() for r in rows] == [r.ids.tolist() for r in expected]
             for row, known in zip(rows, expected, strict=True):
                 np.testing.assert_allclose(row.probs, known.probs, rtol=1e-9)
+
+
+def test_a_list_that_is_missing_now_and_then_is_asked_for_again(connect: Connect) -> None:
+    """llama.cpp lists nothing where the token that it draws is a part of a character."""
+    local = TabularEngine(MACHINES, SAMPLING)
+    ((_, (path,)),) = local.sample(iter([SampleRequest(0, (1,), (), 24, (3,))]))
+    expected = local.score((1,), path)
+    with FaultyServer(MACHINES, kind="llamacpp", unlisted={machine_id(1): 0.6}) as server:
+        rows = connect(server.url).score((machine_id(1),), path)
+    for row, known in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row.probs, known.probs, rtol=1e-9)
+
+
+def test_a_list_that_is_always_missing_sets_its_question_aside(
+    connect: Connect, tmp_path: Path
+) -> None:
+    with FaultyServer(MACHINES, kind="llamacpp", unlisted={machine_id(1): 1.0}) as server:
+        engine = connect(server.url)
+        with pytest.raises(UnscorableError, match="given up after 20 tries .* part of a character"):
+            engine.score((machine_id(1),), (3,))
+        run = searched(engine, tmp_path)
+    status = {result.problem_id: result.status for result in run.results}
+    assert status.pop("tabular-1") == "unscorable"
+    assert "unscorable" not in status.values()
+    assert run.summary.questions["unscorable"] == 1
+    shown = "\n".join(question(RunFolder(tmp_path), "tabular-1"))
+    assert "set aside: http" in shown
+    assert "completion_probabilities is missing from the reply" in shown
 
 
 @pytest.mark.parametrize(

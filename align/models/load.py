@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NANO, SMOLLM2 = "builtin:phi-nano", "builtin:smollm2-135m"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+OF_A_MODEL = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+"""Files of a hub's model that are fetched for an engine that takes a folder."""
 HUB_SECONDS = 20.0
 """Allowed for the hub's answer whether it has a model."""
 FROM_TRL = {
@@ -181,6 +183,23 @@ def device_of(config: ModelConfig) -> str:
             "here; give auto or cpu, or install a build of PyTorch for this device"
         )
     return config.device
+
+
+def whole_folder(policy: Path) -> Path:
+    """The folder of a policy, with weights and tokenizer; a hub's model is fetched to the cache.
+
+    Raises:
+        EngineError: the hub does not give it.
+    """
+    if policy.exists():
+        return policy.resolve()
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(policy), allow_patterns=OF_A_MODEL))
+    except Exception as error:  # what the network's library raises is its own affair
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise EngineError(f"cannot fetch the files of {policy}: {reason}") from error
 
 
 def load_tokenizer(path: Path, config: ModelConfig) -> Any:

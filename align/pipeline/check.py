@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from align.context import BASE
+from align.engines.faults import engine_faults
+from align.engines.settings import EngineConfig
 from align.errors import RecipeError
 from align.models.load import SMOLLM2, base_path, chat_template
 from align.pipeline.judges import judge_faults
@@ -43,6 +45,7 @@ def check_recipe(recipe: Recipe) -> None:
         except ConfigError as error:
             faults += error.problems
     faults += _model_faults(recipe)
+    faults += _engine_faults(recipe)
     faults += source_faults(recipe)
     faults += judge_faults(recipe)
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
@@ -78,6 +81,27 @@ def _model_faults(recipe: Recipe) -> list[str]:
             for what, pattern in needed.items()
             if not any(folder.glob(pattern))
         ]
+    return faults
+
+
+def _engine_faults(recipe: Recipe) -> list[str]:
+    """What is wrong with the engines that are used; running servers have one policy."""
+    used: dict[str, EngineConfig] = {}
+    policies: dict[str, dict[str, None]] = {}
+    for key, config, policy in recipe.sampled():
+        used[key] = config
+        policies.setdefault(key, {})[policy] = None
+    faults = [
+        f"{key}.{fault}"
+        for key, config in used.items()
+        for fault in engine_faults(config, recipe.sampling)
+    ]
+    faults += [
+        f"{key}.urls: running servers have one policy, but {', '.join(policies[key])} are to be "
+        "sampled; give a command, which is started for each, or urls to a stage alone"
+        for key, config in used.items()
+        if getattr(config, "urls", ()) and len(policies[key]) > 1
+    ]
     return faults
 
 

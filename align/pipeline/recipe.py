@@ -4,7 +4,8 @@
 
 `stages` lists the chain. An entry is the name of a kind, or a mapping with `kind` and, if wanted,
 `name`, `from` (the stage it starts from), `share` (the stage whose problems it draws too) and the
-stage's own settings. A kind may stand several times under several names:
+stage's own settings; `engine` (where its rollouts come from, if not from the recipe's engine) may
+stand among these. A kind may stand several times under several names:
 
     stages:
       - sft
@@ -28,6 +29,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from align.context import BASE, StageEntry
+from align.engines.settings import EngineConfig, InProcessEngine
 from align.errors import RecipeError
 from align.pipeline.overrides import merged, parse_override
 from align.settings import EvaluateConfig, ModelConfig, TaskConfig, data_folder
@@ -58,6 +60,9 @@ class Recipe(Settings):
     """Problems, demonstrations and verifier."""
     sampling: SamplingConfig = SamplingConfig()
     """The one sampling policy: of the search, of the full-length pairs, of the evaluation."""
+    engine: EngineConfig = InProcessEngine()
+    """Where rollouts come from; a name alone (`engine: vllm`) will do where no more is to be said.
+    A stage that samples, and `evaluate`, may have an `engine` of its own."""
     stages: tuple[StageEntry, ...] = ()
     """Stages to run, in order; `sft, pts, token_dpo, full_dpo` unless said otherwise."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -92,6 +97,22 @@ class Recipe(Settings):
         given = self.rollouts_of(entry) or getattr(entry.settings, "only_sources", False)
         return "nothing" if given else STAGES[entry.kind].draws
 
+    def engine_of(self, entry: StageEntry) -> EngineConfig:
+        """Where a stage's rollouts come from."""
+        return entry.engine or self.engine
+
+    def sampled(self) -> Iterator[tuple[str, EngineConfig, str]]:
+        """What is sampled: the key that tells the engine, the engine, and the policy's name."""
+        for entry in self.stages:
+            if self.draws(entry) == "problems":
+                key = f"{entry.name}.engine" if entry.engine else "engine"
+                yield key, self.engine_of(entry), self.start_of(entry)
+        own = self.evaluate.engine
+        makers = [e.name for e in self.stages if STAGES[e.kind].makes == "policy"]
+        for name in (BASE, *makers):
+            if name not in self.evaluate.skip:
+                yield ("evaluate.engine", own, name) if own else ("engine", self.engine, name)
+
     def _before(self, entry: StageEntry, made: str) -> str:
         earlier = self.stages[: self.stages.index(entry)]
         return next((e.name for e in reversed(earlier) if STAGES[e.kind].makes == made), "")
@@ -107,15 +128,27 @@ class Recipe(Settings):
     def plain(self) -> dict[str, Any]:
         """The recipe as YAML would hold it, every default written out."""
         data = self.model_dump(mode="json", exclude={"stages"})
+        # Recipes of before there were other engines are known by what they hold without one.
+        if self.engine == InProcessEngine():
+            del data["engine"]
+        if self.evaluate.engine is None:
+            del data["evaluate"]["engine"]
         stages = [
             {
                 **{key: getattr(entry, field) for key, field in ENTRY_KEYS.items()},
+                **({"engine": entry.engine.model_dump(mode="json")} if entry.engine else {}),
                 **entry.settings.model_dump(mode="json"),
             }
             for entry in self.stages
         ]
         sections = {name: s.model_dump(mode="json") for name, s in self.unused.items()}
         return {**data, "stages": stages, **sections}
+
+
+class _Engine(Settings):
+    """The engine among the keys of a stage."""
+
+    engine: EngineConfig
 
 
 def recipe_path(name: str) -> Path:
@@ -184,6 +217,8 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
         del values[key]
         faults.append(f"{key}: no such key{did_you_mean(str(key), [*Recipe.model_fields, *names])}")
 
+    engines: dict[str, EngineConfig | None] = {}
+
     def settings(name: str, kind: str, inline: dict[str, Any]) -> Settings | None:
         section = sections.pop(name, None) or {}
         if not isinstance(section, dict):
@@ -194,6 +229,10 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
             for key in inline.keys() & section.keys()
         )
         own = merged(merged(inline, section), overridden.pop(name, {}))
+        if "engine" in own:
+            told = {"engine": own.pop("engine")}
+            found = _attempt(lambda: parse_settings(_Engine, told, "", path=name), faults)
+            engines[name] = found and found.engine
         return _attempt(lambda: parse_settings(STAGES[kind].config, own, "", path=name), faults)
 
     for entry in entries:
@@ -201,7 +240,7 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
     unused = {kind: settings(kind, kind, {}) for kind in list(sections.keys() | overridden.keys())}
     whole = _attempt(lambda: parse_settings(Recipe, values, ""), faults)
     if whole is not None and not faults:
-        stages = tuple(StageEntry(**entry) for entry in entries)
+        stages = tuple(StageEntry(**e, engine=engines.get(e["name"])) for e in entries)
         whole = whole.model_copy(update={"stages": stages, "unused": unused})
         faults += _misfits(whole)
     if faults or whole is None:
@@ -284,6 +323,8 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
             source = recipe.pairs_of(entry)
             used.add(source)
             yield from _pairs_misfits(recipe, entry, source, known)
+        if entry.engine and recipe.draws(entry) != "problems":
+            yield f"{entry.name}.engine: this stage samples nothing; leave it out"
         if source := recipe.rollouts_of(entry):
             used.add(source)
             yield from _rollouts_misfits(recipe, entry, source, known)

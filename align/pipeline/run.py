@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from align.context import BASE, StageContext, StageEntry, StageResult
+from align.engines.settings import engine_inputs
 from align.errors import RecipeError
 from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
@@ -46,7 +47,7 @@ from align.training.loop import CHECKPOINTS
 from pts.data.rollouts import ROLLOUTS
 from pts.files import write_json
 
-MEASURED_BY = ("evaluate", "sampling", "model")
+MEASURED_BY = ("evaluate", "sampling", "model", "engine")
 """Sections of a recipe that another evaluation of a run may change."""
 
 Timed = tuple[StageResult, float]
@@ -131,8 +132,12 @@ def run_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def background(recipe: Recipe, parallel: bool = True) -> BackgroundWorker:
-    """A second process for the evaluations where there are cores to share."""
-    parallel = parallel and device_of(recipe.model) == "cpu" and cores() > 1
+    """A second process for the evaluations where there are cores to share.
+
+    Other engines than transformers may have an accelerator of their own: they run in turn.
+    """
+    here = all(config.kind == "transformers" for _, config, _ in recipe.sampled())
+    parallel = parallel and here and device_of(recipe.model) == "cpu" and cores() > 1
     if parallel:
         share_cores()
     return BackgroundWorker(parallel)
@@ -190,6 +195,7 @@ class PipelineRun:
         inputs = {
             "settings": entry.settings.model_dump(mode="json"),
             **({"share": entry.share} if entry.share else {}),
+            **self._engine(entry),
             **self._common(),
             **digests,
         }
@@ -220,7 +226,8 @@ class PipelineRun:
         if name in self.recipe.evaluate.skip:
             return
         inputs = {
-            "settings": self.recipe.evaluate.model_dump(mode="json", exclude={"skip"}),
+            "settings": self.recipe.evaluate.model_dump(mode="json", exclude={"skip", "engine"}),
+            **engine_inputs(self.recipe.evaluate.engine or self.recipe.engine),
             "before": self._digest(before[1]) if before else None,
             "policy": self._digest(policy),
             **self._common(),
@@ -251,6 +258,10 @@ class PipelineRun:
         named = getattr(entry.settings, "match", ())
         counted = getattr(entry.settings, "match_by", "generated_tokens")
         return sum(int(stages[name]["metrics"].get(counted, 0)) for name in named)
+
+    def _engine(self, entry: StageEntry) -> dict[str, Any]:
+        draws = self.recipe.draws(entry) == "problems"
+        return engine_inputs(self.recipe.engine_of(entry)) if draws else {}
 
     def _common(self) -> dict[str, Any]:
         return {

@@ -41,7 +41,7 @@ from pts.types import (
 )
 
 if TYPE_CHECKING:
-    from pts.engines.transformers.engine import TransformersEngine
+    from pts.engines.base import Engine
 
 
 Arm = Literal["uncertain", "uniform", "coin"]
@@ -76,7 +76,7 @@ class Control:
     n: int = 0
 
 
-def control_pairs(context: StageContext, engine: TransformersEngine) -> StageResult:
+def control_pairs(context: StageContext, engine: Engine) -> StageResult:
     """Draw the pairs of a control arm and write pairs.jsonl and summary.json.
 
     Raises:
@@ -200,7 +200,7 @@ def _token_pair(
 
 
 def _write(
-    context: StageContext, engine: TransformersEngine, found: Sequence[Finished[Control]]
+    context: StageContext, engine: Engine, found: Sequence[Finished[Control]]
 ) -> StageResult:
     config, folder, spent = context.settings.search, context.folder, _spent(found)
     pairs = [

@@ -173,11 +173,11 @@ def _drawn(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]
 def _sample(context: StageContext) -> tuple[list[Sampled], str, dict[str, int]]:
     """Answers of the stage's policy, its digest, and the counts."""
     config = context.settings
-    engine = load_engine(context)
-    if config.reference != "start":
-        _check_reference(context, engine.policy_digest)
-    sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
-    return sampled, engine.policy_digest, {**count_outcomes(sampled), **spent}
+    with load_engine(context) as engine:
+        if config.reference != "start":
+            _check_reference(context, engine.policy_digest)
+        sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
+        return sampled, engine.policy_digest, {**count_outcomes(sampled), **spent}
 
 
 def _judged(context: StageContext) -> tuple[list[JudgedPair], dict[str, Any]]:

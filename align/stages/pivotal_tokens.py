@@ -21,7 +21,7 @@ from pts.runtime.results import RolloutCost
 from pts.types import Problem
 
 if TYPE_CHECKING:
-    from pts.engines.transformers.engine import TransformersEngine
+    from pts.engines.base import Engine
     from pts.runtime.search import SearchRun
 
 
@@ -74,15 +74,15 @@ def run(context: StageContext) -> StageResult:
         pts.errors.PTSError: the engine, the verifier or the journal cannot be used.
     """
     context.folder.mkdir(parents=True, exist_ok=True)
-    engine = load_engine(context)
-    if context.settings.pairs_from == "search":
-        return _search(context, engine)
-    from align.stages.control_pairs import control_pairs
+    with load_engine(context) as engine:
+        if context.settings.pairs_from == "search":
+            return _search(context, engine)
+        from align.stages.control_pairs import control_pairs
 
-    return control_pairs(context, engine)
+        return control_pairs(context, engine)
 
 
-def _search(context: StageContext, engine: TransformersEngine) -> StageResult:
+def _search(context: StageContext, engine: Engine) -> StageResult:
     from pts.runtime.search import search
 
     found: list[SearchRun] = []

@@ -75,9 +75,8 @@ def run(context: StageContext) -> StageResult:
 
 def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
     config = context.settings
-    sampled, spent = sample_answers(
-        context, load_engine(context), config.num_problems, config.samples
-    )
+    with load_engine(context) as engine:
+        sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
     rows = right_answers(sampled)
     if not rows and (config.judge is None or config.judged_among == "right"):
         raise StageError(

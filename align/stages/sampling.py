@@ -8,37 +8,40 @@ about half a question of the budget. A stage that ends farther from it than `TOL
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from align.context import StageContext
 from align.data.preferences import Answer, Sampled
 from align.errors import StageError
 from align.ledger import sampled_counts
-from pts.engines.digest import model_digest
 from pts.runtime.results import RolloutCost
 from pts.types import Problem
 
 if TYPE_CHECKING:
-    from pts.engines.transformers.engine import TransformersEngine
+    from pts.engines.base import Engine
     from pts.runtime.sample import ProblemSamples
 
 TOLERANCE = 0.02
 """Of the budget: a stage that misses it by more does not match."""
 
 
-def load_engine(context: StageContext) -> TransformersEngine:
-    """The stage's policy, to be sampled as the recipe says."""
-    from align.models.load import load_policy
-    from pts.engines.transformers.engine import TransformersEngine
+@contextmanager
+def load_engine(context: StageContext) -> Iterator[Engine]:
+    """The stage's policy, to be sampled as the recipe says, within a `with` block."""
+    from align.models.engines import policy_engines
 
-    model, tokenizer = load_policy(context.policy, context.recipe.model)
-    digest = model_digest(context.policy)
-    return TransformersEngine(model, tokenizer, context.recipe.sampling, policy_digest=digest)
+    recipe = context.recipe
+    with policy_engines(
+        recipe.engine_of(context.entry), context.policy, recipe.model, context.folder,
+        progress=context.progress,
+    ) as load:  # fmt: skip
+        yield load(recipe.sampling)
 
 
 def sample_answers(
-    context: StageContext, engine: TransformersEngine, questions: int, samples: int
+    context: StageContext, engine: Engine, questions: int, samples: int
 ) -> tuple[list[Sampled], dict[str, int]]:
     """`samples` judged answers to each of `questions` train problems, and what they cost
     (the counts of `align.ledger`).
@@ -77,7 +80,7 @@ def _cost(found: list[ProblemSamples]) -> RolloutCost:
     return sum((samples.cost for samples in found), RolloutCost())
 
 
-def _answered(engine: TransformersEngine, found: ProblemSamples, problem: Problem) -> Sampled:
+def _answered(engine: Engine, found: ProblemSamples, problem: Problem) -> Sampled:
     answers = (
         Answer(rollout.ids, rollout.success, rollout.truncated, engine.decode(rollout.ids))
         for rollout in found.rollouts

@@ -120,19 +120,19 @@ def test_a_base_stops_where_it_begins_a_question_of_its_own(base: Path, tmp_path
     model, tokenizer = load_policy(base, recipe.model)
     plain = stop_ids_of(model, tokenizer)
     # One token a byte: no single token means "Question", so nothing is added.
-    assert evaluate.loader(base, recipe, few_shot=True)(recipe.sampling).stop_ids == plain
+    assert evaluate.loader(base, recipe.model, few_shot=True)(recipe.sampling).stop_ids == plain
     tokenizer.add_tokens(["Question"])
     model.resize_token_embeddings(len(tokenizer))
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    load = evaluate.loader(tmp_path, recipe, few_shot=True)
+    load = evaluate.loader(tmp_path, recipe.model, few_shot=True)
     question = tokenizer.convert_tokens_to_ids("Question")
     assert load(recipe.sampling).stop_ids == plain | {question}
-    assert evaluate.loader(tmp_path, recipe)(recipe.sampling).stop_ids == plain
+    assert evaluate.loader(tmp_path, recipe.model)(recipe.sampling).stop_ids == plain
 
 
 def test_one_set_of_weights_serves_all_samplings(base: Path) -> None:
-    load = evaluate.loader(base, tiny.recipe(base))
+    load = evaluate.loader(base, tiny.recipe(base).model)
     first, second = load(SamplingConfig(temperature=0)), load(SamplingConfig(temperature=1))
     assert first.model is second.model
     assert (first.policy_digest, second.sampling.temperature) == (second.policy_digest, 1)

@@ -1,4 +1,4 @@
-"""Settings that several packages of `align` share: training, tasks, the base model, evaluation.
+"""Settings that several packages of `align` share: training, tasks, the base model.
 
 Those of one stage stand in the stage's own file (`align.stages`), the whole recipe in
 `align.pipeline.recipe`. Every key is told once: its type, range and default in the class, one
@@ -18,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 
-from align.engines.settings import EngineConfig
 from pts.config import Settings
 
 
@@ -214,29 +213,6 @@ class RolloutsConfig(TrainingConfig):
     )
     """Rollouts that are taken, by what the search drew them for: whole answers (`filter`), or
     answers that were made to begin with a part of one and a next token (the others)."""
-
-
-class EvaluateConfig(Settings):
-    """What is measured after every stage."""
-
-    problems: int = Field(1000, ge=10, le=10**9)
-    """Held-out problems."""
-    split: Literal["dev", "test"] = "test"
-    """Tune on dev; publish test."""
-    seed: int = 0
-    """Seed of the problem set (the published table takes it from the measured commit)."""
-    samples: int = Field(8, ge=1, le=100_000)
-    """Sampled completions a problem at the recipe's temperature (pass@k uses all of them)."""
-    temperatures: tuple[Annotated[float, Field(ge=0, le=10)], ...] = ()
-    """Temperatures tried on the dev split; the lowest one within a standard error of the best there
-    is measured on `split` as well."""
-    dev_problems: int = Field(300, ge=10)
-    """Problems of the dev split on which the best temperature is chosen."""
-    skip: tuple[str, ...] = ()
-    """Policies that are not measured (a control arm shares its start with another run)."""
-    engine: EngineConfig | None = None
-    """Where the answers come from; the recipe's engine if not given. Entropy and KL always come
-    from transformers in this process."""
 
 
 class WordProblemsTask(Settings):

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.context import StageContext
 from align.engines.process import ServerProcess, running
 from align.engines.settings import EngineConfig, InProcessEngine, ServedEngine
 from align.models.load import chat_template, load_policy, whole_folder
@@ -66,6 +67,17 @@ def policy_engines(
             yield _in_process(config, policy, model, few_shot, stack)
 
 
+@contextmanager
+def load_engine(context: StageContext) -> Iterator[Engine]:
+    """The policy that a stage starts from, to be sampled as the recipe says."""
+    recipe = context.recipe
+    with policy_engines(
+        recipe.engine_of(context.entry), context.policy, recipe.model, context.folder,
+        progress=context.progress,
+    ) as load:  # fmt: skip
+        yield load(recipe.sampling)
+
+
 def loader(path: Path, model: ModelConfig, few_shot: bool = False, **options: Any) -> Load:
     """Engines of transformers; the weights are read once, at the first use."""
     loaded: list[TransformersEngine] = []
@@ -101,25 +113,27 @@ def _in_process(
 
     def load(sampling: SamplingConfig) -> Engine:
         if config.kind != "vllm":
-            own: Any = make_engine(f"{config.kind}:{policy}", sampling, **config.options)
+            own = make_engine(f"{config.kind}:{policy}", sampling, **config.options)
             stack.callback(getattr(own, "close", lambda: None))
             return own
         from pts.engines.vllm import VLLMEngine
 
-        _make_room()
         folder = whole_folder(policy)
-        shared = {"chat_template": chat_template(model), "stop_ids": _stops(folder, few_shot)}
+        template, stops = chat_template(model), _stops(folder, few_shot)
         if made:
             first = made[0]
-            digest, most = first.policy_digest, first.in_flight
             return VLLMEngine(
-                first.llm, folder, sampling, policy_digest=digest, in_flight=most, **shared
-            )
-        made[:] = [
-            VLLMEngine.load(folder, sampling, **shared, **{"dtype": model.dtype, **config.options})
-        ]
-        stack.callback(made[0].close)
-        return made[0]
+                first.llm, folder, sampling, policy_digest=first.policy_digest,
+                chat_template=template, stop_ids=stops, in_flight=first.in_flight,
+            )  # fmt: skip
+        _make_room()
+        options: dict[str, Any] = {"dtype": model.dtype, **config.options}
+        engine = VLLMEngine.load(
+            folder, sampling, chat_template=template, stop_ids=stops, **options
+        )
+        made.append(engine)
+        stack.callback(engine.close)
+        return engine
 
     return load
 

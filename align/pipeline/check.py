@@ -84,11 +84,24 @@ def _model_faults(recipe: Recipe) -> list[str]:
     return faults
 
 
+def sampled_policies(recipe: Recipe) -> Iterator[tuple[str, EngineConfig, str]]:
+    """What a recipe samples: the key that tells the engine, the engine, and the policy's name."""
+    for entry in recipe.stages:
+        if recipe.draws(entry) == "problems":
+            key = f"{entry.name}.engine" if entry.engine else "engine"
+            yield key, recipe.engine_of(entry), recipe.start_of(entry)
+    own = recipe.evaluate.engine
+    makers = [entry.name for entry in recipe.stages if STAGES[entry.kind].makes == "policy"]
+    for name in (BASE, *makers):
+        if name not in recipe.evaluate.skip:
+            yield ("evaluate.engine", own, name) if own else ("engine", recipe.engine, name)
+
+
 def _engine_faults(recipe: Recipe) -> list[str]:
     """What is wrong with the engines that are used; running servers have one policy."""
     used: dict[str, EngineConfig] = {}
     policies: dict[str, dict[str, None]] = {}
-    for key, config, policy in recipe.sampled():
+    for key, config, policy in sampled_policies(recipe):
         used[key] = config
         policies.setdefault(key, {})[policy] = None
     faults = [

@@ -31,8 +31,9 @@ from pydantic import Field
 from align.context import BASE, StageEntry
 from align.engines.settings import EngineConfig, InProcessEngine
 from align.errors import RecipeError
+from align.evaluation.settings import EvaluateConfig
 from align.pipeline.overrides import merged, parse_override
-from align.settings import EvaluateConfig, ModelConfig, TaskConfig, data_folder
+from align.settings import ModelConfig, TaskConfig, data_folder
 from align.stages import STAGES
 from pts.config import SamplingConfig, Settings, parse_settings
 from pts.errors import ConfigError, did_you_mean
@@ -100,18 +101,6 @@ class Recipe(Settings):
     def engine_of(self, entry: StageEntry) -> EngineConfig:
         """Where a stage's rollouts come from."""
         return entry.engine or self.engine
-
-    def sampled(self) -> Iterator[tuple[str, EngineConfig, str]]:
-        """What is sampled: the key that tells the engine, the engine, and the policy's name."""
-        for entry in self.stages:
-            if self.draws(entry) == "problems":
-                key = f"{entry.name}.engine" if entry.engine else "engine"
-                yield key, self.engine_of(entry), self.start_of(entry)
-        own = self.evaluate.engine
-        makers = [e.name for e in self.stages if STAGES[e.kind].makes == "policy"]
-        for name in (BASE, *makers):
-            if name not in self.evaluate.skip:
-                yield ("evaluate.engine", own, name) if own else ("engine", self.engine, name)
 
     def _before(self, entry: StageEntry, made: str) -> str:
         earlier = self.stages[: self.stages.index(entry)]
@@ -232,7 +221,7 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
         if "engine" in own:
             told = {"engine": own.pop("engine")}
             found = _attempt(lambda: parse_settings(_Engine, told, "", path=name), faults)
-            engines[name] = found and found.engine
+            engines[name] = found.engine if found else None
         return _attempt(lambda: parse_settings(STAGES[kind].config, own, "", path=name), faults)
 
     for entry in entries:

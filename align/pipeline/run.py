@@ -26,7 +26,7 @@ from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
 from align.models.load import device_of, prepare_base
 from align.pipeline.background import BackgroundWorker, cores, share_cores
-from align.pipeline.check import check_recipe
+from align.pipeline.check import check_recipe, sampled_policies
 from align.pipeline.judges import judge_costs, judge_digests
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.pipeline.source_rows import source_rows
@@ -136,7 +136,7 @@ def background(recipe: Recipe, parallel: bool = True) -> BackgroundWorker:
 
     Other engines than transformers may have an accelerator of their own: they run in turn.
     """
-    here = all(config.kind == "transformers" for _, config, _ in recipe.sampled())
+    here = all(config.kind == "transformers" for _, config, _ in sampled_policies(recipe))
     parallel = parallel and here and device_of(recipe.model) == "cpu" and cores() > 1
     if parallel:
         share_cores()

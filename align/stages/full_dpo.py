@@ -25,10 +25,11 @@ from align.data.rollouts import answers_of, continuation_pairs
 from align.errors import StageError
 from align.judging.choice import JudgedPair, choose_pairs, draw_comparisons, write_judged
 from align.judging.settings import GeneratorConfig, JudgedConfig, JudgedPairsConfig
+from align.models.engines import load_engine
 from align.settings import MixtureConfig
 from align.stages.generators import POLICY, gather
 from align.stages.judged import ask_judge, no_data
-from align.stages.sampling import load_engine, sample_answers
+from align.stages.sampling import sample_answers
 from pts.data.rollouts import read_rollouts
 from pts.engines.digest import model_digest
 from pts.types import Ids

@@ -12,7 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from align.context import StageContext, StageResult
 from align.ledger import sampled_counts
-from align.stages.sampling import ask_problems, load_engine
+from align.models.engines import load_engine
+from align.stages.sampling import ask_problems
 from pts.algorithm.criteria import check_criteria
 from pts.config import SearchConfig, Settings
 from pts.data.rollouts import ROLLOUTS

@@ -20,9 +20,10 @@ from align.data.preferences import Sampled, count_outcomes
 from align.data.rollouts import collect_right_answers
 from align.errors import StageError
 from align.judging.settings import JudgedConfig
+from align.models.engines import load_engine
 from align.stages.generators import gather
 from align.stages.judged import best_answers
-from align.stages.sampling import load_engine, sample_answers
+from align.stages.sampling import sample_answers
 
 
 class RejectionSFTConfig(JudgedConfig):

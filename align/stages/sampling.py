@@ -8,8 +8,7 @@ about half a question of the budget. A stage that ends farther from it than `TOL
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from align.context import StageContext
@@ -25,19 +24,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.02
 """Of the budget: a stage that misses it by more does not match."""
-
-
-@contextmanager
-def load_engine(context: StageContext) -> Iterator[Engine]:
-    """The stage's policy, to be sampled as the recipe says, within a `with` block."""
-    from align.models.engines import policy_engines
-
-    recipe = context.recipe
-    with policy_engines(
-        recipe.engine_of(context.entry), context.policy, recipe.model, context.folder,
-        progress=context.progress,
-    ) as load:  # fmt: skip
-        yield load(recipe.sampling)
 
 
 def sample_answers(

@@ -20,12 +20,12 @@ from rich.console import Console
 
 from align.engines.process import running
 from align.errors import RecipeError
-from align.models.engines import policy_engines
+from align.models.engines import load_engine, policy_engines
 from align.pipeline import run as pipeline
-from align.pipeline.check import check_recipe
+from align.pipeline.check import check_recipe, sampled_policies
 from align.pipeline.recipe import load_recipe, parse_recipe
 from align.run_folder import read_manifest
-from align.stages.sampling import load_engine, sample_answers
+from align.stages.sampling import sample_answers
 from pts.config import SamplingConfig
 from pts.data.pairs import read_pairs
 from pts.engines.digest import model_digest
@@ -134,7 +134,7 @@ def test_the_usual_engine_leaves_no_trace_and_others_do() -> None:
     said = [f"engine={{kind: server, command: '{GOOD}'}}", "pts.engine=transformers"]
     other = load_recipe("phi-nano", said)
     assert parse_recipe(other.plain(), "manifest") == other
-    keys = {key: (config.kind, name) for key, config, name in other.sampled()}
+    keys = {key: (config.kind, name) for key, config, name in sampled_policies(other)}
     assert keys == {
         "pts.engine": ("transformers", "rejection_sft"),
         "engine": ("server", "full_dpo"),

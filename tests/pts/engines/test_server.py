@@ -243,7 +243,9 @@ def test_a_list_that_is_always_missing_sets_its_question_aside(
 ) -> None:
     with FaultyServer(MACHINES, kind="llamacpp", unlisted={machine_id(1): 1.0}) as server:
         engine = connect(server.url)
-        with pytest.raises(UnscorableError, match="given up after 20 tries .* part of a character"):
+        with pytest.raises(
+            UnscorableError, match=r"given up after 20 tries .* part of a character"
+        ):
             engine.score((machine_id(1),), (3,))
         run = searched(engine, tmp_path)
     status = {result.problem_id: result.status for result in run.results}

@@ -32,8 +32,8 @@ from pts.engines.digest import model_digest
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 512
 SMALL = [
-    *("sft.num_examples=1600", "rejection_sft.num_problems=16", "rejection_sft.samples=4"),
-    *("pts.num_problems=16", "pts.search.confirm_rollouts=32", "pts.search.fdr=0.5"),
+    *("rejection_sft.num_problems=32", "rejection_sft.samples=4", "pts.num_problems=24"),
+    *("pts.search.confirm_rollouts=32", "pts.search.fdr=0.5"),
     *("token_dpo.max_steps=2", "full_dpo.num_problems=24", "full_dpo.max_steps=2"),
     *("evaluate.problems=60", "evaluate.samples=4"),
     'evaluate.skip=["base", "rejection_sft", "token_dpo"]',

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.engines.settings import EngineConfig
 from pts.config import Settings
 
 if TYPE_CHECKING:
+    from align.engines.settings import EngineConfig
     from align.pipeline.recipe import Recipe
     from align.tasks.base import Task
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pts.config import Settings
 
 if TYPE_CHECKING:
-    from align.engines.settings import EngineConfig
     from align.pipeline.recipe import Recipe
     from align.tasks.base import Task
 
@@ -33,8 +32,8 @@ class StageEntry:
     """Stage whose policy this one starts from, or "base"; empty: the last policy before it."""
     share: str = ""
     """Stage whose problems this one draws too; empty: it draws its own."""
-    engine: EngineConfig | None = None
-    """Where the stage's rollouts come from; None: the recipe's engine."""
+    engine: Settings | None = None
+    """Where the stage's rollouts come from (an `EngineConfig`); None: the recipe's engine."""
 
 
 def seed_of(*labels: object) -> int:

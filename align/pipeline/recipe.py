@@ -24,7 +24,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import Field
 
@@ -100,7 +100,7 @@ class Recipe(Settings):
 
     def engine_of(self, entry: StageEntry) -> EngineConfig:
         """Where a stage's rollouts come from."""
-        return entry.engine or self.engine
+        return cast(EngineConfig, entry.engine) or self.engine
 
     def _before(self, entry: StageEntry, made: str) -> str:
         earlier = self.stages[: self.stages.index(entry)]

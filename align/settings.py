@@ -58,6 +58,10 @@ class TrainingConfig(Settings):
     """Gradients are clipped to this norm."""
     save_steps: int = Field(50, ge=1)
     """Steps between checkpoints; a killed stage continues from the last one."""
+    checkpoint_problems: int = Field(0, ge=0, le=10**6)
+    """Problems of the task's dev split on which every checkpoint is measured, with one answer each
+    at the recipe's temperature; the best one becomes the policy, the earliest of equals. 0 measures
+    none and takes the last."""
     lora: LoRAConfig | None = None
     """Train adapters instead of all weights."""
 

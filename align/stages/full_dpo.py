@@ -139,7 +139,7 @@ def run(context: StageContext) -> StageResult:
         loss_tokens += context.rows.total("trained_tokens")
         metrics["pairs"] = len(rows)
         metrics["sources"] = {name: dict(counts) for name, counts in context.rows.counts.items()}
-    metrics |= training.fit(trainer, context, loss_tokens)
+    metrics |= training.fit(trainer, context, tokenizer, loss_tokens)
     files = [] if config.only_sources else [PAIRS]
     return training.finish(context, trainer.model, tokenizer, metrics, files)
 

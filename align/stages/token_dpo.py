@@ -94,7 +94,7 @@ def run(context: StageContext) -> StageResult:
         config.kl_weight,
         held,
     )
-    trained = training.fit(trainer, context, 2 * len(pairs))
+    trained = training.fit(trainer, context, tokenizer, 2 * len(pairs))
     if held is not None:
         trained["trained_tokens"] += held.positions(trained["steps"] * config.gradient_accumulation)
     metrics = {"pairs": len(pairs), **counts, **trained}

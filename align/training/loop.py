@@ -43,6 +43,7 @@ from align.context import StageContext, StageResult
 from align.errors import StageError
 from align.models.load import device_of, load_policy, save_policy
 from align.settings import LoRAConfig, ModelConfig, TrainingConfig
+from align.training.checkpoints import MEASURED, CheckpointChoice, on_dev
 from pts.files import write_json
 
 CHECKPOINTS = "checkpoints"
@@ -184,15 +185,19 @@ def _whole(checkpoint: Path) -> bool:
     return bool(weights) and all(zipfile.is_zipfile(path) for path in archives)
 
 
-def fit(trainer: Trainer, context: StageContext, loss_tokens: int) -> dict[str, Any]:
-    """Train to the end, from the last whole checkpoint if there is one.
+def fit(
+    trainer: Trainer, context: StageContext, tokenizer: Any, loss_tokens: int
+) -> dict[str, Any]:
+    """Train to the end, from the last whole checkpoint if there is one; with `checkpoint_problems`
+    the best checkpoint is in `trainer.model` then.
 
     Args:
+        tokenizer: the policy's.
         loss_tokens: tokens of the data that carry loss.
 
     Returns:
         Steps, the mean loss of the last tenth of the logged steps, and the trained tokens: those
-        with loss, times the passes over them.
+        with loss, times the passes over them; and which checkpoint was chosen.
 
     Raises:
         StageError: the loss is not finite.
@@ -201,6 +206,10 @@ def fit(trainer: Trainer, context: StageContext, loss_tokens: int) -> dict[str, 
     trainer.add_callback(MetricsLogger(context.folder / METRICS))
     if context.progress:
         trainer.add_callback(ProgressBar(context.folder.name))
+    choice = None
+    if context.settings.checkpoint_problems:
+        choice = CheckpointChoice(context.folder, on_dev(context, tokenizer))
+        trainer.add_callback(choice)
     checkpoint = last_checkpoint(context.folder / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -209,6 +218,7 @@ def fit(trainer: Trainer, context: StageContext, loss_tokens: int) -> dict[str, 
         "steps": trainer.state.global_step,
         "final_loss": sum(tail) / max(1, len(tail)),
         "trained_tokens": round(loss_tokens * (trainer.state.epoch or 0)),
+        **(choice.take(trainer.model) if choice else {}),
     }
 
 
@@ -303,7 +313,8 @@ def finish(
     save_policy(model, tokenizer, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    write_json(context.folder / _FINISHED, {"metrics": metrics, "files": [*files, METRICS]})
+    own = [METRICS, *([MEASURED] if (context.folder / MEASURED).exists() else [])]
+    write_json(context.folder / _FINISHED, {"metrics": metrics, "files": [*files, *own]})
     shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
     result = _finished(context)
     assert result is not None

@@ -118,7 +118,7 @@ def train_sft(
 ) -> StageResult:
     """Train on rows that were validated and save the policy; `metrics` counted them."""
     trainer = sft_trainer(context, config, policy, tokenizer, rows, new_tokens)
-    fitted = training.fit(trainer, context, metrics["assistant_tokens"])
+    fitted = training.fit(trainer, context, tokenizer, metrics["assistant_tokens"])
     return training.finish(context, trainer.model, tokenizer, {**metrics, **fitted})
 
 

@@ -82,8 +82,8 @@ class CheckpointChoice(TrainerCallback):
         for file in checkpoint.glob("*.safetensors"):
             shutil.copy2(file, target)
 
-    def take(self, model: Any) -> dict[str, Any]:
-        """Put the best weights into the model; what the manifest says of the choice."""
+    def take(self, put: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Give `put` the best weights, file by file; what the manifest says of the choice."""
         best = self.best
         files = sorted((self._folder / _BEST / str(best["step"])).glob("*.safetensors"))
         if not files:
@@ -92,7 +92,7 @@ class CheckpointChoice(TrainerCallback):
                 "folder to start the stage anew"
             )
         for file in files:
-            _put(model, load_file(file))
+            put(load_file(file))
         shutil.rmtree(self._folder / _BEST)
         shutil.rmtree(self._folder / _ANSWERS, ignore_errors=True)
         return {
@@ -101,18 +101,6 @@ class CheckpointChoice(TrainerCallback):
             "checkpoints": len(self.measured),
             "dev_tokens": sum(one["tokens"] for one in self.measured),
         }
-
-
-def _put(model: Any, weights: dict[str, Any]) -> None:
-    """Weights of a checkpoint's file: an adapter's, or (a part of) the model's, tied ones once."""
-    if hasattr(model, "merge_and_unload"):
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(model, weights)
-        return
-    strange = model.load_state_dict(weights, strict=False).unexpected_keys
-    assert not strange, strange
-    model.tie_weights()
 
 
 def on_dev(context: StageContext, tokenizer: Any) -> Measure:

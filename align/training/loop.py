@@ -3,12 +3,12 @@
     result = begin(context, config)              # not None: it was killed after its last write
     policy, tokenizer = load_trainable(context.policy, recipe.model, config)
     trainer = SomeTrainer(policy, args=arguments(context, config, "sft"), ...)
-    fit(trainer, context)                        # continues from the last whole checkpoint
+    fit(trainer, context, tokenizer, tokens)     # continues from the last whole checkpoint
     finish(context, trainer.model, tokenizer, metrics)
 
 The trainers themselves are in `align.training.token_dpo` (token-level DPO on transformers' Trainer)
 and `align.training.trl` (SFT and full-length DPO on TRL's trainers). These three files are the
-only ones that touch transformers' Trainer, TRL, PEFT and accelerate. One process, one device:
+only ones that touch TRL, PEFT and accelerate. One process, one device:
 sharded training over several GPUs is not covered.
 """
 
@@ -22,6 +22,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,20 @@ def fit(
         "steps": trainer.state.global_step,
         "final_loss": sum(tail) / max(1, len(tail)),
         "trained_tokens": round(loss_tokens * (trainer.state.epoch or 0)),
-        **(choice.take(trainer.model) if choice else {}),
+        **(choice.take(partial(_put, trainer.model)) if choice else {}),
     }
+
+
+def _put(model: Any, weights: dict[str, Any]) -> None:
+    """Weights of a checkpoint's file: an adapter's, or (a part of) the model's, tied ones once."""
+    if hasattr(model, "merge_and_unload"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, weights)
+        return
+    strange = model.load_state_dict(weights, strict=False).unexpected_keys
+    assert not strange, strange
+    model.tie_weights()
 
 
 class MetricsLogger(TrainerCallback):

@@ -78,7 +78,7 @@ class Encoder:
                     self._refuse(example, ids)
                     continue
                 settled = (
-                    settle(ids, self._max_length, cut, stop, first[example.source])
+                    settle(ids, self._max_length, cut, stop, first.get(example.source, 0))
                     if clean
                     else Settled(None, ("contaminated",))
                 )

@@ -36,6 +36,7 @@ from .planning.plan import Plan as Plan
 from .planning.plan import plan_search as plan_search
 from .report.page import write_report as write_report
 from .runtime.export import export_dataset as export_dataset
+from .runtime.merge import merge_shards as merge_shards
 from .runtime.results import read_results as read_results
 from .runtime.sample import ProblemSamples as ProblemSamples
 from .runtime.sample import read_samples as read_samples
@@ -43,6 +44,7 @@ from .runtime.sample import sample as sample
 from .runtime.search import RunSummary as RunSummary
 from .runtime.search import SearchRun as SearchRun
 from .runtime.search import search as search
+from .runtime.shards import Shard as Shard
 from .types import CandidatePair as CandidatePair
 from .types import CompletionResult as CompletionResult
 from .types import Cost as Cost

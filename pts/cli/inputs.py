@@ -15,6 +15,7 @@ from pts.engines.base import Engine
 from pts.files import context_length, output_fault
 from pts.runtime.completions import SHOWN, may_outgrow
 from pts.runtime.results import WRITTEN
+from pts.runtime.shards import Shard
 from pts.verifiers.base import Verifier
 from pts.verifiers.registry import ReferenceCheck, make_verifier
 
@@ -28,10 +29,12 @@ class Inputs:
     """Loads it."""
     verifier: Verifier
     config: SearchConfig
+    shard: Shard | None
 
 
-def read_inputs(given: SearchOptions) -> Inputs:
-    """Read everything; raises one ConfigError for all that is wrong."""
+def read_inputs(given: SearchOptions, shard: str = "") -> Inputs:
+    """Read everything, `shard` as `Shard.parse` does; raises one ConfigError for all that is
+    wrong."""
     columns = {"prompt": given.prompt, "reference": given.reference}
     named = {"id": given.id_column, "completions": given.completions}
     columns |= {field: column for field, column in named.items() if column}
@@ -42,6 +45,7 @@ def read_inputs(given: SearchOptions) -> Inputs:
     asked = faults.attempt(
         lambda: load_problems(given.problems, columns, chat=given.chat, check=check)
     )
+    part = faults.attempt(lambda: Shard.parse(shard)) if shard else None
     faults.extend(engine_faults(given))
     if fault := output_fault(given.output, "journal.jsonl", WRITTEN):
         faults.append(f"--output: {given.output}: {fault}")
@@ -56,7 +60,7 @@ def read_inputs(given: SearchOptions) -> Inputs:
     config, sampling = both
     faults.extend(_too_long(given, sampling, asked))
     faults.raise_all()
-    return Inputs(asked, partial(load_engine, given, sampling), judge, config)
+    return Inputs(asked, partial(load_engine, given, sampling), judge, config, part)
 
 
 def _misfits(given: SearchOptions, config: SearchConfig, sampling: SamplingConfig) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The `pts` command: search, plan, pairs, rollouts, report, inspect.
+"""The `pts` command: search, merge, plan, pairs, rollouts, report, inspect.
 
     pts search --model models/mine --problems sums.jsonl --chat \\
         --verifier 'exact:The answer is (-?\\d+)\\.' --output runs/sums p_gap=0.2 temperature=1
@@ -45,16 +45,29 @@ def search(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
     ] = 1,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Search part I of N of the problems alone, I from 1 to N (in Slurm --array=1-N), "
+            "each in an --output of its own; then pts merge.",
+        ),
+    ] = "",
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
-    with _inputs(given) as inputs:
+    with _inputs(given, shard) as inputs:
         from pts.report.page import write_report
         from pts.runtime.search import search as run_search
 
         run = run_search(
             inputs.problems, inputs.engine, inputs.verifier, inputs.config, output=given.output,
-            seed=given.seed, window=given.window, workers=workers, progress=not given.quiet,
+            seed=given.seed, window=given.window, workers=workers, shard=inputs.shard,
+            progress=not given.quiet,
         )  # fmt: skip
+    if inputs.shard is not None:
+        own = sum(run.summary.questions.values())
+        none = "" if own else "; nothing is to be searched, and the shard is finished"
+        typer.echo(f"shard {inputs.shard}: {own:,} of {len(inputs.problems):,} questions{none}")
     typer.echo("\n".join(_summary_lines(run.summary)))
     typer.echo(f"report: {write_report(given.output)}")
 
@@ -87,12 +100,12 @@ def _log_to_stderr(quiet: bool = False) -> None:
 
 
 @contextmanager
-def _inputs(given: SearchOptions) -> Iterator[Inputs]:
+def _inputs(given: SearchOptions, shard: str = "") -> Iterator[Inputs]:
     """What is searched; Ctrl-C in the search says that it can be continued."""
     from pts.cli.inputs import read_inputs
 
     _log_to_stderr(given.quiet)
-    inputs = read_inputs(given)
+    inputs = read_inputs(given, shard)
     try:
         yield inputs
     except KeyboardInterrupt:
@@ -117,7 +130,28 @@ def _summary_lines(summary: RunSummary) -> list[str]:
     if summary.rollouts_bytes:
         size, each = summary.rollouts_bytes, summary.bytes_per_rollout
         lines.append(f"rollouts kept: {size:,} bytes, {each:.0f} for each that was drawn")
+    if summary.missing_shards:
+        lines.append(f"missing shards: {', '.join(summary.missing_shards)}")
     return [*lines, f"time: {summary.seconds:.0f} s"]
+
+
+@app.command()
+def merge(
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD...", help="Folders of searches with --shard.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the run that is made of them.")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Do without the shards that are missing.")
+    ] = False,
+) -> None:
+    """Make one run of the shards of a search; its pairs are selected among those of all."""
+    from pts.report.page import write_report
+    from pts.runtime.merge import merge_shards
+
+    run = merge_shards(output, shards, partial=partial)
+    typer.echo("\n".join(_summary_lines(run.summary)))
+    typer.echo(f"report: {write_report(output)}")
 
 
 @app.command()

@@ -105,6 +105,8 @@ def _run(folder: RunFolder) -> dict[str, Any]:
             settings += [(f"{name}.{key}", json.dumps(inner)) for key, inner in value.items()]
         else:
             settings.append((name, str(value)))
+    if lacking := (folder.summary or {}).get("missing_shards"):
+        settings.append(("missing shards", ", ".join(map(str, lacking))))
     return {
         "name": folder.path.resolve().name,
         "finished": finished,

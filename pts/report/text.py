@@ -40,6 +40,8 @@ def overview(folder: RunFolder) -> Iterator[str]:
             f"{result.status:<10} {result.solved.mean:>6.2f} {pivotal:>7} {proposed:>8} "
             f"{kept[result.problem_id]:>5}  {printable(result.problem_id)}"
         )
+    if lacking := (folder.summary or {}).get("missing_shards"):
+        yield f"missing shards: {printable(', '.join(map(str, lacking)))}"
 
 
 def selected_pairs(folder: RunFolder, of: Set[str]) -> dict[PairKey, TokenPair]:

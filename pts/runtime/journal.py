@@ -237,13 +237,14 @@ def _line(entry: Mapping[str, Any]) -> bytes:
     return (dumps(entry) + "\n").encode()
 
 
-def read_fingerprint(path: Path) -> dict[str, Any]:
-    """What a run's journal says of it. Raises JournalError if the journal has no header."""
+def read_header(path: Path) -> tuple[Any, dict[str, Any]]:
+    """A journal's format, and what it says of its run. JournalError if it has no header."""
     with path.open("rb") as file:
-        fingerprint = (parse(file.readline()) or {}).get("fingerprint")
+        header = parse(file.readline()) or {}
+    fingerprint = header.get("fingerprint")
     if not isinstance(fingerprint, dict):
         raise JournalError(f"{path}: no header; this is not the journal of a run")
-    return dict(fingerprint)
+    return header.get("format"), dict(fingerprint)
 
 
 def _collect(replay: RecordedRollouts, entry: Mapping[str, Any]) -> None:
@@ -265,20 +266,22 @@ def check_header(path: Path, header: dict[str, Any], fingerprint: dict[str, Any]
             f"{path}: format {header.get('format')!r}, this version reads and writes {FORMAT}; "
             "finish this run with the version that began it, or use another output folder"
         )
-    differences = list(_differences("", header.get("fingerprint"), fingerprint))
-    if differences:
+    found = differences("", header.get("fingerprint"), fingerprint)
+    lines = [f"{name}: the journal has {old!r}, this run {new!r}" for name, old, new in found]
+    if lines:
         raise JournalError(
-            "\n  ".join([f"{path} belongs to another run:", *differences])
+            "\n  ".join([f"{path} belongs to another run:", *lines])
             + "\nrestore these settings to resume, or use another output folder"
         )
 
 
-def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
+def differences(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Fields below `name` in which two fingerprints differ, each with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from _differences(f"{name}.{key}".lstrip("."), old.get(key), new.get(key))
+            yield from differences(f"{name}.{key}".lstrip("."), old.get(key), new.get(key))
     elif old != new:
-        yield f"{name}: the journal has {old!r}, this run {new!r}"
+        yield name, old, new
 
 
 def pack(rollout: Rollout) -> list[int]:

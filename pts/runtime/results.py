@@ -11,6 +11,7 @@ A run folder holds
     token_texts.json
                     text of every token id that the results mention: for reports without a model
     summary.json    totals of the run
+    shard.json      of a shard: which of the run's questions are its own (`pts.runtime.shards`)
 
 One process writes them all, whatever the number of workers. results.jsonl survives SIGKILL at any
 byte (a torn last line is dropped and its question replayed from the journal); the files that are
@@ -39,6 +40,7 @@ WRITTEN = (
     "token_texts.json",
     "report.html",
     "manifest.json",
+    "shard.json",
 )
 """Files that a search (or a run of `align`) writes beside its results and its journal."""
 
@@ -64,6 +66,9 @@ class Record:
     asked: str = ""
     """Digest of the problem as it was given (`pts.files.asked_digest`)."""
 
+
+RESULT_HEAD, ROLLOUTS_HEAD = b'{"result":{"problem_id":', b'{"problem_id":'
+"""What stands before the id on a line of results.jsonl, and of rollouts.jsonl."""
 
 _ASKED = re.compile(rb',"asked":"([0-9a-f]+)"}\n$')
 _RECORD = TypeAdapter(Record)
@@ -163,7 +168,7 @@ class ResultFile(QuestionLines):
     """results.jsonl."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, b'{"result":{"problem_id":', "result of a question")
+        super().__init__(path, RESULT_HEAD, "result of a question")
 
     def asked(self, question: str) -> str:
         """The digest of a finished question's problem, "" where the file does not say."""
@@ -179,7 +184,7 @@ class RolloutFile(QuestionLines):
     """rollouts.jsonl; every question of results.jsonl stands in it."""
 
     def __init__(self, path: Path, results: ResultFile) -> None:
-        super().__init__(path, b'{"problem_id":', "rollouts of a question")
+        super().__init__(path, ROLLOUTS_HEAD, "rollouts of a question")
         if missing := results.finished - self.finished:
             raise JournalError(
                 f"{path} lacks question {min(missing)!r} ({len(missing)} in all), which "

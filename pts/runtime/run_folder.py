@@ -14,7 +14,7 @@ from pts.data.pairs import stream_pairs
 from pts.data.rollouts import QuestionRollouts, read_rollouts
 from pts.errors import DataError, JournalError
 from pts.files import JsonLines
-from pts.runtime.journal import read_fingerprint
+from pts.runtime.journal import read_header
 from pts.runtime.results import Record, read_records
 from pts.types import Ids, TokenPair
 
@@ -35,7 +35,7 @@ class RunFolder:
                 raise DataError(
                     f"{self.path}: no {name}; give the folder that was the --output of a search"
                 )
-        self.fingerprint: dict[str, Any] = read_fingerprint(self.path / "journal.jsonl")
+        self.format, self.fingerprint = read_header(self.path / "journal.jsonl")
         lacking = [key for key in OF_A_SEARCH if key not in self.fingerprint]
         if lacking:
             raise JournalError(
@@ -83,7 +83,8 @@ class RunFolder:
         return self._json("summary.json")
 
     @cached_property
-    def _token_texts(self) -> dict[str, str]:
+    def stored_texts(self) -> dict[str, str]:
+        """Texts of tokens by id, as they stand in token_texts.json."""
         texts = self._json("token_texts.json") or {}
         strange = [text for text in texts.values() if not isinstance(text, str)]
         if strange:
@@ -91,7 +92,11 @@ class RunFolder:
                 f"{self.path}/token_texts.json: damaged ({str(strange[0])[:40]} is no text); "
                 "delete it, and the search writes it again"
             )
-        return {token: _whole(text) for token, text in texts.items()}
+        return texts
+
+    @cached_property
+    def _token_texts(self) -> dict[str, str]:
+        return {token: _whole(text) for token, text in self.stored_texts.items()}
 
     def token_text(self, token: int) -> str:
         """Text of a token; ⟨id⟩ if the run was killed before the texts were written."""

@@ -28,6 +28,7 @@ from pts.runtime.pool import Pool
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.searcher import QuestionSearcher, SearchSpec, describe_verifier
 from pts.runtime.session import RunSession
+from pts.runtime.shards import Shard
 from pts.runtime.summary import RunSummary, SearchRun
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
 from pts.verifiers.base import Verifier
@@ -45,6 +46,7 @@ def search(
     seed: int = 0,
     window: int = 64,
     workers: int = 1,
+    shard: Shard | None = None,
     progress: bool = True,
 ) -> SearchRun:
     """Filter, search and confirm every problem; return results, pairs and totals.
@@ -65,12 +67,16 @@ def search(
     `if __name__ == "__main__"`). For the number of workers what `Engine.reproducible` promises for
     batches holds: results do not depend on it, apart from rounding. It may change between sessions.
 
+    With `shard` only its part of `problems` is searched, which are to be the same for all shards;
+    `output` is a folder of its own. `pts.merge_shards` makes one run of them, and selects its
+    pairs: those of a shard alone are selected among its own.
+
     Raises ConfigError for unknown criteria, JournalError if `output` belongs to another run
-    (policy, stop ids, sampling, configuration, verifier or seed differ), holds another question
-    under the id of one of these, or is in use, DataError for repeated problem ids and for problems
-    and completions that cannot be searched (all at once if `problems` has a length, before anything
-    is sampled), EngineError and VerifierError as `pts.runtime.scheduler.run` does (questions with
-    too many UNSCORED rollouts do not raise: they end with status "unscored").
+    (policy, stop ids, sampling, configuration, verifier, seed or shard differ), holds another
+    question under the id of one of these, or is in use, DataError for repeated problem ids and for
+    problems and completions that cannot be searched (all at once if `problems` has a length, before
+    anything is sampled), EngineError and VerifierError as `pts.runtime.scheduler.run` does
+    (questions with too many UNSCORED rollouts do not raise: they end with status "unscored").
     """
     start = time.monotonic()
     config = config or SearchConfig()
@@ -82,8 +88,8 @@ def search(
     with ExitStack() as stack:
         executor = _executor(engine, spec, workers, stack)
         if isinstance(problems, Sized):  # can be iterated again
-            executor.check(problems)
-        session = RunSession(executor, spec)
+            executor.check(p for p in problems if shard is None or shard.holds(p.id))
+        session = RunSession(executor, spec, shard)
         if output is not None:
             session.open(Path(output), stack)
         session.drive(problems, progress)

@@ -12,16 +12,14 @@ import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sized
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from pydantic import TypeAdapter, ValidationError
-
-from pts.algorithm.selection import Selection
-from pts.data.pairs import write_pairs
 from pts.data.rollouts import ROLLOUTS, rollouts_line
 from pts.errors import DataError, JournalError
-from pts.files import asked_digest, output_fault, write_json
+from pts.files import asked_digest, output_fault
+from pts.runtime.finish import select, write_end, write_token_texts
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.results import (
@@ -34,10 +32,9 @@ from pts.runtime.results import (
 )
 from pts.runtime.scheduler import Progress
 from pts.runtime.searcher import EngineInfo, SearchSpec, fingerprint
-from pts.runtime.summary import Records, RunSummary, SearchRun, Totals, used_ids
+from pts.runtime.shards import QuestionList, Shard
+from pts.runtime.summary import Records, RunSummary, SearchRun, read_summary, used_ids
 from pts.types import Problem, QuestionResult
-
-_SUMMARY = TypeAdapter(RunSummary)
 
 
 class Executor(Protocol):
@@ -65,8 +62,9 @@ class Executor(Protocol):
 class RunSession:
     """One call of `search`."""
 
-    def __init__(self, executor: Executor, spec: SearchSpec) -> None:
-        self._executor, self._spec = executor, spec
+    def __init__(self, executor: Executor, spec: SearchSpec, shard: Shard | None = None) -> None:
+        self._executor, self._spec, self._shard = executor, spec, shard
+        self._questions = QuestionList(shard)
         self._file: ResultFile | None = None
         self._rollouts: RolloutFile | None = None
         self._journal: Journal | None = None
@@ -98,9 +96,11 @@ class RunSession:
                 self._rollouts = stack.enter_context(closing(rollouts))
             return self._file.finished
 
-        config = self._spec.config.model_dump(mode="json")
+        settings: dict[str, Any] = {"config": self._spec.config.model_dump(mode="json")}
+        if self._shard is not None:
+            settings["shard"] = str(self._shard)
         run = fingerprint(
-            self._executor.engine_info, self._spec.verifier, self._spec.seed, config=config
+            self._executor.engine_info, self._spec.verifier, self._spec.seed, **settings
         )
         self._journal = stack.enter_context(Journal(journal, run, finished, keep))
 
@@ -109,7 +109,10 @@ class RunSession:
         left = None
         if isinstance(problems, Sized):
             done = self._file.finished if self._file is not None else frozenset[str]()
-            left = sum(p.id not in done for p in problems) if done else len(problems)
+            if done or self._shard is not None:
+                left = sum(self._questions.holds(p.id) and p.id not in done for p in problems)
+            else:
+                left = len(problems)
         try:
             with ProgressReporter(left, progress) as report:
 
@@ -123,14 +126,15 @@ class RunSession:
         except KeyboardInterrupt:
             self._keep_token_texts()
             raise
-        if isinstance(problems, Sized) and len(self._order) != len(problems):
+        came = self._questions.total
+        if isinstance(problems, Sized) and came != len(problems):
             raise DataError(
-                f"{len(problems)} problems were announced, {len(self._order)} came: what has a "
+                f"{len(problems)} problems were announced, {came} came: what has a "
                 "length is iterated several times; give a list, or an iterator without a length"
             )
 
     def _unfinished(self, problems: Iterable[Problem]) -> Iterator[Problem]:
-        for problem in problems:
+        for problem in self._questions.own(problems):
             if problem.id in self._order:
                 raise DataError(f"two problems have the id {problem.id!r}; ids must be unique")
             self._order[problem.id] = len(self._order)
@@ -181,23 +185,17 @@ class RunSession:
             # probe), or for all in the order that they have.
             some = stored is not None and len(self._order) < len(file.finished)
             moved = not some and sum(f.sort(self._order) for f in self._files) > 0
+            if not some:
+                self._questions.write(folder)
             if stored is not None and not moved:
                 return SearchRun(records, stored, folder, self._sampled)
-        totals = Totals()
-        selection = Selection(self._spec.config, self._executor.engine_info.policy_digest)
-        for record in records:
-            totals.add(record)
-            selection.see(record.result)
-        pairs = totals.confirmed(selection.pick(record.result for record in records))
+        config, policy = self._spec.config, self._executor.engine_info.policy_digest
         if file is None:
+            totals, pairs = select(records, config, policy)
             selected = list(pairs)
             return SearchRun(records, totals.summary(seconds), None, self._sampled, selected)
-        texts = self._executor.token_texts(totals.ids, interrupted=False)
-        _write_token_texts(folder / "token_texts.json", texts)
-        write_pairs(folder / "pairs.jsonl", pairs)
-        size = self._rollouts.path.stat().st_size if self._rollouts is not None else 0
-        summary = totals.summary(seconds, size)
-        write_json(folder / "summary.json", dataclasses.asdict(summary))
+        texts = partial(self._executor.token_texts, interrupted=False)
+        summary = write_end(folder, config, policy, texts, seconds)
         return SearchRun(records, summary, folder, self._sampled)
 
     @property
@@ -209,11 +207,9 @@ class RunSession:
         """That of a finished run to which this session has added nothing; it is written last."""
         if self._added:
             return None
-        try:
-            summary = _SUMMARY.validate_json(file.path.with_name("summary.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
-            return None
-        return summary if sum(summary.questions.values()) == len(file.finished) else None
+        summary = read_summary(file.path.parent)
+        whole = summary is not None and sum(summary.questions.values()) == len(file.finished)
+        return summary if whole else None
 
     def _keep_token_texts(self) -> None:
         """Write the token texts that are at hand, for a report of an interrupted run."""
@@ -227,8 +223,4 @@ class RunSession:
         with suppress(OSError, ValueError, AttributeError):  # damaged: it is written anew
             old = json.loads(path.read_text(encoding="utf-8"))
             known = {int(i): text for i, text in old.items()}
-        _write_token_texts(path, known | self._executor.token_texts(ids, interrupted=True))
-
-
-def _write_token_texts(path: Path, texts: dict[int, str]) -> None:
-    write_json(path, {str(i): texts[i] for i in sorted(texts)})
+        write_token_texts(path.parent, known | self._executor.token_texts(ids, interrupted=True))

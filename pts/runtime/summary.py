@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
+from pydantic import TypeAdapter, ValidationError
+
 from pts.data.pairs import read_pairs
 from pts.files import JsonLines
 from pts.runtime.results import Record, RolloutCost
@@ -32,7 +34,7 @@ class RunSummary:
     redrawn: int
     """UNSCORED rollouts that were drawn again."""
     seconds: float
-    """Wall time of the session that finished the run."""
+    """Wall time of the session that finished the run; of merged shards, that of the longest."""
     paths: Mapping[str, int] = field(default_factory=dict)
     """Paths by what ended their search; "impossible" ones the policy cannot sample."""
     pivotal: int = 0
@@ -43,6 +45,19 @@ class RunSummary:
     """That size by the rollouts that were drawn, unscored ones apart."""
     filter_stopped: int = 0
     """Questions that equal verdicts set aside before all their filter rollouts were drawn."""
+    missing_shards: list[str] = field(default_factory=list)
+    """Those that a merge was to do without, as in 3/4."""
+
+
+_SUMMARY = TypeAdapter(RunSummary)
+
+
+def read_summary(folder: Path) -> RunSummary | None:
+    """The totals of a finished run, from its folder; None if they are not there, or damaged."""
+    try:
+        return _SUMMARY.validate_json((folder / "summary.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 Records: TypeAlias = list[Record] | JsonLines[Record]

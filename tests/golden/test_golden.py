@@ -34,9 +34,11 @@ CONFIGS = {
     "step": SearchConfig(unit="step", max_rollouts=200, **ROUNDS),
 }
 ADDED = {"keep", "t", "rollouts_bytes", "bytes_per_rollout", "stop_below", "reason"}
+ADDED |= {"missing_shards"}
 """Keys that the recorded files lack: since then the ids of all rollouts are kept (in journal lines
 as "t", in a file of their own), as the setting `keep` says, a search may stop when what is open is
-unlikely to be pivotal, and results say why a question was set aside. Told in CHANGELOG.md."""
+unlikely to be pivotal, results say why a question was set aside, and runs may be merged of shards.
+Told in CHANGELOG.md."""
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

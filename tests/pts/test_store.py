@@ -17,7 +17,7 @@ from datasets import load_from_disk
 from pts.data.pairs import pairs_dataset, read_pairs, write_pairs
 from pts.errors import DataError, JournalError
 from pts.files import prefix_digest, replacing
-from pts.runtime.journal import Journal, read_fingerprint
+from pts.runtime.journal import Journal, read_header
 from pts.runtime.results import (
     Record,
     ResultFile,
@@ -100,7 +100,7 @@ def test_a_journal_gives_back_what_was_recorded(path: Path) -> None:
     assert replay.rollouts[prefix_digest(()), "filter"] == dict(enumerate(OUTCOMES))
     assert replay.rollouts[place, "search"] == dict(enumerate(OUTCOMES))
     assert replay.redrawn == {(place, "search"): {0: (2, 9)}}
-    assert read_fingerprint(path) == {"seed": 0}
+    assert read_header(path)[1] == {"seed": 0}
 
 
 def test_beginning_again_writes_nothing(path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_journal_of_another_format_is_refused(path: Path) -> None:
         JournalError, match=r"jsonl: format 1, .* writes 7; finish .* or use another output"
     ):
         Journal(path, {"seed": 0})
-    assert read_fingerprint(path) == {"seed": 0}  # reports of it can still be read
+    assert read_header(path)[1] == {"seed": 0}  # reports of it can still be read
 
 
 def test_not_a_number_is_refused_when_written() -> None:

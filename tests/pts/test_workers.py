@@ -14,7 +14,7 @@ import pytest
 
 from pts.engines.base import SampleRequest
 from pts.errors import ConfigError, DataError, EngineError, JournalError, MissingExtra
-from pts.runtime.journal import Journal, read_fingerprint
+from pts.runtime.journal import Journal, read_header
 from pts.runtime.pool import DEATHS, share
 from pts.runtime.processes import DEVICES, THREADS, worker_environment
 from pts.runtime.run_folder import RunFolder
@@ -309,7 +309,7 @@ def test_errors_of_a_worker_are_raised_here(tmp_path: Path, threads: None) -> No
 def test_two_runs_on_one_journal_are_refused(tmp_path: Path, threads: None) -> None:
     MortalEngine.reset(never)
     crowd(tmp_path, problems(1))
-    fingerprint = read_fingerprint(tmp_path / "journal.jsonl")
+    _, fingerprint = read_header(tmp_path / "journal.jsonl")
     with (
         Journal(tmp_path / "journal.jsonl", fingerprint),
         pytest.raises(JournalError, match="another process is running this search"),

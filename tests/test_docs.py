@@ -16,6 +16,7 @@ import yaml
 from align.pipeline.recipe import parse_recipe
 from align.sweep.file import load_sweep
 from align.sweep.plan import plan
+from pts.runtime.shards import Shard
 from tests.pts.verifiers.code_isolation import available
 
 ROOT = Path(__file__).parent.parent
@@ -53,10 +54,10 @@ def parse(program: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_command_of_the_docs_parses(command: str) -> None:
-    words = shlex.split(command, comments=True)
-    while "=" in words[0]:
+    words = shlex.split(command.removesuffix(" &"), comments=True)
+    while words and ("=" in words[0] or words[0] == "srun"):
         words = words[1:]
-    program = Path(words[0]).name
+    program = Path((words or [""])[0]).name
     if program == "make":
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert {w for w in words[1:] if "=" not in w} <= targets, command
@@ -66,7 +67,22 @@ def test_command_of_the_docs_parses(command: str) -> None:
         script = next(w for w in words[1:] if w.endswith(".py"))
         assert (ROOT / script).is_file(), command
     else:
-        assert program in {"git", "cd", "pip"}, f"untested command: {command}"
+        shell = {"git", "cd", "pip", "for", "done", "wait", "sbatch", ""}
+        assert program in shell, f"untested command: {command}"
+
+
+def test_shards_of_the_docs_are_shards() -> None:
+    numbers = {"$SLURM_ARRAY_TASK_ID": "7", "$shard": "4"}
+    found = [command for command in commands() if " --shard " in command]
+    shards = set[str]()
+    for command in found:
+        for name, number in numbers.items():
+            command = command.replace(name, number)
+        words = shlex.split(command)
+        shard = Shard.parse(words[words.index("--shard") + 1])
+        assert words[words.index("--output") + 1] == f"runs/shard-{shard.index}"
+        shards.add(str(shard))
+    assert shards == {"7/16", "4/4"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

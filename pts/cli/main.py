@@ -78,17 +78,22 @@ def plan(
     given: SearchOptions,
     *,
     probe: Annotated[int, typer.Option(min=2, help="Questions that are searched now.")] = 16,
+    shards: Annotated[
+        int, typer.Option(min=1, help="Tell what one of so many shards costs as well.")
+    ] = 1,
 ) -> None:
     """Search a few of the problems and forecast what the search of all of them costs and brings.
 
-    Takes what `search` takes, but for --workers. `search` with the same --output goes on from it.
+    Takes what `search` takes, but for --workers and --shard. `search` with the same --output goes
+    on from it.
     """
     with _inputs(given) as inputs:
         from pts.planning.plan import plan_search
 
         found = plan_search(
             inputs.problems, inputs.engine(), inputs.verifier, inputs.config, output=given.output,
-            seed=given.seed, window=given.window, probe=probe, progress=not given.quiet,
+            seed=given.seed, window=given.window, probe=probe, shards=shards,
+            progress=not given.quiet,
         )  # fmt: skip
     typer.echo("\n".join(found.lines()))
 

@@ -37,19 +37,21 @@ class Forecast:
         return Forecast(self.mean * factor, self.low * factor, self.high * factor)
 
 
-def forecast(rows: Sequence[Sequence[float]], total: int) -> list[Forecast]:
+def forecast(
+    rows: Sequence[Sequence[float]], total: int, *, none_searched: bool = False
+) -> list[Forecast]:
     """Totals of each column over `total` questions.
 
     Args:
         rows: [N, K], what each of N >= 2 probed questions has cost or brought, in K ways.
-        total: questions in all, the probed ones among them.
+        total: questions in all, the probed ones among them, unless `none_searched`.
 
     Returns:
         K forecasts. They are exact (low = mean = high) when no question is left.
     """
     values = np.asarray(rows, dtype=np.float64)
-    n, left = len(values), max(0, total - len(values))
-    seen = values.sum(axis=0)
+    n, seen = len(values), np.zeros(1) if none_searched else values.sum(axis=0)
+    left = total if none_searched else max(0, total - n)
     means = seen + left * values.mean(axis=0)
     draw = np.random.default_rng(0)
     resamples = draw.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n

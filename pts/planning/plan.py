@@ -16,7 +16,7 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ from pts.planning.forecast import Forecast, forecast
 from pts.runtime.progress import duration
 from pts.runtime.results import Record, RolloutCost
 from pts.runtime.search import search
+from pts.runtime.shards import shard_of
 from pts.runtime.summary import Totals
 from pts.stats import jeffreys
 from pts.types import Estimate, Problem, Purpose
@@ -43,6 +44,18 @@ class ProblemSource(Protocol):
 
     def __iter__(self) -> Iterator[Problem]: ...
     def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """The forecast of the shard that has the most questions; a plan's probe is no part of it."""
+
+    shards: int
+    """How many there are."""
+    questions: int
+    rollouts: Forecast
+    tokens: Forecast
+    seconds: Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +87,8 @@ class Plan:
     advice: tuple[str, ...]
     output: Path
     """The probe's run folder."""
+    shard: ShardPlan | None = None
+    """With several shards, what one of them costs."""
 
     def lines(self) -> Iterator[str]:
         """The plan as text."""
@@ -90,14 +105,18 @@ class Plan:
             yield f"  {purpose + ' rollouts':<17} {_interval(rollouts)}"
         yield f"  {'all rollouts':<17} {_interval(self.all_rollouts)}"
         yield f"  {'tokens':<17} {_interval(self.tokens)}"
-        yield f"  {'time':<17} {self._time()}"
+        yield f"  {'time':<17} {self._time(self.seconds)}"
         yield f"  {'confirmed pairs':<17} {_interval(self.pairs)}"
+        if (part := self.shard) is not None:
+            yield f"one of {part.shards:,} shards, each has {part.questions:,} questions at most"
+            yield f"  {'all rollouts':<17} {_interval(part.rollouts)}"
+            yield f"  {'tokens':<17} {_interval(part.tokens)}"
+            yield f"  {'time':<17} {self._time(part.seconds)}"
         yield from (f"advice: {sentence}" for sentence in self.advice)
 
-    def _time(self) -> str:
+    def _time(self, time: Forecast) -> str:
         if not self.rate:
             return "unknown: all of the probe was on file, nothing was sampled to measure a rate"
-        time = self.seconds
         low, high = duration(time.low), duration(time.high)
         return f"{duration(time.mean)} [{low}, {high}] at {self.rate:,.0f} tokens/s"
 
@@ -112,6 +131,7 @@ def plan_search(
     probe: int = 16,
     seed: int = 0,
     window: int = 64,
+    shards: int = 1,
     progress: bool = True,
 ) -> Plan:
     """Search `probe` of the problems, leave them in `output`, and forecast the search of all.
@@ -124,6 +144,8 @@ def plan_search(
     """
     if probe < 2:
         raise ConfigError(f"probe: at least 2 questions are needed for an interval, got {probe}")
+    if shards < 1:
+        raise ConfigError(f"shards must be at least 1, got {shards}")
     if len(problems) < 2:
         raise DataError(f"at least 2 problems are needed for a forecast, got {len(problems)}")
     config, folder = config or SearchConfig(), Path(output)
@@ -143,6 +165,7 @@ def plan_search(
     for record in records:
         totals.add(record)
     summary = totals.summary(measured["seconds"])
+    per_token = 1 / rate if rate else 0.0
     plan = Plan(
         probed=len(records),
         total=len(problems),
@@ -154,14 +177,25 @@ def plan_search(
         tokens=tokens,
         pairs=confirmed,
         rate=rate,
-        seconds=tokens.times(1 / rate if rate else 0.0),
+        seconds=tokens.times(per_token),
         truncated_share=summary.truncated_share,
         advice=tuple(advice(summary, config, tokens)),
         output=folder,
+        shard=_shard_plan(problems, shards, rows, per_token) if shards > 1 else None,
     )
     values = dataclasses.asdict(plan) | {"output": str(folder), "measured": measured}
     write_json(folder / "plan.json", values)
     return plan
+
+
+def _shard_plan(
+    problems: ProblemSource, shards: int, rows: Sequence[Sequence[float]], per_token: float
+) -> ShardPlan:
+    """What the largest shard costs: questions like the probed ones, none of them searched."""
+    sizes = Counter(shard_of(problem.id, shards) for problem in problems)
+    questions = max(sizes.values())
+    *_, rollouts, tokens, _ = forecast(rows, questions, none_searched=True)
+    return ShardPlan(shards, questions, rollouts, tokens, tokens.times(per_token))
 
 
 def _drawn(problems: ProblemSource, count: int, seed: int) -> list[Problem]:

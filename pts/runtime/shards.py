@@ -25,6 +25,12 @@ from pts.types import Problem
 MANIFEST = "shard.json"
 
 
+def shard_of(question: str, count: int) -> int:
+    """Which of `count` shards, from 1, the question of this id belongs to; BLAKE2b of the id
+    decides."""
+    return hash64(question) % count + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """Part `index` of `count` of a run's questions, counted from 1; written 2/4.
@@ -51,8 +57,8 @@ class Shard:
         return cls(int(index), int(count))
 
     def holds(self, question: str) -> bool:
-        """Whether the question of this id belongs to the shard; BLAKE2b of the id decides."""
-        return hash64(question) % self.count == self.index - 1
+        """Whether the question of this id belongs to the shard."""
+        return shard_of(question, self.count) == self.index
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

@@ -23,6 +23,7 @@ from pts.data.pairs import read_pairs
 from pts.data.rollouts import read_rollouts
 from pts.errors import ConfigError
 from pts.runtime.results import read_results
+from pts.runtime.shards import Shard
 from pts.types import Problem, Verdict
 from pts.verifiers.choice import ChoiceVerifier
 from pts.verifiers.registry import make_verifier
@@ -240,6 +241,35 @@ def test_a_plan_leaves_a_probe_that_the_search_goes_on_from(
     pts("search", *command, capsys=capsys)
     for name in ("results.jsonl", "pairs.jsonl"):
         assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_shards_are_searched_and_merged(
+    run: Path, model: Path, asked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["search", "--model", model, "--problems", asked, "--quiet", "--window", "1"]
+    command += ["--prompt", "q", "--reference", "a", "--verifier", r"exact:([01])", *RUN]
+    said = pts(*command, "--output", tmp_path / "x", "--shard", "3/2", status=2, capsys=capsys)
+    assert "shard: got 3/2; shards are counted from 1" in said
+    parts = [tmp_path / str(index) for index in range(1, 7)]
+    for index, part in enumerate(parts, 1):
+        said = pts(*command, "--output", part, "--shard", f"{index}/6", capsys=capsys)
+        own = sum(Shard(index, 6).holds(f"s{k}") for k in range(4))
+        none = "" if own else "; nothing is to be searched, and the shard is finished"
+        assert f"shard {index}/6: {own} of 4 questions{none}\n" in said
+    merged = tmp_path / "merged"
+    assert "missing: shard 6/6" in pts(
+        "merge", *parts[:-1], "--output", merged, status=2, capsys=capsys
+    )
+    said = pts("merge", *parts[:-1], "--output", merged, "--partial", capsys=capsys)
+    assert "missing shards: 6/6" in said
+    assert "missing shards" in (merged / "report.html").read_text()
+    said = pts("merge", *parts, "--output", merged, capsys=capsys)
+    assert "questions: 4" in said
+    assert "missing" not in said
+    assert "s3" in pts("inspect", merged, capsys=capsys)
+    assert "pairs\n" in pts("pairs", merged, capsys=capsys)
+    ids = [result.problem_id for result in read_results(merged / "results.jsonl")]
+    assert ids == [result.problem_id for result in read_results(run / "results.jsonl")]
 
 
 def test_problems_of_a_csv_are_searched(

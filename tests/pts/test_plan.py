@@ -14,6 +14,7 @@ from pts.planning.forecast import Forecast, forecast
 from pts.planning.plan import Plan, plan_search
 from pts.runtime.results import read_records
 from pts.runtime.search import search
+from pts.runtime.shards import Shard
 from pts.types import Grade, Problem, Verdict
 
 from .scripted import ScriptedEngine, judge_odd, problems
@@ -97,6 +98,32 @@ def test_the_forecast_is_told_as_text(tmp_path: Path) -> None:
     for name in ("filter rollouts", "search rollouts", "confirm rollouts", "tokens", "time"):
         assert name in text
     assert f"{plan.tokens.mean:,.0f} [{plan.tokens.low:,.0f}, {plan.tokens.high:,.0f}]" in text
+
+
+def test_a_shard_costs_what_its_questions_do(tmp_path: Path) -> None:
+    """The largest of three shards, counted by hand; the probe of the plan is not its own."""
+    shards = 3
+    plan = plan_search(
+        problems(40), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path, probe=6, shards=shards
+    )
+    assert plan.shard is not None
+    sizes = [sum(Shard(i, shards).holds(p.id) for p in problems(40)) for i in (1, 2, 3)]
+    assert sum(sizes) == 40
+    assert plan.shard.questions == max(sizes)
+    share = max(sizes) / 40  # means are proportional to the questions
+    assert plan.shard.rollouts.mean == pytest.approx(plan.all_rollouts.mean * share)
+    assert plan.shard.tokens.mean == pytest.approx(plan.tokens.mean * share)
+    assert plan.shard.seconds.mean == pytest.approx(plan.seconds.mean * share)
+    assert plan.shard.rollouts.low < plan.shard.rollouts.mean < plan.shard.rollouts.high
+    text = "\n".join(plan.lines())
+    assert f"one of 3 shards, each has {max(sizes)} questions at most" in text
+    assert text.count("  time  ") == 2, "that of all and that of a shard"
+    assert json.loads((tmp_path / "plan.json").read_text())["shard"]["shards"] == shards
+
+
+def test_less_than_a_shard_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="shards must be at least 1, got 0"):
+        plan_search(problems(4), ScriptedEngine(8), judge_odd, CONFIG, output=tmp_path, shards=0)
 
 
 def fail_all(problem: Problem, text: str) -> Grade:

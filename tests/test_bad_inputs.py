@@ -134,6 +134,9 @@ SETTINGS = [
     bad("option missing", lambda p: p.pts("search", "--model", "x"), "--problems"),
     bad("argument missing", lambda p: p.pts("inspect"), "'run'"),
     bad("workers 0", lambda p: p.search("--workers", 0), "--workers", "greater than or equal to 1"),
+    bad("shard 0/4", lambda p: p.search("--shard", "0/4"), "shard: got 0/4", "counted from 1"),
+    bad("shard a number", lambda p: p.search("--shard", "4"), "shard: got '4'", "as in 2/4"),
+    bad("no shards", lambda p: p.pts("merge", "--output", p / "out"), "SHARD"),
     bad("window a word", lambda p: p.search("--window", "wide"), "--window", "valid integer"),
     bad(
         "probe 1",
@@ -1421,6 +1424,17 @@ RUNS = [
             lambda p, f: p.pts("pairs", f, "--format", "hf", "--output", p / "hf"),
         ),
         "tells no sampling",
+    ),
+    bad(
+        "a shard of no shards",
+        damaged("journal.jsonl", header(shard="x"), shell("merge", "--output", "merged")),
+        "journal.jsonl, line 1: shard: got 'x'",
+        "restore",
+    ),
+    bad(
+        "a run that is no shard",
+        damaged("token_texts.json", "{}", shell("merge", "--output", "merged")),
+        "holds no shard; search with --shard",
     ),
     bad(
         "summary broken",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pts.data.rollouts import ROLLOUTS
-from pts.errors import DataError, PTSError
+from pts.errors import ConfigError, DataError, PTSError
 from pts.files import leading_text, output_fault, replacing, write_json
 from pts.packing import unpack_numbers
 from pts.runtime.finish import write_end
@@ -54,7 +54,7 @@ class Part:
         """What the journal is known by, apart from the shard."""
         return {name: value for name, value in self.run.fingerprint.items() if name != "shard"}
 
-    def lines(self, name: str, head: bytes) -> Iterator[tuple[int, bytes]]:
+    def lines(self, name: str, head: bytes) -> Iterator[tuple[int, str]]:
         """Lines of a file of a question a line, `head` before its id, each with the question's
         position among all; those of questions that are no longer listed come last.
 
@@ -65,6 +65,10 @@ class Part:
         with (self.path / name).open("rb") as file:
             for line, place in zip(file, places, strict=False):
                 question = leading_text(line, head)
+                try:
+                    text = line.decode()
+                except UnicodeDecodeError:
+                    question = None
                 if question is None:
                     raise DataError(
                         f"{self.path / name}, line {seen + 1}: damaged; restore the file, or "
@@ -73,7 +77,7 @@ class Part:
                 if seen < len(own):
                     ids.add(question)
                 seen += 1
-                yield place, line
+                yield place, text
         if str(ids) != self.manifest.ids:
             raise DataError(
                 f"{self.path / name}: its questions are not those that {MANIFEST} tells of, in "
@@ -129,7 +133,7 @@ def _copy(parts: Sequence[Part], folder: Path, name: str, head: bytes) -> None:
     """Write the file of all parts, in the order of the problems."""
     placed = heapq.merge(*(part.lines(name, head) for part in parts), key=itemgetter(0))
     with replacing(folder / name) as out:
-        out.writelines(line.decode() for _, line in placed)
+        out.writelines(line for _, line in placed)
 
 
 def _read(paths: Sequence[Path]) -> tuple[list[Part], list[str]]:
@@ -154,7 +158,10 @@ def _part(path: Path) -> Part:
         raise DataError(
             f"{path}: holds no shard; search with --shard, in an --output of its own for each"
         )
-    shard = Shard.parse(str(run.fingerprint["shard"]))
+    try:
+        shard = Shard.parse(str(run.fingerprint["shard"]))
+    except ConfigError as error:
+        raise DataError(f"{path}/journal.jsonl, line 1: {error}; restore the file") from None
     manifest, summary = read_manifest(path), read_summary(path)
     if summary is None or manifest is None:
         raise DataError(

@@ -52,7 +52,9 @@ class Shard:
     def parse(cls, text: str) -> Shard:
         """The shard that is written so. Raises ConfigError for anything else."""
         if not re.fullmatch(r"[0-9]+/[0-9]+", text):
-            raise ConfigError(f"shard: got {text!r}; give its number and how many there are: 2/4")
+            raise ConfigError(
+                f"shard: got {text!r}; give its number and how many there are, as in 2/4"
+            )
         index, count = text.split("/")
         return cls(int(index), int(count))
 

@@ -334,13 +334,15 @@ def test_all_that_is_wrong_with_shards_is_told_at_once(
         ("summary.json", "{", "shard 1/4 is not finished"),
         ("results.jsonl", '{"result":{"problem_id":"q1"}}\n', "its questions are not those"),
         ("results.jsonl", "{\n", "results.jsonl, line 1: damaged"),
+        ("results.jsonl", '{"result":{"problem_id":"q\udcff"}}\n', "line 1: damaged"),
+        ("journal.jsonl", '{"format":5,"fingerprint":{}}\n', "the header tells no policy_digest"),
     ],
 )
 def test_damaged_shards_are_refused(
     parts: list[Path], tmp_path: Path, name: str, text: str, said: str
 ) -> None:
     [part] = copies(parts[-1:], tmp_path)
-    (part / name).write_text(text)
+    (part / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=said):
         merge_shards(tmp_path / "merged", [part, *parts[:-1]])
     assert not (tmp_path / "merged" / "summary.json").exists()

@@ -11,6 +11,7 @@ import typer
 from align.commands.decontaminate import decontaminate
 from align.commands.interruption import interruptible
 from align.commands.refusals import refusals
+from align.commands.synthesize import synthesize
 from align.errors import RecipeError, StageError, SweepError
 from pts.errors import PTSError, outside, printable, told
 
@@ -312,6 +313,7 @@ def benchmark(
 
 
 app.command()(refusals)
+app.command()(synthesize)
 
 
 @app.command()

@@ -23,7 +23,7 @@ PTS = [
 ALIGN = [
     {"cli"},
     {"commands"},
-    {"sweep", "compare", "benchmarks", "refusals"},
+    {"sweep", "compare", "benchmarks", "refusals", "synthesis", "defects"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining"},
     {"training", "evaluation", "judging"},

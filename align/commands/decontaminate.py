@@ -38,13 +38,9 @@ def decontaminate(
     """Take rows out of training data that hold what evaluation sets ask (Phi-4 report, App. B)."""
     from align.decontamination.report import summary_text
     from align.decontamination.run import Request, decontaminate
-    from align.pipeline.overrides import parse_override
+    from align.pipeline.overrides import read_settings
     from align.settings import DecontaminationConfig
-    from pts.config import parse_settings
 
-    given: dict[str, object] = {}
-    for item in settings or ():
-        parse_override(item).apply(given)
     request = Request(
         tuple(train), tuple(against),
         columns=tuple(filter(None, columns.split(","))),
@@ -53,6 +49,6 @@ def decontaminate(
         allow_from=tuple(allow_from or ()),
     )  # fmt: skip
     with interruptible():
-        config = parse_settings(DecontaminationConfig, given, "--set")
+        config = read_settings(DecontaminationConfig, None, settings or ())
         typer.echo(summary_text(decontaminate(request, output, config)))
     typer.echo(f"\nClean rows: {output}/clean; what went, and why: {output}/removed.jsonl")

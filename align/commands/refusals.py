@@ -17,14 +17,10 @@ def refusals(
     ] = None,
 ) -> None:
     """Make rows and pairs that teach to refuse, of what a model knows (Phi-4 report, App. A)."""
-    from align.pipeline.overrides import parse_override
+    from align.pipeline.overrides import read_settings
     from align.refusals.run import make_refusals, summary_text
     from align.refusals.settings import RefusalConfig
-    from pts.config import parse_settings
 
-    given: dict[str, object] = {}
-    for item in settings or ():
-        parse_override(item).apply(given)
-    config = parse_settings(RefusalConfig, given, "--set")
+    config = read_settings(RefusalConfig, None, settings or ())
     typer.echo(summary_text(make_refusals(results, output, config)))
     typer.echo(f"\nA source of sft: {output}/sft.jsonl; of full_dpo: {output}/pairs.jsonl")

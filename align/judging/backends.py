@@ -1,4 +1,4 @@
-"""Where replies come from: a chat endpoint, or a model in this process.
+"""Where replies come from: a chat endpoint, or an engine.
 
 Both take calls as they can, several at a time, and give each reply as it comes.
 """
@@ -9,19 +9,18 @@ import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.judging.calls import Backend, Call, End, Said
-from align.judging.settings import ChatEndpoint, JudgeConfig
+from align.judging.settings import AnswerSource, ChatEndpoint, JudgeModel
 from align.settings import ModelConfig
 from pts.config import SamplingConfig
+from pts.engines.base import Engine, SampleRequest
+from pts.engines.registry import make_engine
 from pts.engines.server.endpoints import RetryPolicy, Unreadable
 from pts.engines.server.http import Client, Late, Refused, Try
 from pts.files import context_length
 from pts.types import Message, Problem
-
-if TYPE_CHECKING:
-    from pts.engines.transformers.engine import TransformersEngine
 
 OWN_FAULT = frozenset({400, 413, 422})
 """Statuses that are about one request (its length, its content), not about the endpoint."""
@@ -119,10 +118,54 @@ def read_completion(reply: Any) -> Said:
     return Said(content or "", how, spent, replied, counted=len(whole) == 2)
 
 
-class LocalBackend:
-    """A causal language model in this process, asked greedily, several prompts in a batch."""
+class EngineBackend:
+    """An engine, several prompts in a batch. Each call has a seed of its own, so that a reply does
+    not depend on the others."""
 
-    def __init__(self, config: JudgeConfig, like: ModelConfig) -> None:
+    def __init__(
+        self, engine: Engine, identity: Mapping[str, Any], context: int | None = None
+    ) -> None:
+        """`context` is the model's where the engine does not tell it."""
+        self._engine = engine
+        self._limit = engine.sampling.max_new_tokens
+        self._context = getattr(engine, "max_model_len", None) or context
+        self.identity = identity
+
+    def ask(self, calls: Iterable[Call]) -> Iterator[tuple[Call, Said]]:
+        """See `Backend`. A prompt beyond the model's context is rejected."""
+        asked: dict[int, Call] = {}
+        rejected: list[tuple[Call, Said]] = []
+
+        def requests() -> Iterator[SampleRequest]:
+            for key, call in enumerate(calls):
+                ids = self._engine.encode(Problem(call.digest, call.messages, ""))
+                if self._context is not None and len(ids) + self._limit > self._context:
+                    fault = (
+                        f"{len(ids):,} tokens and a reply of {self._limit:,} are longer than the "
+                        f"model's context of {self._context:,}"
+                    )
+                    rejected.append((call, Said(fault, "rejected")))
+                    continue
+                asked[key] = call
+                yield SampleRequest(key, ids, (), self._limit, (int(call.digest[:16], 16),))
+
+        for request, [ids] in self._engine.sample(requests()):
+            yield from _emptied(rejected)
+            end: Any = "stop" if ids[-1] in self._engine.stop_ids else "length"
+            text = self._engine.decode(ids)
+            yield asked.pop(request.key), Said(text, end, len(request.prompt), len(ids))
+        yield from _emptied(rejected)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        if close := getattr(self._engine, "close", None):
+            close()
+
+
+class LocalBackend(EngineBackend):
+    """A causal language model in this process, asked greedily."""
+
+    def __init__(self, config: JudgeModel, like: ModelConfig) -> None:
         """`like` tells dtype and device. Raises RecipeError or EngineError for a model that cannot
         be loaded.
         """
@@ -138,46 +181,13 @@ class LocalBackend:
         folder = prepare_base(wanted)
         model, tokenizer = load_policy(folder, wanted)
         sampling = SamplingConfig(temperature=0, max_new_tokens=config.max_tokens)
-        self._engine: TransformersEngine = TransformersEngine(
-            model, tokenizer, sampling, max_rows=config.concurrency
-        )
-        self._limit = config.max_tokens
-        self._context = self._engine.max_model_len or context_length(folder)
-        self.identity: Mapping[str, Any] = {
-            "local": self._engine.policy_digest,
+        engine = TransformersEngine(model, tokenizer, sampling, max_rows=config.concurrency)
+        identity = {
+            "local": engine.policy_digest,
             "template": tokenizer.chat_template,
             "max_tokens": config.max_tokens,
         }
-
-    def ask(self, calls: Iterable[Call]) -> Iterator[tuple[Call, Said]]:
-        """See `Backend`. A prompt beyond the model's context is rejected."""
-        from pts.engines.base import SampleRequest
-
-        asked: dict[int, Call] = {}
-        rejected: list[tuple[Call, Said]] = []
-
-        def requests() -> Iterator[SampleRequest]:
-            for key, call in enumerate(calls):
-                ids = self._engine.encode(Problem(call.digest, call.messages, ""))
-                if self._context is not None and len(ids) + self._limit > self._context:
-                    fault = (
-                        f"{len(ids):,} tokens and a reply of {self._limit:,} are longer than the "
-                        f"judge's context of {self._context:,}"
-                    )
-                    rejected.append((call, Said(fault, "rejected")))
-                    continue
-                asked[key] = call
-                yield SampleRequest(key, ids, (), self._limit, (0,))
-
-        for request, [ids] in self._engine.sample(requests()):
-            yield from _emptied(rejected)
-            end: Any = "stop" if ids[-1] in self._engine.stop_ids else "length"
-            text = self._engine.decode(ids)
-            yield asked.pop(request.key), Said(text, end, len(request.prompt), len(ids))
-        yield from _emptied(rejected)
-
-    def close(self) -> None:
-        """See `Backend`."""
+        super().__init__(engine, identity, context_length(folder))
 
 
 def _emptied(held: list[tuple[Call, Said]]) -> Iterator[tuple[Call, Said]]:
@@ -185,8 +195,8 @@ def _emptied(held: list[tuple[Call, Said]]) -> Iterator[tuple[Call, Said]]:
         yield held.pop()
 
 
-def open_backend(config: JudgeConfig, like: ModelConfig) -> Backend:
-    """The backend that the settings name.
+def open_backend(config: JudgeModel, like: ModelConfig) -> Backend:
+    """The backend that the settings of a judge name.
 
     Raises:
         PTSError: it cannot be had; the message says why.
@@ -195,3 +205,31 @@ def open_backend(config: JudgeConfig, like: ModelConfig) -> Backend:
         return LocalBackend(config, like)
     sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens}
     return ChatBackend(config.url, config, sampling)
+
+
+def open_source(source: AnswerSource, sampling: SamplingConfig) -> Backend:
+    """What asks a source of answers, an engine or a chat endpoint.
+
+    Raises:
+        PTSError: it cannot be had; the message says why.
+    """
+    if source.url:
+        return ChatBackend(source.url, source.endpoint, request_of(sampling))
+    engine = make_engine(source.engine, sampling, **source.options)
+    template = getattr(getattr(engine, "tokenizer", None), "chat_template", None)
+    identity = {
+        "engine": engine.policy_digest,
+        "template": template,
+        "stop_ids": sorted(engine.stop_ids),
+        "sampling": sampling.model_dump(mode="json"),
+    }
+    return EngineBackend(engine, identity)
+
+
+def request_of(sampling: SamplingConfig) -> dict[str, Any]:
+    """The keys of a request that a chat endpoint is asked for such samples with."""
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_new_tokens,
+    }

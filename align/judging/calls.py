@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -49,3 +51,10 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of connections; the backend cannot be used afterwards."""
+
+
+def call_digest(model: Mapping[str, object], prompt: object, number: int) -> str:
+    """Stands for one call: the model and how it is asked, the whole prompt (plain data), and which
+    attempt or sample it is."""
+    text = json.dumps([model, prompt, number], sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -6,9 +6,7 @@ text, so that a person can look what a judge said of which answer's faults.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -22,13 +20,6 @@ FORMAT = 1
 """Version of the file."""
 
 _SAID = TypeAdapter(Said)
-
-
-def call_digest(model: Mapping[str, object], prompt: object, number: int) -> str:
-    """Stands for one call: the model and how it is asked, the whole prompt (plain data), and which
-    attempt or sample it is."""
-    text = json.dumps([model, prompt, number], sort_keys=True, ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class CallJournal:

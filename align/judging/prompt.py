@@ -14,6 +14,8 @@ from pts.types import Message
 
 VERSION = 1
 """Of the prompt; part of every call's digest."""
+CHARACTERS = 4
+"""Of a token, for estimates."""
 
 _MARKUP = re.compile(r"<(?=\|[^|<>\s]+\|>|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
 
@@ -48,11 +50,6 @@ Answer with one JSON object and nothing else, with these keys in this order:
 
 Score each reply by itself; the order in which they stand means nothing."""
 
-_AGAIN = """
-
-An earlier answer of yours could not be read. Answer with the JSON object alone, in exactly that
-form."""
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -71,22 +68,32 @@ def conversation_of(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
     return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
 
 
-def write_prompt(case: Case, again: bool = False) -> str:
-    """The text that a judge is asked; `again` after a reply that could not be read."""
+def write_prompt(case: Case) -> str:
+    """The text that a judge is asked."""
     numbers = range(1, len(case.replies) + 1)
-    prompt = _PROMPT.format(
+    return _PROMPT.format(
         n=len(case.replies),
-        conversation="\n\n".join(f"{m.role}:\n{quoted(m.content)}" for m in case.conversation),
+        conversation=quoted_turns(case.conversation),
         replies="\n\n".join(
             f"Reply {k}:\n{quoted(text)}" for k, text in zip(numbers, case.replies, strict=True)
         ),
         faults=", ".join(f'"{k}": [{{"kind": …, "fault": …}}, …]' for k in numbers),
         scores=", ".join(f'"{k}": …' for k in numbers),
     )
-    return prompt + _AGAIN if again else prompt
+
+
+def quoted_turns(messages: Sequence[Message]) -> str:
+    """A conversation, each turn quoted under its role."""
+    return "\n\n".join(f"{m.role}:\n{quoted(m.content)}" for m in messages)
 
 
 def quoted(text: str) -> str:
     """The text with a bar before each of its lines, whatever character ends them."""
     broken = _MARKUP.sub(lambda found: f"{found[0]} ", text)
     return "\n".join(f"| {line}" for line in broken.splitlines() or [""])
+
+
+def holds_markup(text: str) -> bool:
+    """Whether a text holds a mark of chat templates, which could end a turn where it is not
+    quoted."""
+    return _MARKUP.search(text) is not None

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,6 +29,7 @@ _REFUSAL = re.compile(
 )
 
 Score = Annotated[int, Field(ge=1, le=5)]
+M = TypeVar("M", bound=BaseModel)
 
 
 class Fault(BaseModel):
@@ -65,14 +67,21 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a reply says: the marks of each answer, or why there are none."""
+class Found:
+    """What became of a call, and what was read of its reply."""
 
     kind: Kind
-    marks: tuple[Marks, ...] = ()
     reason: str = ""
+    """Why there is nothing."""
     repairs: tuple[str, ...] = ()
     """"fence", "prose", "comma": what had to be taken off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Found):
+    """The same, with the marks of each answer."""
+
+    marks: tuple[Marks, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +101,25 @@ class Judgement:
 
 def read_reply(text: str, replies: int) -> Outcome:
     """The marks that a judge's reply gives to so many answers, or what is wrong with it."""
+    reply, found = read_object(text, JudgeReply, lambda reply: _check_numbers(reply, replies))
+    if reply is None:
+        return Outcome(found.kind, found.reason)
+    numbers = [str(k) for k in range(1, replies + 1)]
+    marks = tuple(Marks(reply.accuracy[k], reply.style[k], reply.detail[k]) for k in numbers)
+    return Outcome("scored", repairs=found.repairs, marks=marks)
+
+
+def read_object(
+    text: str, form: type[M], check: Callable[[M], None] = lambda reply: None
+) -> tuple[M | None, Found]:
+    """The one JSON object of a reply, in the form of a strict model; and what became of it.
+
+    `check` raises ValueError for what the model cannot tell is wrong.
+    """
     body, repairs = _object_in(text)
     if not body:
         refused = _REFUSAL.search(text) is not None
-        return Outcome("refused" if refused else "malformed", reason="holds no JSON object")
+        return None, Found("refused" if refused else "malformed", "holds no JSON object")
     without = _STRING_OR_COMMA.sub(lambda found: found[1] or "", body)
     if without != body:
         repairs = (*repairs, "comma")
@@ -103,15 +127,13 @@ def read_reply(text: str, replies: int) -> Outcome:
         data, end = _DECODER.raw_decode(without)
         if without[end:].strip():
             raise ValueError("goes on behind the JSON object")
-        reply = JudgeReply.model_validate(data)
-        _check_numbers(reply, replies)
+        reply = form.model_validate(data)
+        check(reply)
     except ValidationError as error:
-        return _invalid(error)
+        return None, _invalid(error)
     except (ValueError, RecursionError) as error:
-        return Outcome("malformed", reason=f"no sound JSON: {error}")
-    numbers = [str(k) for k in range(1, replies + 1)]
-    marks = tuple(Marks(reply.accuracy[k], reply.style[k], reply.detail[k]) for k in numbers)
-    return Outcome("scored", marks, repairs=repairs)
+        return None, Found("malformed", f"no sound JSON: {error}")
+    return reply, Found("scored", repairs=repairs)
 
 
 def _object_in(text: str) -> tuple[str, tuple[str, ...]]:
@@ -145,9 +167,9 @@ def _check_numbers(reply: JudgeReply, replies: int) -> None:
             raise ValueError(f"{name!r} must tell of the replies 1 to {replies}")
 
 
-def _invalid(error: ValidationError) -> Outcome:
+def _invalid(error: ValidationError) -> Found:
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     ranges = {"greater_than_equal", "less_than_equal"}
     kind: Kind = "out_of_range" if {f["type"] for f in faults} <= ranges else "malformed"
     first = faults[0]
-    return Outcome(kind, reason=f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return Found(kind, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")

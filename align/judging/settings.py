@@ -49,8 +49,8 @@ class ChatEndpoint(Settings):
         return name
 
 
-class JudgeConfig(ChatEndpoint):
-    """Who scores answers: a chat endpoint (`url`) or a local model (`path`)."""
+class JudgeModel(ChatEndpoint):
+    """Who judges: a chat endpoint (`url`) or a local model (`path`)."""
 
     url: str = ""
     """Base URL of an OpenAI-compatible endpoint; `model` is the judge's name there."""
@@ -66,12 +66,9 @@ class JudgeConfig(ChatEndpoint):
     attempts: int = Field(3, ge=1, le=100)
     """How often one question is put: a reply that cannot be read, is refused or does not come in
     time is asked for again, then the answers are UNSCORED."""
-    accuracy: Literal["judge", "verifier"] = "judge"
-    """Who scores accuracy: the judge, or the task's verifier (a right answer has 5, a wrong one
-    1)."""
 
     @model_validator(mode="after")
-    def _one_backend(self) -> JudgeConfig:
+    def _one_backend(self) -> Self:
         if bool(self.url) == bool(self.path):
             raise ValueError("give either url (with model) or path")
         if self.url and not self.model:
@@ -87,16 +84,20 @@ class JudgeConfig(ChatEndpoint):
         return self
 
 
-class GeneratorConfig(Settings):
-    """A further source of answers."""
+class JudgeConfig(JudgeModel):
+    """Who scores answers: a chat endpoint (`url`) or a local model (`path`)."""
 
-    name: str = Field(pattern=r"^[\w-]{1,64}$")
-    """Names it in pairs, counts and messages."""
+    accuracy: Literal["judge", "verifier"] = "judge"
+    """Who scores accuracy: the judge, or the task's verifier (a right answer has 5, a wrong one
+    1)."""
+
+
+class AnswerSource(Settings):
+    """What answers are drawn from."""
+
     engine: str
     """`transformers:PATH`, `vllm:PATH` or `server:URL[,URL...]`, as `pts.make_engine` takes it; or
     `chat:URL`, an OpenAI-compatible endpoint that returns text alone."""
-    samples: int = Field(2, ge=1, le=100_000)
-    """Answers of it to each question."""
     options: dict[str, Any] = {}
     """Of the engine; a server needs {tokenizer: FOLDER}. Of a chat endpoint: model, key_variable,
     extra, concurrency, timeout and patience, as of a judge."""
@@ -112,10 +113,19 @@ class GeneratorConfig(Settings):
         return parse_settings(ChatEndpoint, self.options, "", path="options")
 
     @model_validator(mode="after")
-    def _check_endpoint(self) -> GeneratorConfig:
+    def _check_endpoint(self) -> Self:
         if self.engine.startswith(CHAT) and not self.endpoint.model:
             raise ValueError("options.model is missing; give the name of the model at that url")
         return self
+
+
+class GeneratorConfig(AnswerSource):
+    """A further source of answers."""
+
+    name: str = Field(pattern=r"^[\w-]{1,64}$")
+    """Names it in pairs, counts and messages."""
+    samples: int = Field(2, ge=1, le=100_000)
+    """Answers of it to each question."""
 
 
 class JudgedPairsConfig(Settings):

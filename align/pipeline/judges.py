@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import RecipeError
-from align.judging.prompt import Case, conversation_of, write_prompt
-from align.judging.settings import ChatEndpoint, JudgeConfig, JudgedConfig
+from align.judging.faults import backend_faults, source_faults
+from align.judging.prompt import CHARACTERS, Case, conversation_of, write_prompt
+from align.judging.settings import JudgeConfig, JudgedConfig
 from align.models.load import base_path
 from align.run_folder import tree_digest
 from align.settings import ModelConfig
 from align.tasks.registry import build_task
-from pts.engines.registry import engine_faults
-from pts.engines.server.endpoints import base_urls
-from pts.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
 
-CHARACTERS = 4
-"""Of a token, for estimates."""
 ORDERS = 2
 SHOWN_PROBLEMS = 20
 """Problems whose lengths an estimate is made of."""
-EXTRAS = {"server": ("httpx2", "server"), "vllm": ("vllm", "vllm")}
-"""Packages that engines need, and the extras that install them."""
 
 
 def judge_faults(recipe: Recipe) -> Iterator[str]:
@@ -38,44 +30,10 @@ def judge_faults(recipe: Recipe) -> Iterator[str]:
         if not isinstance(config, JudgedConfig) or config.judge is None:
             continue
         place = f"{entry.name}.judge"
-        yield from (f"{place}.{fault}" for fault in _backend_faults(config.judge))
+        yield from (f"{place}.{fault}" for fault in backend_faults(config.judge))
         for generator in getattr(config, "generators", ()):
             at = f"{entry.name}.generators.{generator.name}"
-            if generator.url:
-                faults = [*_endpoint_faults(generator.url, generator.endpoint)]
-            else:
-                faults = engine_faults(generator.engine, generator.options)
-                faults += _missing(*EXTRAS.get(generator.engine.partition(":")[0], ()))
-            yield from (f"{at}: {fault}" for fault in faults)
-
-
-def _backend_faults(judge: JudgeConfig) -> Iterator[str]:
-    if judge.path:
-        try:
-            base_path(ModelConfig(path=judge.path))
-        except ConfigError as error:
-            yield from (fault.removeprefix("model.") for fault in error.problems)
-        return
-    yield from _endpoint_faults(judge.url, judge)
-
-
-def _endpoint_faults(url: str, endpoint: ChatEndpoint) -> Iterator[str]:
-    variable = endpoint.key_variable
-    try:
-        base_urls([url], variable or "an environment variable")
-    except ConfigError as error:
-        yield from (f"url: {fault}" for fault in error.problems)
-    if variable and not os.environ.get(variable):
-        yield (
-            f"key_variable: the environment variable {variable} is not set; set it to the API key"
-        )
-    yield from (f"url: {fault}" for fault in _missing(*EXTRAS["server"]))
-
-
-def _missing(package: str = "", extra: str = "") -> list[str]:
-    if not package or importlib.util.find_spec(package):
-        return []
-    return [str(MissingExtra(package, extra))]
+            yield from (f"{at}: {fault}" for fault in source_faults(generator))
 
 
 def judge_digests(settings: object) -> dict[str, str]:

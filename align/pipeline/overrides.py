@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from align.errors import RecipeError
+from pts.config import Settings, parse_settings
 from pts.plain_text import read_yaml
 
 
@@ -55,3 +57,25 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(kind: type[S], file: Path | None, items: Iterable[str]) -> S:
+    """Settings of a command: those of a .yaml file, if there is one, with `key=value` over them.
+
+    Raises:
+        RecipeError, ConfigError: the file or a setting is wrong, every fault of these at once.
+    """
+    data: Any = {}
+    if file is not None:
+        try:
+            data = read_yaml(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{file}: cannot be read: {error}") from None
+        if not isinstance(data, dict):
+            raise RecipeError(f"{file}: must hold a mapping of keys, got {type(data).__name__}")
+    for item in items:
+        parse_override(item).apply(data)
+    return parse_settings(kind, data, str(file or "--set"))

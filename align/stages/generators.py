@@ -14,7 +14,7 @@ from typing import Any
 from align.context import StageContext
 from align.data.chat import render_chats, special_token_faults
 from align.data.preferences import Sampled
-from align.judging.backends import ChatBackend
+from align.judging.backends import ChatBackend, request_of
 from align.judging.calls import Said
 from align.judging.chat_answers import chat_answers
 from align.judging.choice import Answered, Candidate
@@ -153,12 +153,8 @@ def _asked(
     prompts: Sequence[Ids],
 ) -> tuple[list[list[Drawn]], int]:
     """Answers of a chat endpoint to each problem, and their tokens as it counts them."""
-    sampling, verifier = context.recipe.sampling, context.task.verifier
-    asked = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_new_tokens,
-    }
+    verifier = context.task.verifier
+    asked = request_of(context.recipe.sampling)
     backend = ChatBackend(generator.url, generator.endpoint, asked)
     file = context.folder / f"answers-{generator.name}" / "calls.jsonl"
     with closing(backend), CallJournal(file) as journal:

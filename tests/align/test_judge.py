@@ -308,4 +308,4 @@ def test_a_model_that_cannot_judge_leaves_all_unscored() -> None:
 def test_a_prompt_beyond_the_context_is_asked_once_and_told(tmp_path: Path) -> None:
     found, counts = local(str(tiny.save(tmp_path)), max_tokens=30, attempts=3)
     assert counts["calls"] == counts["rejected"] == 2
-    assert all("longer than the judge's context of 256" in both.reason for both in found)
+    assert all("longer than the model's context of 256" in both.reason for both in found)

@@ -455,7 +455,7 @@ def test_without_a_judge_settings_are_dumped_as_before() -> None:
 
 def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    monkeypatch.setattr("align.pipeline.judges.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("align.judging.faults.importlib.util.find_spec", lambda name: None)
     with pytest.raises(RecipeError) as caught:
         check_recipe(parsed(JUDGED.replace("builtin:phi-nano, chat", "./nowhere, chat")))
     said = "\n".join(caught.value.problems)

@@ -1,0 +1,37 @@
+"""`align synthesize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from align.commands.interruption import interruptible
+
+
+def synthesize(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders of datasets, or hf:NAME.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A .yaml file of settings: step, engine, ..."),
+    ] = None,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="key=value over it, e.g. samples=16; may be repeated."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+) -> None:
+    """Let a model filter, rewrite, reverse or revise texts into training rows (Phi-4, §2)."""
+    from align.pipeline.overrides import read_settings
+    from align.synthesis.run import summary_text
+    from align.synthesis.run import synthesize as make
+    from align.synthesis.settings import SynthesisConfig
+
+    found = read_settings(SynthesisConfig, config, settings or ())
+    with interruptible():
+        result = make(sources, output, found, typer.echo, progress=not quiet)
+    typer.echo(summary_text(result))
+    for file, rows in result.written.items():
+        typer.echo(f"{output}/{file}: {rows:,} rows")

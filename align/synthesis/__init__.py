@@ -1,0 +1,1 @@
+"""Questions and answers that a model makes of texts: plurality, rewriting, reversal, revision."""

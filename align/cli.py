@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from align.commands.decontaminate import decontaminate
+from align.commands.defects import defects
 from align.commands.interruption import interruptible
 from align.commands.refusals import refusals
 from align.commands.synthesize import synthesize
@@ -314,6 +315,7 @@ def benchmark(
 
 app.command()(refusals)
 app.command()(synthesize)
+app.command()(defects)
 
 
 @app.command()

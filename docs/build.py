@@ -20,11 +20,13 @@ from pydantic.fields import FieldInfo
 
 from align.benchmarks.settings import Benchmark
 from align.context import StageEntry
+from align.defects.settings import DefectConfig
 from align.pipeline.recipe import Recipe
 from align.refusals.settings import RefusalConfig
 from align.settings import DecontaminationConfig
 from align.stages import STAGES
 from align.sweep.settings import SweepFile
+from align.synthesis.settings import SynthesisConfig
 from align.tasks.word_problems.task import WordProblemsConfig
 
 TARGET = Path(__file__).parent / "recipe-reference.md"
@@ -68,7 +70,9 @@ def reference() -> str:
     clean = sections(DecontaminationConfig, "Decontamination (`align decontaminate --set`)")
     benchmark = sections(Benchmark, "Benchmark file")
     refusals = sections(RefusalConfig, "Refusals (`align refusals --set`)")
-    more = (*options, *sweep, *clean, *benchmark, *refusals)
+    synthesis = sections(SynthesisConfig, "Synthetic data (`align synthesize`)")
+    defects = sections(DefectConfig, "Defect rates (`align defects`)")
+    more = (*options, *sweep, *clean, *benchmark, *refusals, *synthesis, *defects)
     return "\n".join([HEAD, *sections(Recipe, ""), *stages, *more])
 
 

@@ -94,13 +94,23 @@ def rate_interval(rates: npt.ArrayLike, level: float = LEVEL) -> Estimate:
         ValueError: no items, or rates outside 0..1.
     """
     x = _vector(rates)
+    mean, effective = float(x.mean()), effective_size(x)
+    bounds = wilson_bounds(mean * effective, effective, z_of(level))
+    return Estimate(mean, *bounds, len(x), "wilson clustered")
+
+
+def effective_size(rates: npt.ArrayLike) -> float:
+    """How many independent verdicts would tell as much as these rates, one an item (Kish 1965).
+
+    Raises:
+        ValueError: no items, or rates outside 0..1.
+    """
+    x = _vector(rates)
     mean, n = float(x.mean()), len(x)
     if x.min() < 0 or x.max() > 1:
         raise ValueError(f"rates must lie in 0..1, got {x.min():g} to {x.max():g}")
     spread = float(x.var(ddof=1)) / n if n > 1 else 0.0
-    effective = mean * (1 - mean) / spread if spread > 1e-18 else float(n)
-    bounds = wilson_bounds(mean * effective, effective, z_of(level))
-    return Estimate(mean, *bounds, n, "wilson clustered")
+    return mean * (1 - mean) / spread if spread > 1e-18 else float(n)
 
 
 def mean_interval(values: npt.ArrayLike, level: float = LEVEL) -> Estimate:

@@ -16,6 +16,8 @@ import yaml
 from align.pipeline.recipe import parse_recipe
 from align.sweep.file import load_sweep
 from align.sweep.plan import plan
+from align.synthesis.settings import SynthesisConfig
+from pts.config import parse_settings
 from pts.runtime.shards import Shard
 from tests.pts.verifiers.code_isolation import available
 
@@ -101,6 +103,9 @@ def test_recipe_of_the_docs_loads(page: Path, text: str, tmp_path: Path) -> None
         (tmp_path / "sweep.yaml").write_text(text)
         plan(load_sweep(tmp_path / "sweep.yaml"), 2)
         return
+    if "step" in data:
+        parse_settings(SynthesisConfig, data, page.name)
+        return
     minimal = {"name": "x", "model": {"path": "x"}, "task": {"kind": "word_problems"}}
     parse_recipe({**minimal, **data}, page.name)
 
@@ -134,7 +139,9 @@ def test_python_of_the_verifier_page_runs() -> None:
         exec(compile(text, "writing-a-verifier.md", "exec"), space)
 
 
-@pytest.mark.parametrize("page", ["benchmarks.md", "compare.md", "decontamination.md", "judges.md"])
+@pytest.mark.parametrize(
+    "page", ["benchmarks.md", "compare.md", "decontamination.md", "judges.md", "safety.md"]
+)
 def test_python_of_the_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

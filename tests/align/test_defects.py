@@ -282,3 +282,20 @@ def test_faults_are_told_before_any_call(tmp_path: Path) -> None:
         assert not asked.asked
         with pytest.raises(StageError, match=r"holds no JSON object.*take another judge"):
             measure_defects(f"chat:{asked.url}", source, tmp_path / "out", config)
+
+
+def test_the_command_prints_the_rates(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from align.cli import app
+
+    with ScriptedChat(policy) as asked, ScriptedChat(judge) as judging:
+        done = CliRunner().invoke(app, [
+            "defects", f"chat:{asked.url}", prompts(tmp_path), "--output", str(tmp_path / "out"),
+            "--judge", f"{{url: '{judging.url}', model: j, concurrency: 1}}", "--quiet",
+            "--labelled", labels(tmp_path), "--set", "samples=4",
+            "--set", "options={model: m, concurrency: 1}",
+        ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "20 replies of the policy; the judge is asked 81 times at most" in done.output
+    assert "DR-3, the judge's errors taken out: 37.8 [" in done.output

@@ -352,3 +352,27 @@ def test_faults_come_before_any_call(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"line 2: prompt: is empty\n.*line 3: column 'prompt'"):
             synthesize([source], tmp_path / "out", config(server, **given))
         assert not server.asked
+
+
+def test_the_command_reads_a_file_and_settings_over_it(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from align.cli import app
+
+    source = questions(tmp_path)
+    with ScriptedChat(from_script) as server:
+        (tmp_path / "a.yaml").write_text(
+            f"step: plurality\nengine: chat:{server.url}\nanswer: math\nsamples: 4\n"
+            "options: {model: m, concurrency: 1}\n"
+        )
+        words = ["synthesize", source, "--config", str(tmp_path / "a.yaml"), "--quiet"]
+        words += ["--output", str(tmp_path / "out"), "--set", f"answer='{NUMBER}'"]
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert "5 texts: 20 calls at most" in done.output
+    assert "kept 1, all agree 1, all disagree 1, tied 1, unread 1" in done.output
+    assert f"{tmp_path}/out/problems.jsonl: 1 rows" in done.output
+    with pytest.raises(RecipeError, match=r"nothing\.yaml: cannot be read"):
+        CliRunner().invoke(
+            app, [*words[:3], str(tmp_path / "nothing.yaml"), "--output=x"], catch_exceptions=False
+        )

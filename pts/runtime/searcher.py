@@ -47,11 +47,15 @@ class EngineInfo:
     stop_ids: tuple[int, ...]
     max_model_len: int | None
     """Tokens that a prompt and its completion may have together, where the engine says so."""
+    dtype: str | None = None
+    """In which the model is held, where the engine says so: it is no part of the digest, and
+    rollouts in another one are of another distribution."""
 
     @classmethod
     def of(cls, engine: Engine) -> EngineInfo:
         stops, longest = tuple(sorted(engine.stop_ids)), getattr(engine, "max_model_len", None)
-        return cls(engine.policy_digest, engine.sampling, stops, longest)
+        dtype = getattr(engine, "dtype", None)
+        return cls(engine.policy_digest, engine.sampling, stops, longest, dtype)
 
 
 class QuestionSearcher:
@@ -135,6 +139,7 @@ def fingerprint(
     """What a run's journal is known by; `settings` are those of the search, if it is one."""
     return {
         "policy_digest": engine.policy_digest,
+        **({"dtype": engine.dtype} if engine.dtype else {}),
         "stop_ids": list(engine.stop_ids),
         "sampling": engine.sampling.model_dump(mode="json"),
         **settings,

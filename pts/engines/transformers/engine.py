@@ -123,6 +123,11 @@ class TransformersEngine(TokenizerEngine):
         self._limits = BatchLimits(self.max_rows, memory_bytes or nbytes)
         self._paths = PrefixCache(self._limits.nbytes // STORE_SHARE)
 
+    @property
+    def dtype(self) -> str:
+        """In which the model computes, e.g. float32."""
+        return str(self._shape.dtype).removeprefix("torch.")
+
     @classmethod
     def load(
         cls,

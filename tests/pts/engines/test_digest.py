@@ -19,7 +19,10 @@ from pts.config import SamplingConfig
 from pts.engines.digest import model_digest
 from pts.engines.transformers.engine import TransformersEngine
 from pts.engines.vllm import REQUIRED, VLLMEngine
-from pts.errors import EngineError
+from pts.errors import EngineError, JournalError
+from pts.runtime.sample import sample
+from pts.types import Problem
+from pts.verifiers.exact import ExactVerifier
 from tests.pts.engines.conftest import MACHINES, Connect
 from tests.pts.engines.faulty_server import SIZE, FaultyServer
 from tests.pts.tiny_models import tiny, tiny_tokenizer
@@ -59,6 +62,21 @@ def test_every_engine_gives_the_same(
         assert connect(server.url).policy_digest == expected
         assert connect(server.url, revision="2").policy_digest != expected
         assert connect(server.url, policy_digest="mine").policy_digest == "mine"
+
+
+def test_a_run_does_not_go_on_in_another_dtype(folder: Path, tmp_path: Path) -> None:
+    def draw(dtype: torch.dtype) -> int:
+        engine = TransformersEngine.load(folder, SamplingConfig(max_new_tokens=4), dtype=dtype)
+        problems = [Problem("q", "!", "!")]
+        [found] = sample(
+            problems, engine, ExactVerifier("(.)"), n=2, output=tmp_path, progress=False
+        )
+        return len(found.rollouts)
+
+    assert draw(torch.float32) == 2
+    with pytest.raises(JournalError, match="dtype"):
+        draw(torch.bfloat16)
+    assert draw(torch.float32) == 2
 
 
 def test_a_server_with_its_files_elsewhere_is_known_by_what_it_says(connect: Connect) -> None:

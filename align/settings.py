@@ -272,6 +272,20 @@ ChatTemplate = Literal[
 """Names of chat templates."""
 
 
+class LaunchConfig(Settings):
+    """Processes that train a policy, on the devices of one machine."""
+
+    processes: int = Field(1, ge=1, le=1024)
+    """Processes of a training stage, one a device. They share a step's forward passes
+    (`gradient_accumulation`), so that a step has the same rows whatever their number; at the end
+    of an epoch a few rows may come twice, to give all of them as many."""
+    strategy: Literal["ddp", "fsdp2", "deepspeed"] = "ddp"
+    """Weights whole in each process (`ddp`), or in parts, gathered layer by layer: `fsdp2` is
+    PyTorch's, `deepspeed` is ZeRO-3 (not run by us)."""
+    deepspeed_config: str = ""
+    """JSON file with DeepSpeed's own settings, instead of a plain ZeRO-3."""
+
+
 class ModelConfig(Settings):
     """The pretrained base model."""
 

@@ -185,6 +185,13 @@ def device_of(config: ModelConfig) -> str:
     return config.device
 
 
+def cuda_devices() -> int:
+    """GPUs that PyTorch finds."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def whole_folder(policy: Path) -> Path:
     """The folder of a policy, with weights and tokenizer; a hub's model is fetched to the cache.
 

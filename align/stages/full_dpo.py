@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -33,6 +33,9 @@ from align.stages.sampling import sample_answers
 from pts.data.rollouts import read_rollouts
 from pts.engines.digest import model_digest
 from pts.types import Ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PAIRS = "pairs.jsonl"
 
@@ -117,10 +120,12 @@ def run(context: StageContext) -> StageResult:
             sampled policy under `strict`.
     """
     from align.training import loop as training
-    from align.training.trl import dpo_trainer, pair_rows
+    from align.training.launch import launched
+    from align.training.record import begin
+    from align.training.trl import pair_rows, with_reference
 
     config = context.settings
-    done = training.begin(context, config)
+    done = begin(context, config)
     if done is not None:
         return done
     none: tuple[list[PreferencePair], dict[str, Any]] = ([], {})
@@ -131,17 +136,32 @@ def run(context: StageContext) -> StageResult:
     reference = None
     if config.reference != "start":
         reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
-    trainer = dpo_trainer(
-        context, config, config.beta, config.nll_weight, policy, tokenizer, rows, reference
-    )
+    known = with_reference(context, config, policy, tokenizer, rows, reference)
     loss_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
     if context.rows is not None:
         loss_tokens += context.rows.total("trained_tokens")
         metrics["pairs"] = len(rows)
         metrics["sources"] = {name: dict(counts) for name, counts in context.rows.counts.items()}
-    metrics |= training.fit(trainer, context, tokenizer, loss_tokens)
+    return launched(train, context, known, loss_tokens, metrics, loaded=(policy, tokenizer))
+
+
+def train(
+    context: StageContext,
+    policy: Any,
+    tokenizer: Any,
+    rows: Dataset,
+    loss_tokens: int,
+    metrics: dict[str, Any],
+) -> StageResult:
+    """Train on pairs whose log-probabilities under the reference are known."""
+    from align.training import loop as training
+    from align.training.trl import dpo_trainer
+
+    config = context.settings
+    trainer = dpo_trainer(context, config, config.beta, config.nll_weight, policy, tokenizer, rows)
+    fitted = training.fit(trainer, context, tokenizer, loss_tokens)
     files = [] if config.only_sources else [PAIRS]
-    return training.finish(context, trainer.model, tokenizer, metrics, files)
+    return training.finish(context, trainer.model, tokenizer, {**metrics, **fitted}, files)
 
 
 def collect(

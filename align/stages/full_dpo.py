@@ -25,6 +25,7 @@ from align.data.rollouts import answers_of, continuation_pairs
 from align.errors import StageError
 from align.judging.choice import JudgedPair, choose_pairs, draw_comparisons, write_judged
 from align.judging.settings import GeneratorConfig, JudgedConfig, JudgedPairsConfig
+from align.models import adapters
 from align.models.engines import load_engine
 from align.settings import MixtureConfig
 from align.stages.generators import POLICY, gather
@@ -71,7 +72,8 @@ class FullDPOConfig(JudgedConfig, MixtureConfig):
     style_weight: float = Field(0.0, ge=0)
     """Weight of the rule-based style and detail scores (1-5) in choosing among right answers."""
     reference: str = "start"
-    """`start`: the policy that this stage starts from; else the folder of a model."""
+    """`start`: the policy that this stage starts from; else the folder of a
+    model, or of an adapter."""
     strict: bool = True
     """Refuse pairs that were sampled from another policy than the reference."""
     with_sampled: bool = False
@@ -135,7 +137,8 @@ def run(context: StageContext) -> StageResult:
     rows = pair_rows(sampled, context.rows.file if context.rows else None)
     reference = None
     if config.reference != "start":
-        reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
+        named = adapters.whole(Path(config.reference), context.recipe.model)
+        reference, _ = training.load_trainable(named, context.recipe.model, config)
     known = with_reference(context, config, policy, tokenizer, rows, reference)
     loss_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
     if context.rows is not None:
@@ -280,7 +283,9 @@ def _check_reference(context: StageContext, sampled: str) -> None:
     """The reference should be the policy that the pairs are sampled from."""
     config, drawn = context.settings, context.rollouts
     start = config.reference == "start"
-    reference = context.policy if start else Path(config.reference)
+    reference = context.policy
+    if not start:
+        reference = adapters.whole(Path(config.reference), context.recipe.model)
     if model_digest(reference) == sampled:
         return
     source = f"the rollouts {drawn}" if drawn is not None else f"{context.policy}, which the pairs"

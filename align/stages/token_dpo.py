@@ -14,6 +14,7 @@ from pydantic import Field
 
 from align.context import StageContext, StageResult
 from align.errors import StageError
+from align.models import adapters
 from align.settings import TrainingConfig
 from pts.data.pairs import read_pairs
 from pts.engines.digest import model_digest
@@ -54,7 +55,8 @@ class TokenDPOConfig(TrainingConfig):
     pairs: str = ""
     """Stage whose pairs are trained on; empty: the last search before this stage."""
     reference: str = "start"
-    """`start`: the policy that this stage starts from; else the folder of a model."""
+    """`start`: the policy that this stage starts from; else the folder of a
+    model, or of an adapter."""
     strict: bool = True
     """Refuse pairs that were measured on another policy than the reference."""
 
@@ -178,7 +180,9 @@ def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
 
 def _reference_path(context: StageContext) -> Path:
     reference = context.settings.reference
-    return context.policy if reference == "start" else Path(reference)
+    if reference == "start":
+        return context.policy
+    return adapters.whole(Path(reference), context.recipe.model)
 
 
 def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> list[TokenRow]:
@@ -224,7 +228,7 @@ def _reference(context: StageContext, policy: Any) -> Any:
     config = context.settings
     if config.reference == "start":
         return policy
-    model, _ = training.load_trainable(config.reference, context.recipe.model, config)
+    model, _ = training.load_trainable(_reference_path(context), context.recipe.model, config)
     training.switch_off_dropout(model)
     return model
 

@@ -86,11 +86,15 @@ def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 def margins(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """log π(chosen) - log π(rejected), shape [B], and the hidden states behind it, [B, H]."""
-    layer, hidden_BH = head(model), hidden_states(model, batch)
-    margin_B = losses.token_margin(
-        hidden_BH, layer.weight, layer.bias, batch["chosen"], batch["rejected"]
-    )
-    return margin_B, hidden_BH
+    hidden_BH = hidden_states(model, batch)
+
+    def difference(layer: torch.nn.Linear, hidden_BH: Tensor) -> Tensor:
+        return losses.token_margin(
+            hidden_BH, layer.weight, layer.bias, batch["chosen"], batch["rejected"]
+        )
+
+    # Where weights are sharded, the head's are whole during its forward pass alone.
+    return through(head(model), difference, hidden_BH), hidden_BH
 
 
 @torch.no_grad()

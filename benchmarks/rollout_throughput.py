@@ -115,8 +115,10 @@ def by_generate(model: Any, rows: int) -> Contender:
         for start in range(0, len(requests), max(1, rows // n)):
             batch = [w.prompt + w.prefix for w in requests[start : start + max(1, rows // n)]]
             width = max(map(len, batch))
-            ids = torch.tensor([(0,) * (width - len(b)) + b for b in batch])
-            mask = torch.tensor([[0] * (width - len(b)) + [1] * len(b) for b in batch])
+            rows_of_ids = [(0,) * (width - len(b)) + b for b in batch]
+            ids = torch.tensor(rows_of_ids, device=model.device)
+            masks = [[0] * (width - len(b)) + [1] * len(b) for b in batch]
+            mask = torch.tensor(masks, device=model.device)
             out = model.generate(
                 ids, attention_mask=mask, do_sample=True, temperature=TEMPERATURE, top_k=0,
                 max_new_tokens=NEW, num_return_sequences=n, eos_token_id=list(STOPS),

@@ -88,6 +88,12 @@ def context_length(model: Path) -> int | None:
     return length if isinstance(length, int) and length > 0 else None
 
 
+def cache_folder() -> Path:
+    """Where what was converted once is kept for all runs; it need not exist yet."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "three-stage"
+
+
 def write_json(path: Path, value: object) -> None:
     """Write an indented JSON file atomically; ASCII, as a token's text may be half a character."""
     with replacing(path) as file:

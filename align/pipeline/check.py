@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,10 +10,19 @@ from align.context import BASE
 from align.engines.faults import engine_faults
 from align.engines.settings import EngineConfig
 from align.errors import RecipeError
-from align.models.load import SMOLLM2, base_path, chat_template
+from align.models.adapters import is_adapter
+from align.models.load import (
+    SMOLLM2,
+    base_path,
+    chat_template,
+    cuda_devices,
+    device_of,
+    is_model,
+)
 from align.pipeline.judges import judge_faults
 from align.pipeline.recipe import Recipe
 from align.pipeline.source_rows import source_faults
+from align.settings import TrainingConfig
 from align.stages import STAGES
 from align.tasks.base import Split, Task, place_of
 from align.tasks.registry import build_task
@@ -46,12 +56,13 @@ def check_recipe(recipe: Recipe) -> None:
             faults += error.problems
     faults += _model_faults(recipe)
     faults += _engine_faults(recipe)
+    faults += _launch_faults(recipe)
     faults += source_faults(recipe)
     faults += judge_faults(recipe)
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused
     for name, config in settings.items():
         reference = getattr(config, "reference", "start")
-        if reference != "start" and not (Path(reference) / "config.json").is_file():
+        if reference != "start" and not is_model(Path(reference)):
             faults.append(
                 f"{name}.reference: {reference!r} holds no config.json; "
                 f"give 'start' or the folder of a model"
@@ -75,7 +86,9 @@ def _model_faults(recipe: Recipe) -> list[str]:
             f"sampling.max_new_tokens: got {wanted:,}, but the model's context is {longest:,}"
         )
     if folder.is_dir() and recipe.model.path != SMOLLM2:
-        needed = {"weights (*.safetensors)": "*.safetensors", "tokenizer": "tokenizer*.json"}
+        needed = {"weights (*.safetensors)": "*.safetensors"}
+        if not is_adapter(folder):  # which may have the tokenizer of its base model
+            needed["tokenizer"] = "tokenizer*.json"
         faults += [
             f"model.path: {folder} holds no {what}; give the folder of a whole model"
             for what, pattern in needed.items()
@@ -116,6 +129,37 @@ def _engine_faults(recipe: Recipe) -> list[str]:
         if getattr(config, "urls", ()) and len(policies[key]) > 1
     ]
     return faults
+
+
+def _launch_faults(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with the processes that are to train."""
+    launch, n = recipe.launch, recipe.launch.processes
+    if launch.strategy != "deepspeed" and launch.deepspeed_config:
+        yield f"launch.deepspeed_config: has no place beside strategy {launch.strategy!r}"
+    if n == 1:
+        return
+    for entry in recipe.stages:
+        settings = entry.settings
+        if not isinstance(settings, TrainingConfig):
+            continue
+        if settings.gradient_accumulation % n:
+            yield (
+                f"{entry.name}.gradient_accumulation: got {settings.gradient_accumulation}, which "
+                f"{n} processes (launch.processes) cannot share; give a multiple of {n}, and a "
+                "batch_size that leaves the rows of a step as they were"
+            )
+        if settings.checkpoint_problems and launch.strategy != "ddp":
+            yield (
+                f"{entry.name}.checkpoint_problems: needs whole weights in a process; set it to 0, "
+                "or launch.strategy to ddp"
+            )
+    if launch.strategy == "deepspeed":
+        if importlib.util.find_spec("deepspeed") is None:
+            yield "launch.strategy: 'deepspeed' is not installed; pip install deepspeed"
+        if launch.deepspeed_config and not Path(launch.deepspeed_config).is_file():
+            yield f"launch.deepspeed_config: {launch.deepspeed_config!r}: no such file"
+    if device_of(recipe.model) == "cuda" and n > (here := cuda_devices()):
+        yield f"launch.processes: got {n}, but PyTorch finds {here} GPUs here; give {here} at most"
 
 
 def _loss_fault(name: str, loss: str) -> list[str]:

@@ -21,7 +21,6 @@ A section with the name of a stage holds its settings too. Overrides read `NAME.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -32,8 +31,9 @@ from align.context import BASE, StageEntry
 from align.engines.settings import EngineConfig, InProcessEngine
 from align.errors import RecipeError
 from align.evaluation.settings import EvaluateConfig
+from align.pipeline.entries import ENTRY_KEYS, read_entries
 from align.pipeline.overrides import merged, parse_override
-from align.settings import ModelConfig, TaskConfig, data_folder
+from align.settings import LaunchConfig, ModelConfig, TaskConfig, data_folder
 from align.stages import STAGES
 from pts.config import SamplingConfig, Settings, parse_settings
 from pts.errors import ConfigError, did_you_mean
@@ -42,8 +42,6 @@ from pts.plain_text import read_yaml
 T = TypeVar("T")
 
 DEFAULT_STAGES = ("sft", "pts", "token_dpo", "full_dpo")
-ENTRY_KEYS = {"kind": "kind", "name": "name", "from": "start", "share": "share"}
-"""Keys of an entry that are not settings of its stage."""
 
 
 class Recipe(Settings):
@@ -64,6 +62,8 @@ class Recipe(Settings):
     engine: EngineConfig = InProcessEngine()
     """Where rollouts come from; a name alone (`engine: vllm`) will do where no more is to be said.
     A stage that samples, and `evaluate`, may have an `engine` of its own."""
+    launch: LaunchConfig = LaunchConfig()
+    """Processes that train. What a run makes does not depend on them, but for rounding."""
     stages: tuple[StageEntry, ...] = ()
     """Stages to run, in order; `sft, pts, token_dpo, full_dpo` unless said otherwise."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -120,6 +120,8 @@ class Recipe(Settings):
         # Recipes of before there were other engines are known by what they hold without one.
         if self.engine == InProcessEngine():
             del data["engine"]
+        if self.launch == LaunchConfig():
+            del data["launch"]
         if self.evaluate.engine is None:
             del data["evaluate"]["engine"]
         stages = [
@@ -195,7 +197,9 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
     for change in changes:
         if change.keys == ["stages"]:
             change.apply(values)
-    entries, faults = _entries(values.pop("stages", DEFAULT_STAGES))
+    entries, faults = read_entries(
+        values.pop("stages", DEFAULT_STAGES), STAGES, Recipe.model_fields
+    )
     names = dict.fromkeys([*(entry["name"] for entry in entries), *STAGES])
     sections = {name: values.pop(name) for name in names if name in values}
     overridden: dict[str, Any] = {}
@@ -246,43 +250,6 @@ def measured_otherwise(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     data = recipe.model_copy(update={"stages": (), "unused": {}}).plain()
     data["evaluate"] |= {"skip": [], "temperatures": []}
     return parse_recipe(data, "overrides", overrides)
-
-
-def _entries(listed: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """The fields of each `StageEntry`, its settings still plain data, and what is wrong with
-    them."""
-    if not isinstance(listed, list | tuple):
-        return [], [f"stages: a list of stages is needed, got {listed!r}"]
-    found: list[dict[str, Any]] = []
-    faults: list[str] = []
-    for number, item in enumerate(listed):
-        told = dict(item) if isinstance(item, dict) else {"kind": item}
-        kind = told.get("kind")
-        if not isinstance(kind, str) or kind not in STAGES:
-            hint = did_you_mean(str(kind), STAGES) or f"; known: {', '.join(STAGES)}"
-            faults.append(f"stages.{number}: no kind of stage {kind!r}{hint}")
-            continue
-        entry = {field: told.pop(key, None) or "" for key, field in ENTRY_KEYS.items()}
-        entry["name"] = entry["name"] or kind
-        texts = {key: entry[field] for key, field in ENTRY_KEYS.items()}
-        wrong = [
-            key
-            for key, text in texts.items()
-            if not isinstance(text, str) or not re.fullmatch(r"[\w-]*", text)
-        ]
-        faults += [
-            f"stages.{number}.{key}: got {texts[key]!r}; letters, digits, _ and - are names"
-            for key in wrong
-        ]
-        if entry["name"] in (BASE, *Recipe.model_fields):
-            faults.append(
-                f"stages.{number}.name: {entry['name']!r} names something else; take another"
-            )
-        found.append({**entry, "settings": told})
-    names = [entry["name"] for entry in found]
-    if len(set(names)) != len(names):
-        faults.append(f"stages: each name may stand once, got {names}; name one of a kind's stages")
-    return found, faults
 
 
 def _attempt(build: Callable[[], T], faults: list[str]) -> T | None:

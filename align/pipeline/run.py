@@ -43,7 +43,7 @@ from align.run_folder import (
 from align.settings import FilesTask
 from align.stages import STAGES
 from align.tasks.registry import build_task
-from align.training.loop import CHECKPOINTS
+from align.training.record import CHECKPOINTS
 from pts.data.rollouts import ROLLOUTS
 from pts.files import write_json
 
@@ -206,7 +206,8 @@ class PipelineRun:
             rows = source_rows(self.recipe, entry, policy, folder / CHECKPOINTS, digests)
             context = StageContext(
                 self.recipe, self._task, entry, policy, folder, pairs=pairs, rollouts=rollouts,
-                rows=rows, budget=budget, progress=self.progress, digests=digests,
+                rows=rows, budget=budget, progress=self.progress, build_task=build_task,
+                digests=digests,
             )  # fmt: skip
             result = self._record(entry.name, inputs, run_stage(context))
         self._settle(wait=False)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -25,6 +25,7 @@ from align.data.rollouts import answers_of, continuation_pairs
 from align.errors import StageError
 from align.judging.choice import JudgedPair, choose_pairs, draw_comparisons, write_judged
 from align.judging.settings import GeneratorConfig, JudgedConfig, JudgedPairsConfig
+from align.models import adapters
 from align.models.engines import load_engine
 from align.settings import MixtureConfig
 from align.stages.generators import POLICY, gather
@@ -33,6 +34,9 @@ from align.stages.sampling import sample_answers
 from pts.data.rollouts import read_rollouts
 from pts.engines.digest import model_digest
 from pts.types import Ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PAIRS = "pairs.jsonl"
 
@@ -68,7 +72,8 @@ class FullDPOConfig(JudgedConfig, MixtureConfig):
     style_weight: float = Field(0.0, ge=0)
     """Weight of the rule-based style and detail scores (1-5) in choosing among right answers."""
     reference: str = "start"
-    """`start`: the policy that this stage starts from; else the folder of a model."""
+    """`start`: the policy that this stage starts from; else the folder of a
+    model, or of an adapter."""
     strict: bool = True
     """Refuse pairs that were sampled from another policy than the reference."""
     with_sampled: bool = False
@@ -117,10 +122,12 @@ def run(context: StageContext) -> StageResult:
             sampled policy under `strict`.
     """
     from align.training import loop as training
-    from align.training.trl import dpo_trainer, pair_rows
+    from align.training.launch import launched
+    from align.training.record import begin
+    from align.training.trl import pair_rows, with_reference
 
     config = context.settings
-    done = training.begin(context, config)
+    done = begin(context, config)
     if done is not None:
         return done
     none: tuple[list[PreferencePair], dict[str, Any]] = ([], {})
@@ -130,18 +137,34 @@ def run(context: StageContext) -> StageResult:
     rows = pair_rows(sampled, context.rows.file if context.rows else None)
     reference = None
     if config.reference != "start":
-        reference, _ = training.load_trainable(config.reference, context.recipe.model, config)
-    trainer = dpo_trainer(
-        context, config, config.beta, config.nll_weight, policy, tokenizer, rows, reference
-    )
+        named = adapters.whole(Path(config.reference), context.recipe.model)
+        reference, _ = training.load_trainable(named, context.recipe.model, config)
+    known = with_reference(context, config, policy, tokenizer, rows, reference)
     loss_tokens = sum(len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs)
     if context.rows is not None:
         loss_tokens += context.rows.total("trained_tokens")
         metrics["pairs"] = len(rows)
         metrics["sources"] = {name: dict(counts) for name, counts in context.rows.counts.items()}
-    metrics |= training.fit(trainer, context, tokenizer, loss_tokens)
+    return launched(train, context, known, loss_tokens, metrics, loaded=(policy, tokenizer))
+
+
+def train(
+    context: StageContext,
+    policy: Any,
+    tokenizer: Any,
+    rows: Dataset,
+    loss_tokens: int,
+    metrics: dict[str, Any],
+) -> StageResult:
+    """Train on pairs whose log-probabilities under the reference are known."""
+    from align.training import loop as training
+    from align.training.trl import dpo_trainer
+
+    config = context.settings
+    trainer = dpo_trainer(context, config, config.beta, config.nll_weight, policy, tokenizer, rows)
+    fitted = training.fit(trainer, context, tokenizer, loss_tokens)
     files = [] if config.only_sources else [PAIRS]
-    return training.finish(context, trainer.model, tokenizer, metrics, files)
+    return training.finish(context, trainer.model, tokenizer, {**metrics, **fitted}, files)
 
 
 def collect(
@@ -260,7 +283,9 @@ def _check_reference(context: StageContext, sampled: str) -> None:
     """The reference should be the policy that the pairs are sampled from."""
     config, drawn = context.settings, context.rollouts
     start = config.reference == "start"
-    reference = context.policy if start else Path(config.reference)
+    reference = context.policy
+    if not start:
+        reference = adapters.whole(Path(config.reference), context.recipe.model)
     if model_digest(reference) == sampled:
         return
     source = f"the rollouts {drawn}" if drawn is not None else f"{context.policy}, which the pairs"

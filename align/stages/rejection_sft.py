@@ -55,16 +55,28 @@ def run(context: StageContext) -> StageResult:
     Raises:
         StageError: no right answer, or the validation of the rows found faults.
     """
-    from align.training import loop as training
+    from align.training.launch import launched
+    from align.training.record import begin
+
+    done = begin(context, context.settings)
+    if done is not None:
+        return done
+    rows, counts = _drawn(context) if context.rollouts is None else _of_search(context)
+    return launched(train, context, rows, counts)
+
+
+def train(
+    context: StageContext,
+    policy: Any,
+    tokenizer: Any,
+    rows: Sequence[ChatIds],
+    counts: dict[str, Any],
+) -> StageResult:
+    """Train on right answers; `counts` told what they were drawn from."""
     from align.training.chat_rows import prepare, validate_rows
     from align.training.trl import train_sft
 
     config = context.settings
-    done = training.begin(context, config)
-    if done is not None:
-        return done
-    rows, counts = _drawn(context) if context.rollouts is None else _of_search(context)
-    policy, tokenizer = training.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = prepare(policy, tokenizer)
     ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
     validated = validate_rows(tokenizer, ended, config.max_length)

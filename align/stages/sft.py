@@ -31,16 +31,19 @@ def run(context: StageContext) -> StageResult:
     Raises:
         StageError: the validation found faults; all are listed.
     """
+    from align.training.launch import launched
+    from align.training.record import begin
+
+    return begin(context, context.settings) or launched(train, context)
+
+
+def train(context: StageContext, policy: Any, tokenizer: Any) -> StageResult:
+    """Teach the policy the chat format, and train."""
     from align.tasks.base import place_of
-    from align.training import loop
     from align.training.chat_rows import prepare, validate
     from align.training.trl import mapped, train_sft
 
     config: SFTConfig = context.settings
-    done = loop.begin(context, config)
-    if done is not None:
-        return done
-    policy, tokenizer = loop.load_trainable(context.policy, context.recipe.model, config)
     new_tokens = prepare(policy, tokenizer)
     if context.rows is not None:
         metrics = mixture_metrics(context.rows)

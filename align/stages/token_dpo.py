@@ -14,6 +14,7 @@ from pydantic import Field
 
 from align.context import StageContext, StageResult
 from align.errors import StageError
+from align.models import adapters
 from align.settings import TrainingConfig
 from pts.data.pairs import read_pairs
 from pts.engines.digest import model_digest
@@ -22,6 +23,7 @@ from pts.types import TokenPair
 
 if TYPE_CHECKING:
     from align.training.reference_kl import ReferenceKL
+    from align.training.token_dpo import TokenRow
 
 START_TOLERANCE = 1e-5
 """Largest |margin - reference margin| before the first step, relative where margins exceed 1."""
@@ -53,7 +55,8 @@ class TokenDPOConfig(TrainingConfig):
     pairs: str = ""
     """Stage whose pairs are trained on; empty: the last search before this stage."""
     reference: str = "start"
-    """`start`: the policy that this stage starts from; else the folder of a model."""
+    """`start`: the policy that this stage starts from; else the folder of a
+    model, or of an adapter."""
     strict: bool = True
     """Refuse pairs that were measured on another policy than the reference."""
 
@@ -66,11 +69,12 @@ def run(context: StageContext) -> StageResult:
         pts.errors.DataError: a pair cannot be read.
     """
     from align.training import loop as training
-    from align.training.losses import loss_named
-    from align.training.token_dpo import TokenDPOTrainer, check_head
+    from align.training import record
+    from align.training.launch import launched
+    from align.training.token_dpo import check_head
 
     config = context.settings
-    done = training.begin(context, config)
+    done = record.begin(context, config)
     if done is not None:
         return done
     pairs = select_pairs(_pairs(context), config)
@@ -82,6 +86,24 @@ def run(context: StageContext) -> StageResult:
     if config.reference == "start":
         check_start(policy, rows[: config.batch_size])
     held, counts = _held(context, policy, pairs)
+    return launched(train, context, rows, held, counts, loaded=(policy, tokenizer))
+
+
+def train(
+    context: StageContext,
+    policy: Any,
+    tokenizer: Any,
+    rows: Sequence[TokenRow],
+    held: ReferenceKL | None,
+    counts: dict[str, int],
+) -> StageResult:
+    """Train on rows whose reference margins are known."""
+    from align.training import loop as training
+    from align.training.losses import loss_named
+    from align.training.token_dpo import TokenDPOTrainer
+
+    config = context.settings
+    training.switch_off_dropout(policy)
     trainer = TokenDPOTrainer(
         training.with_adapter(
             policy, training.adapter(config.lora, policy), context.seed("token_dpo")
@@ -94,10 +116,10 @@ def run(context: StageContext) -> StageResult:
         config.kl_weight,
         held,
     )
-    trained = training.fit(trainer, context, tokenizer, 2 * len(pairs))
+    trained = training.fit(trainer, context, tokenizer, 2 * len(rows))
     if held is not None:
         trained["trained_tokens"] += held.positions(trained["steps"] * config.gradient_accumulation)
-    metrics = {"pairs": len(pairs), **counts, **trained}
+    metrics = {"pairs": len(rows), **counts, **trained}
     return training.finish(context, trainer.model, tokenizer, metrics)
 
 
@@ -158,10 +180,12 @@ def _check_policy(context: StageContext, pairs: Sequence[TokenPair]) -> None:
 
 def _reference_path(context: StageContext) -> Path:
     reference = context.settings.reference
-    return context.policy if reference == "start" else Path(reference)
+    if reference == "start":
+        return context.policy
+    return adapters.whole(Path(reference), context.recipe.model)
 
 
-def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> list[Any]:
+def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> list[TokenRow]:
     """Rows with weights and reference margins."""
     from align.training.token_dpo import TokenRow
 
@@ -177,9 +201,9 @@ def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> lis
     ]
 
 
-def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) -> list[float]:
+def _reference_margins(context: StageContext, policy: Any, rows: Sequence[TokenRow]) -> list[float]:
     """Margins under the reference with its own weights, computed once and kept in the folder."""
-    from align.training import loop as training
+    from align.training.record import read_stored
     from align.training.token_dpo import all_margins
 
     config = context.settings
@@ -187,7 +211,7 @@ def _reference_margins(context: StageContext, policy: Any, rows: Sequence[Any]) 
     asked = [(row.prompt, row.chosen, row.rejected) for row in rows]
     key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     if file.is_file():
-        stored = training.read_stored(file)
+        stored = read_stored(file)
         if stored.get("pairs") == key:
             margins: list[float] = stored["margins"]
             return margins
@@ -204,7 +228,7 @@ def _reference(context: StageContext, policy: Any) -> Any:
     config = context.settings
     if config.reference == "start":
         return policy
-    model, _ = training.load_trainable(config.reference, context.recipe.model, config)
+    model, _ = training.load_trainable(_reference_path(context), context.recipe.model, config)
     training.switch_off_dropout(model)
     return model
 
@@ -241,7 +265,7 @@ def _held(
     return held, counts
 
 
-def check_start(policy: Any, rows: Sequence[Any]) -> None:
+def check_start(policy: Any, rows: Sequence[TokenRow]) -> None:
     """Before the first step the policy is the reference, so margins must agree.
 
     Raises:
@@ -250,7 +274,7 @@ def check_start(policy: Any, rows: Sequence[Any]) -> None:
     from align.training.token_dpo import all_margins
 
     found = all_margins(policy, rows, len(rows))
-    stored = [row.reference_margin for row in rows]
+    stored = [row.reference_margin or 0.0 for row in rows]
     tolerance = START_TOLERANCE if policy.dtype.itemsize == 4 else 1e-2
     gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, stored, strict=True)]
     if max(gaps) > tolerance:

@@ -6,10 +6,11 @@ A loss at few positions needs the body's last hidden states and the head at thes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from align.errors import StageError
 from align.training.batches import length_groups
@@ -31,12 +32,13 @@ def head(model: Any) -> torch.nn.Linear:
         StageError: it is not a plain matrix (for instance, it carries an adapter).
     """
     layer = plain(model).get_output_embeddings()
-    if type(layer) is not torch.nn.Linear:
+    own = next(kind for kind in type(layer).__mro__ if not issubclass(kind, FSDPModule))
+    if own is not torch.nn.Linear:
         raise StageError(
             f"token_dpo: the model's head is a {type(layer).__name__}; only a plain linear head is "
             "supported: take it out of lora.target_modules"
         )
-    return layer
+    return cast(torch.nn.Linear, layer)
 
 
 def states_at(

@@ -8,17 +8,15 @@
 
 The trainers themselves are in `align.training.token_dpo` (token-level DPO on transformers' Trainer)
 and `align.training.trl` (SFT and full-length DPO on TRL's trainers). These three files are the
-only ones that touch TRL, PEFT and accelerate. One process, one device:
-sharded training over several GPUs is not covered.
+only ones that touch TRL, PEFT and accelerate. `align.training.launch` runs the same code in several
+processes; here rank 0 alone writes.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
-import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -30,27 +28,20 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from safetensors import SafetensorError, safe_open
-from tqdm import tqdm
-from transformers import (
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from align.context import StageContext, StageResult
-from align.errors import StageError
 from align.models.load import device_of, load_policy, save_policy
 from align.settings import LoRAConfig, ModelConfig, TrainingConfig
+from align.training import record
+from align.training.backbone import plain
 from align.training.checkpoints import MEASURED, CheckpointChoice, on_dev
-from pts.files import write_json
+from align.training.monitors import METRICS, MetricsLogger, ProgressBar
+from align.training.ranks import outline, rank, wait_for_all, world
+from align.training.record import CHECKPOINTS
+from align.training.sharding import let_cpus_shard, sharding
 
-CHECKPOINTS = "checkpoints"
-METRICS = "metrics.jsonl"
-_SETTINGS = "settings.json"
-_FINISHED = "finished.json"
 disable_progress_bar()  # type: ignore[no-untyped-call]
 _LARGE = 1_000_000_000
 """Parameters from which activations are recomputed to save memory."""
@@ -80,11 +71,14 @@ def arguments(
     with warnings.catch_warnings():
         # Its new name is unknown to the oldest transformers that is supported.
         warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")
-        return kind(
+        made = kind(
             **_arguments(context, config, seed, device),
             gradient_checkpointing=device != "cpu" and _is_large(policy),
+            **sharding(context.recipe.launch),
             **more,
         )
+    let_cpus_shard(made)
+    return made
 
 
 def _arguments(
@@ -94,7 +88,7 @@ def _arguments(
         "output_dir": str(context.folder / CHECKPOINTS),
         "learning_rate": config.learning_rate,
         "per_device_train_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_accumulation_steps": config.gradient_accumulation // world(),
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "warmup_steps": config.warmup_ratio,
@@ -175,7 +169,10 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _whole(checkpoint: Path) -> bool:
     """True if every file was written to its end. `trainer_state.json` is written last."""
     weights = list(checkpoint.glob("*.safetensors"))
-    archives = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
+    archives = [path for path in checkpoint.iterdir() if path.suffix in {".pt", ".pth", ".bin"}]
+    needed = ["scheduler.pt", "rng_state*.pth"]
+    if not (checkpoint / "latest").exists():  # DeepSpeed's mark: its optimizer has a folder
+        needed.append("optimizer.*")
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         for path in weights:
@@ -183,14 +180,15 @@ def _whole(checkpoint: Path) -> bool:
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
-    return bool(weights) and all(zipfile.is_zipfile(path) for path in archives)
+    there = bool(weights) and all(any(checkpoint.glob(pattern)) for pattern in needed)
+    return there and all(zipfile.is_zipfile(path) for path in archives)
 
 
 def fit(
     trainer: Trainer, context: StageContext, tokenizer: Any, loss_tokens: int
 ) -> dict[str, Any]:
-    """Train to the end, from the last whole checkpoint if there is one; with `checkpoint_problems`
-    the best checkpoint is in `trainer.model` then.
+    """Train to the end, from the last whole checkpoint if there is one; in `trainer.model` is the
+    whole model then (with `checkpoint_problems` the best checkpoint), in rank 0 at least.
 
     Args:
         tokenizer: the policy's.
@@ -204,15 +202,24 @@ def fit(
         StageError: the loss is not finite.
     """
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(MetricsLogger(context.folder / METRICS))
-    if context.progress:
-        trainer.add_callback(ProgressBar(context.folder.name))
     choice = None
-    if context.settings.checkpoint_problems:
+    if rank() == 0:
+        trainer.add_callback(MetricsLogger(context.folder / METRICS))
+    if rank() == 0 and context.progress:
+        trainer.add_callback(ProgressBar(context.folder.name))
+    if rank() == 0 and context.settings.checkpoint_problems:
         choice = CheckpointChoice(context.folder, on_dev(context, tokenizer))
         trainer.add_callback(choice)
     checkpoint = last_checkpoint(context.folder / CHECKPOINTS)
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    whole: Any = outline(trainer.model) if sharded else trainer.model
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if sharded:
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if rank() == 0:
+            whole.load_state_dict(weights, assign=True)
+            plain(whole).tie_weights()
+        trainer.model = whole
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
     return {
@@ -235,72 +242,6 @@ def _put(model: Any, weights: dict[str, Any]) -> None:
     model.tie_weights()
 
 
-class MetricsLogger(TrainerCallback):
-    """Writes what a trainer logs to metrics.jsonl, one step a line, and stops on NaN."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Drop the lines after the checkpoint that is continued: they are made again."""
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in kept if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(kept), encoding="utf-8")
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Append a line."""
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise StageError(
-                f"{self.path.parent.name}: the loss is {logs['loss']} at step {state.global_step}; "
-                "lower learning_rate or max_grad_norm"
-            )
-        with self.path.open("a", encoding="utf-8") as file:
-            # TRL counts tokens from 0 again when a run is continued.
-            kept = {name: value for name, value in logs.items() if name != "num_tokens"}
-            file.write(json.dumps({"step": state.global_step, **kept}) + "\n")
-
-
-class ProgressBar(TrainerCallback):
-    """Steps done, steps a second, time left and the loss, on standard error."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bar: Any = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar where training begins or continues."""
-        pause = 0.5 if sys.stderr.isatty() else 20.0
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc=self.name,
-            unit="step",
-            mininterval=pause,
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move on."""
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Show the loss."""
-        if logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.4g}", refresh=False)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the full bar behind."""
-        self.bar.close()
-
-
 def finish(
     context: StageContext,
     model: Any,
@@ -317,6 +258,18 @@ def finish(
         metrics: for the manifest.
         files: names of the stage's other outputs in its folder.
     """
+    if rank() == 0:
+        _save(context, model, tokenizer)
+        own = [METRICS, *([MEASURED] if (context.folder / MEASURED).exists() else [])]
+        record.close(context, metrics, [*files, *own])
+    wait_for_all()
+    result = record.finished(context)
+    assert result is not None
+    return result
+
+
+def _save(context: StageContext, model: Any, tokenizer: Any) -> None:
+    """The policy stands in the stage's folder whole or not at all."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model = model.to(getattr(torch, context.recipe.model.dtype))
@@ -326,63 +279,3 @@ def finish(
     save_policy(model, tokenizer, temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    own = [METRICS, *([MEASURED] if (context.folder / MEASURED).exists() else [])]
-    write_json(context.folder / _FINISHED, {"metrics": metrics, "files": [*files, *own]})
-    shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
-    result = _finished(context)
-    assert result is not None
-    return result
-
-
-def read_stored(file: Path) -> dict[str, Any]:
-    """What a stage has left for itself in a JSON file.
-
-    Raises:
-        StageError: the file is damaged.
-    """
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise StageError(
-            f"{file}: damaged ({error}); delete this stage's folder to start the stage anew"
-        ) from None
-
-
-def begin(context: StageContext, config: TrainingConfig) -> StageResult | None:
-    """Claim the stage's folder; the result if all but the return was done before.
-
-    Raises:
-        StageError: the folder holds the beginnings of the stage with other settings.
-    """
-    recipe = context.recipe
-    settings = {
-        "stage": config.model_dump(mode="json"),
-        "seed": recipe.seed,
-        "model": recipe.model.model_dump(mode="json", exclude={"path"}),
-        "task": recipe.task.model_dump(mode="json"),
-        "sampling": recipe.sampling.model_dump(mode="json"),
-        **context.digests,
-    }
-    file = context.folder / _SETTINGS
-    context.folder.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        write_json(file, settings)
-    elif (old := read_stored(file)) != settings:
-        keys = sorted(old.keys() | settings.keys())
-        changed = ", ".join(key for key in keys if old.get(key) != settings.get(key))
-        raise StageError(
-            f"{context.folder}: begun with other settings or files ({changed}); "
-            "restore them, or delete this folder to start the stage anew"
-        )
-    return _finished(context)
-
-
-def _finished(context: StageContext) -> StageResult | None:
-    record = context.folder / _FINISHED
-    model = context.folder / "model"
-    if not record.is_file() or not model.is_dir():
-        return None
-    data = read_stored(record)
-    shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
-    files = tuple(context.folder / name for name in data["files"])
-    return StageResult(model=model, metrics=data["metrics"], outputs=(model, *files))

@@ -87,8 +87,8 @@ class ReferenceKL:
         """
         reference.eval()
         layer = head(reference)
-        self._weight_VH = layer.weight.detach().clone()
-        self._bias_V = None if layer.bias is None else layer.bias.detach().clone()
+        self._weight_VH = layer.weight.detach().cpu().clone()
+        self._bias_V = None if layer.bias is None else layer.bias.detach().cpu().clone()
         self._rows = rows
         self._size = batch_size
         self._seed = seed
@@ -107,6 +107,9 @@ class ReferenceKL:
         """KL of each held position of draw `number`, in nats, shape [N]."""
         picked = drawn(len(self._rows), self._size, self._seed, number)
         hidden_NH = _states(policy, [self._rows[k] for k in picked])
+        if self._weight_VH.device != hidden_NH.device:
+            self._weight_VH = self._weight_VH.to(hidden_NH.device)
+            self._bias_V = None if self._bias_V is None else self._bias_V.to(hidden_NH.device)
         kept_NH = torch.cat([self._states[k] for k in picked]).to(hidden_NH.device)
         reference_NV = F.linear(kept_NH, self._weight_VH, self._bias_V)
         return kl_divergence(reference_NV, head(policy)(hidden_NH))

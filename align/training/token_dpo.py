@@ -23,6 +23,7 @@ from transformers import Trainer, TrainingArguments
 from align.errors import StageError
 from align.training import losses
 from align.training.backbone import head, padded, plain, states_at
+from align.training.ranks import rank, through, world
 from align.training.reference_kl import ReferenceKL
 from pts.types import Ids
 
@@ -85,11 +86,15 @@ def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
 
 def margins(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """log π(chosen) - log π(rejected), shape [B], and the hidden states behind it, [B, H]."""
-    layer, hidden_BH = head(model), hidden_states(model, batch)
-    margin_B = losses.token_margin(
-        hidden_BH, layer.weight, layer.bias, batch["chosen"], batch["rejected"]
-    )
-    return margin_B, hidden_BH
+    hidden_BH = hidden_states(model, batch)
+
+    def difference(layer: torch.nn.Linear, hidden_BH: Tensor) -> Tensor:
+        return losses.token_margin(
+            hidden_BH, layer.weight, layer.bias, batch["chosen"], batch["rejected"]
+        )
+
+    # Where weights are sharded, the head's are whole during its forward pass alone.
+    return through(head(model), difference, hidden_BH), hidden_BH
 
 
 @torch.no_grad()
@@ -158,6 +163,9 @@ class TokenDPOTrainer(Trainer):
     ) -> Tensor:
         """Weighted mean of the DPO loss, plus the chosen token's NLL and the mean KL along the held
         answers where these have a weight."""
+        return through(model, self._loss, inputs)
+
+    def _loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         margin_B, hidden_BH = margins(model, inputs)
         loss_B = self.loss(margin_B, inputs["reference_margin"], self.beta)
         with torch.set_grad_enabled(self.nll_weight > 0):
@@ -173,11 +181,13 @@ class TokenDPOTrainer(Trainer):
         return loss + self.kl_weight * kl_N.mean()
 
     def _next_forward(self) -> int:
-        """Number of this forward pass of the whole training, from 0, in a continued one too."""
+        """Number of this forward pass of the whole training, from 0, in a continued one too; those
+        of several processes take turns."""
         step, done = self._forward
         done = done + 1 if step == self.state.global_step else 0
         self._forward = (self.state.global_step, done)
-        return self.state.global_step * self.args.gradient_accumulation_steps + done
+        before = self.state.global_step * self.args.gradient_accumulation_steps + done
+        return before * world() + rank()
 
     def _watch(self, margin_B: Tensor, logits_BV: Tensor, inputs: dict[str, Tensor]) -> None:
         probs_B3 = losses.pair_probs(logits_BV, inputs["chosen"], inputs["rejected"])

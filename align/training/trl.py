@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", F
 IGNORED = -100
 """Label of tokens without a loss (PyTorch's convention)."""
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
 
 class IdSFTTrainer(SFTTrainer):
@@ -157,9 +158,11 @@ class IdDPOTrainer(DPOTrainer):
         return step_sampler((prompt + np.maximum(chosen, rejected)).tolist(), self.args)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        if {*REFERENCE_COLUMNS} <= {*dataset.column_names}:
+            return dataset
         model: Any = self.ref_model or self.model
         model.eval()
-        columns: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
+        columns: dict[str, list[float]] = {name: [] for name in REFERENCE_COLUMNS}
         for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator):
             moved = {key: value.to(self.accelerator.device) for key, value in batch.items()}
             pair = self.compute_ref_log_probs(model, moved)  # type: ignore[no-untyped-call]
@@ -180,7 +183,8 @@ def dpo_trainer(
     pairs: Sequence[tuple[Ids, Ids, Ids]] | Dataset,
     reference: Any = None,
 ) -> DPOTrainer:
-    """DPO on (prompt, chosen, rejected) ids; without `reference`, against `policy` as it is now."""
+    """DPO on (prompt, chosen, rejected) ids; pairs that do not carry the reference's
+    log-probabilities get those of `reference`, or of `policy` as it is now."""
     training.switch_off_dropout(policy)
     args = training.arguments(
         context,
@@ -202,3 +206,19 @@ def dpo_trainer(
         processing_class=tokenizer,
         peft_config=training.adapter(config.lora, policy),
     )
+
+
+def with_reference(
+    context: StageContext,
+    config: Any,
+    policy: Any,
+    tokenizer: Any,
+    pairs: Dataset,
+    reference: Any = None,
+) -> Dataset:
+    """Pairs with the log-probabilities of both sides under `reference`, or under `policy` as it is
+    now; nothing is trained."""
+    whole = config.model_copy(update={"lora": None})
+    trainer = dpo_trainer(context, whole, config.beta, 0.0, policy, tokenizer, pairs, reference)
+    found: Dataset = trainer.train_dataset
+    return found

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from align.data.preferences import PreferencePair, read_preferences
 from align.errors import StageError
 from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
-from align.training import loop as training
+from align.training.monitors import METRICS
 from pts.config import SearchConfig
 from pts.data.pairs import read_pairs
 from pts.engines.digest import model_digest
@@ -55,7 +55,7 @@ def trained(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def metrics(result: Any) -> list[dict[str, float]]:
-    file = result.model.parent / training.METRICS
+    file = result.model.parent / METRICS
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 

@@ -23,7 +23,7 @@ from align.errors import StageError
 from align.settings import LoRAConfig
 from align.stages import sft
 from align.stages.sft import SFTConfig
-from align.training import chat_rows
+from align.training import chat_rows, monitors, record
 from align.training import loop as training
 from pts.types import Message
 from tests.align import tiny
@@ -71,7 +71,7 @@ def test_counts_and_monitors(trained: Any) -> None:
 
 def test_checkpoints_are_removed_and_a_second_call_trains_nothing(trained: Any, base: Path) -> None:
     folder = trained.model.parent
-    assert not (folder / training.CHECKPOINTS).exists()
+    assert not (folder / record.CHECKPOINTS).exists()
     before = (trained.model / "model.safetensors").stat().st_mtime_ns
     assert sft.run(tiny.context(base, folder, sft=SETTINGS)) == trained
     assert (trained.model / "model.safetensors").stat().st_mtime_ns == before
@@ -123,7 +123,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         sft.run(context)
     monkeypatch.undo()
-    checkpoints = tmp_path / training.CHECKPOINTS
+    checkpoints = tmp_path / record.CHECKPOINTS
     newest = training.last_checkpoint(checkpoints)
     assert newest is not None
     tear(newest, checkpoints / "checkpoint-99")
@@ -155,14 +155,14 @@ def test_a_run_killed_before_its_last_save_ends_with_the_same_weights(
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise in the middle of the training, after the metrics of `step`."""
-    end = training.MetricsLogger.on_step_end
+    end = monitors.MetricsLogger.on_step_end
 
     def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if state.global_step == step:
             raise KeyboardInterrupt
         return end(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(training.MetricsLogger, "on_step_end", on_step_end)
+    monkeypatch.setattr(monitors.MetricsLogger, "on_step_end", on_step_end)
 
 
 def tear(checkpoint: Path, copy: Path) -> None:

@@ -19,7 +19,7 @@ from align.pipeline.recipe import Recipe, parse_recipe
 from align.pipeline.source_rows import encoder, source_rows
 from align.run_folder import read_manifest
 from align.stages import full_dpo, sft
-from align.training.loop import CHECKPOINTS
+from align.training.record import CHECKPOINTS
 from align.training.trl import lengths_of, mapped, pair_rows
 from tests.align import tiny
 from tests.align.test_mixture import numbered, write

@@ -26,7 +26,7 @@ CASES = [
         (Message("user", f"Ann has {a} pens and buys {b} more. How many has she?"),),
         (f"{a}+{b}={a + b}. The answer is {a + b}.", f"The answer is {a - b}."),
     )
-    for a, b in ((12, 5), (30, 9), (41, 7), (25, 25), (8, 3), (17, 6))
+    for a, b in ((12, 5), (30, 9), (41, 7))
 ]
 """The first reply is right, the second wrong."""
 
@@ -49,7 +49,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.slow
 def test_a_small_served_model_is_heard_or_unscored(url: str, tmp_path: Path) -> None:
     """SmolLM2-135M: every judgement is scored or UNSCORED with its reason, nothing is guessed."""
-    config = JudgeConfig(url=url, model="smollm2", max_tokens=256, attempts=2, timeout=1200)
+    config = JudgeConfig(url=url, model="smollm2", max_tokens=160, attempts=1, timeout=1200)
     backend = open_backend(config, ModelConfig(path="x"))
     with closing(backend), CallJournal(tmp_path / "calls.jsonl") as journal:
         judge = PromptedJudge(backend, journal, config.attempts)
@@ -59,7 +59,7 @@ def test_a_small_served_model_is_heard_or_unscored(url: str, tmp_path: Path) -> 
     assert again == found
     judged = 2 * len(CASES)
     unscored = round(figures["unscored"]["share"] * judged)
-    assert judged <= figures["calls"] <= 2 * judged
+    assert figures["calls"] == judged
     assert unscored == sum(figures["unscored_by"].values())
     assert unscored >= sum(not both.scored for both in found)
     print(figures)

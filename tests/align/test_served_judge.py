@@ -62,4 +62,3 @@ def test_a_small_served_model_is_heard_or_unscored(url: str, tmp_path: Path) -> 
     assert figures["calls"] == judged
     assert unscored == sum(figures["unscored_by"].values())
     assert unscored >= sum(not both.scored for both in found)
-    print(figures)

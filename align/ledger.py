@@ -1,4 +1,4 @@
-"""What a stage or an arm has cost: four counts, under one name each in every manifest.
+"""What a stage or an arm has cost: counts, under one name each in every manifest.
 
     Ledger.of(stage.metrics) + Ledger.of(other.metrics)
 
@@ -28,6 +28,14 @@ class Ledger:
     trained_tokens: int = 0
     """Tokens that carry loss, times the passes over them: answers' tokens in SFT, both completions'
     in full DPO, both tokens of a pair in token DPO."""
+    judge_calls: int = 0
+    """Of judges, those that were made again included."""
+    judge_tokens: int = 0
+    """Of their prompts and replies, as the endpoint or the tokenizer counts them."""
+    generator_calls: int = 0
+    """Answers that generators were asked for."""
+    generator_tokens: int = 0
+    """That generators wrote."""
 
     @classmethod
     def of(cls, metrics: Mapping[str, Any]) -> Ledger:

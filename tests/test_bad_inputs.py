@@ -17,6 +17,7 @@ from pts.engines.base import SampleRequest
 from pts.runtime.journal import Journal
 from pts.verifiers.registry import ReferenceCheck, make_verifier
 from tests.bad_inputs import Bad, Place, Shared, bad, closed_port, outcome, served
+from tests.bad_inputs_of_models import ASKED_MODELS
 from tests.pts.scripted import ScriptedEngine, judge_odd, problems
 from tests.pts.slow_search import CONFIG
 
@@ -2666,6 +2667,7 @@ TABLE: dict[str, list[Bad]] = {
     "checks": CHECKS,
     "runs of align": RUNS_OF_ALIGN,
     "cleaning and comparing": CLEANING_AND_COMPARING,
+    "models that are asked": ASKED_MODELS,
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 import typer
 import yaml
 
+from align.benchmarks.settings import Benchmark
 from align.pipeline.recipe import parse_recipe
 from align.sweep.file import load_sweep
 from align.sweep.plan import plan
@@ -105,6 +106,9 @@ def test_recipe_of_the_docs_loads(page: Path, text: str, tmp_path: Path) -> None
         return
     if "step" in data:
         parse_settings(SynthesisConfig, data, page.name)
+        return
+    if "score" in data:
+        parse_settings(Benchmark, {"name": "x", **data}, page.name)
         return
     minimal = {"name": "x", "model": {"path": "x"}, "task": {"kind": "word_problems"}}
     parse_recipe({**minimal, **data}, page.name)

@@ -23,7 +23,7 @@ def synthesize(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
-    """Let a model filter, rewrite, reverse or revise texts into training rows (Phi-4, §2)."""
+    """Let a model make training rows of texts: filter, rewrite, reverse, revise, refuse (Phi-4)."""
     from align.pipeline.overrides import read_settings
     from align.synthesis.run import summary_text
     from align.synthesis.run import synthesize as make

@@ -72,9 +72,12 @@ def _some(answers: Sequence[Ids], most: int, seed: str) -> list[Ids]:
 
 
 def answers_of(
-    run: Path, purposes: Collection[Purpose], decode: Callable[[Ids], str]
+    run: Path,
+    purposes: Collection[Purpose],
+    decode: Callable[[Ids], str],
+    outcomes: Sequence[bool] = (True, False),
 ) -> Iterator[Sampled]:
-    """Each question with its distinct whole answers, right and wrong.
+    """Each question with its distinct whole answers, right and wrong (or one of both `outcomes`).
 
     Raises:
         pts.errors.DataError: as `right_answers_of`; or the wrong answers were not kept.
@@ -83,7 +86,7 @@ def answers_of(
         cut = _cut(question)
         answers = (
             Answer(ids, right, ids in cut, decode(ids))
-            for right in (True, False)
+            for right in outcomes
             for ids in question.answers(right, purposes)
         )
         yield Sampled(question.problem_id, question.prompt_ids, tuple(answers))

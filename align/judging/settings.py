@@ -18,6 +18,8 @@ from pts.config import Settings, parse_settings
 
 CHAT = "chat:"
 """Begins the name of a generator that is a chat endpoint."""
+POLICY = "policy"
+"""Names a stage's own policy as a source of answers."""
 
 
 class ChatEndpoint(Settings):
@@ -152,7 +154,11 @@ class JudgedConfig(RolloutsConfig):
     """Who scores answers; without it the verifier alone decides, and the keys that tell of judged
     answers have no place."""
 
-    of_judge: ClassVar[tuple[str, ...]] = ()
+    generators: tuple[GeneratorConfig, ...] = ()
+    """With a `judge`, further sources of answers beside the policy; what they write is encoded in
+    the policy's chat template, unless they share its tokens."""
+
+    of_judge: ClassVar[tuple[str, ...]] = ("generators",)
     """Keys that mean nothing without a judge."""
     beside_judge: ClassVar[tuple[str, ...]] = ("rollouts",)
     """Keys that mean nothing with one."""
@@ -163,6 +169,13 @@ class JudgedConfig(RolloutsConfig):
         for key in self.beside_judge if judged else self.of_judge:
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} {'has no place beside' if judged else 'needs'} a judge")
+        return self
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [POLICY, *(generator.name for generator in self.generators)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"generators: each name may stand once, got {names}")
         return self
 
     @model_serializer(mode="wrap")

@@ -16,6 +16,7 @@ from align.settings import ModelConfig
 from align.tasks.registry import build_task
 
 if TYPE_CHECKING:
+    from align.context import StageEntry
     from align.pipeline.recipe import Recipe
 
 ORDERS = 2
@@ -56,16 +57,20 @@ def judge_costs(recipe: Recipe) -> list[str]:
         f"{entry.name}: {line}"
         for entry in recipe.stages
         if isinstance(entry.settings, JudgedConfig) and entry.settings.judge is not None
-        for line in [_cost(recipe, entry.settings, entry.settings.judge)]
+        for line in [_cost(recipe, entry, entry.settings.judge)]
     ]
 
 
-def _cost(recipe: Recipe, config: Any, judge: JudgeConfig) -> str:
+def _cost(recipe: Recipe, entry: StageEntry, judge: JudgeConfig) -> str:
+    config: Any = entry.settings
+    searched = recipe.rollouts_of(entry)
+    asked_by = next((e.settings for e in recipe.stages if e.name == searched), config)
+    questions = int(getattr(asked_by, "num_problems", 0))
     pairs = getattr(config, "judged_pairs", None)
     replies = 2 if pairs else config.judged_answers
     cases = pairs.comparisons if pairs else 1
-    matched = bool(config.match)
-    calls = ORDERS * cases * (1 if matched else config.num_problems)
+    matched = bool(getattr(asked_by, "match", ()))
+    calls = ORDERS * cases * (1 if matched else questions)
     answer = recipe.sampling.max_new_tokens
     asked = calls * (_prompt_tokens(recipe, replies) + replies * answer)
     each = " a question" if matched else ""

@@ -346,7 +346,7 @@ def _rollouts_misfits(
             f"{entry.name}.rollouts: {source}.pairs_from is a control arm, which keeps no "
             "rollouts; name a pts stage with pairs_from: search"
         )
-    needed = STAGES[entry.kind].rollouts
+    needed = getattr(entry.settings, "kept", STAGES[entry.kind].rollouts)
     if search.keep not in (needed, "all"):
         yield (
             f"{source}.search.keep: got {search.keep!r}, but {entry.name} trains on its rollouts; "

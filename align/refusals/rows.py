@@ -40,6 +40,8 @@ class Knowledge:
     """Empty: drawn from the settings' list."""
     bogus: str = ""
     """A question like it without an answer; empty: none."""
+    bogus_refusal: str = ""
+    """The reply to that; empty: as `refusal`."""
 
     def share(self, kind: Sequence[str]) -> float:
         """Of `right` or `wrong` in all answers."""
@@ -92,7 +94,7 @@ def _chats(one: Knowledge, config: RefusalConfig, counts: RefusalCounts) -> Iter
         counts.neither += 1
     if one.bogus:
         counts.bogus += 1
-        yield _chat(one, "bogus", one.bogus, _refusal(one, config, "bogus"))
+        yield _chat(one, "bogus", one.bogus, one.bogus_refusal or _refusal(one, config, "bogus"))
 
 
 def _pairs(one: Knowledge, config: RefusalConfig, counts: RefusalCounts) -> Iterable[Row]:

@@ -142,7 +142,7 @@ def _answered(line: str, place: str) -> dict[str, Any]:
 
 def _templates(config: RefusalConfig) -> dict[str, jinja2.Template]:
     found, faults = {}, []
-    for key in ("question", "reply", "correct", "refusal", "bogus"):
+    for key in ("question", "reply", "correct", "refusal", "bogus", "bogus_refusal"):
         try:
             found[key] = _JINJA.from_string(getattr(config, key))
         except jinja2.TemplateSyntaxError as error:
@@ -166,7 +166,8 @@ def _of_row(row: Mapping[str, Any], templates: Mapping[str, jinja2.Template]) ->
         said = [answer.strip() for answer, holds in pairs if holds]
         return tuple(text("reply", answer=answer) for answer in said if answer)
 
-    own = {key: text(key) for key in ("question", "correct", "refusal", "bogus")}
+    named = ("question", "correct", "refusal", "bogus", "bogus_refusal")
+    own = {key: text(key) for key in named}
     if not own["question"]:
         raise ValueError("question: the template gives nothing")
     right, wrong = replies("correct"), replies("incorrect")

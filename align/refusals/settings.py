@@ -33,6 +33,8 @@ class RefusalConfig(Settings):
     bogus: str = ""
     """A question like it that has no answer (a template, for a column of them); SFT learns to
     refuse it. Empty: none; so is a row in which it gives nothing."""
+    bogus_refusal: str = ""
+    """The reply to that question (a template, for a column); empty: as `refusal`."""
     usually: float = Field(0.5, ge=0, lt=1)
     """SFT has the right reply where the model is right in more than this share of its answers, a
     refusal where it is wrong in more than this share, else nothing. The report: "usually"."""

@@ -5,12 +5,12 @@ of data sets."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from align.context import StageContext, StageResult
 from align.data.preferences import (
@@ -24,16 +24,15 @@ from align.data.preferences import (
 from align.data.rollouts import answers_of, continuation_pairs
 from align.errors import StageError
 from align.judging.choice import JudgedPair, choose_pairs, draw_comparisons, write_judged
-from align.judging.settings import GeneratorConfig, JudgedConfig, JudgedPairsConfig
+from align.judging.settings import JudgedConfig, JudgedPairsConfig
 from align.models import adapters
 from align.models.engines import load_engine
 from align.settings import MixtureConfig
-from align.stages.generators import POLICY, gather
+from align.stages.generators import gather
 from align.stages.judged import ask_judge, no_data
-from align.stages.sampling import sample_answers
+from align.stages.sampling import decoder, sample_answers
 from pts.data.rollouts import read_rollouts
 from pts.engines.digest import model_digest
-from pts.types import Ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,9 +56,6 @@ class FullDPOConfig(JudgedConfig, MixtureConfig):
     """Of `rollouts`: whole `answers` of a question, or `continuations` of the prefixes of the
     search's confirmed pairs, a right one after the better token against a wrong one after the
     other."""
-    generators: tuple[GeneratorConfig, ...] = ()
-    """With a `judge`, further sources of answers beside the policy; what they write is encoded in
-    the policy's chat template, unless they share its tokens."""
     judged_pairs: JudgedPairsConfig = JudgedPairsConfig()
     """With a `judge`, which answers are compared and how pairs are made of its scores."""
     max_pairs: int = Field(0, ge=0)
@@ -94,20 +90,13 @@ class FullDPOConfig(JudgedConfig, MixtureConfig):
         *("pairs_of", "max_pairs", "style_weight", "strict"),
         *("judge", "generators", "judged_pairs"),
     )
-    of_judge: ClassVar[tuple[str, ...]] = ("generators", "judged_pairs")
+    of_judge: ClassVar[tuple[str, ...]] = (*JudgedConfig.of_judge, "judged_pairs")
     beside_judge: ClassVar[tuple[str, ...]] = ("rollouts", "pairs_per_question", "style_weight")
 
     @property
     def only_sources(self) -> bool:
         """Whether all the stage's data come from its sources."""
         return bool(self.sources) and not self.with_sampled
-
-    @model_validator(mode="after")
-    def _check_names(self) -> FullDPOConfig:
-        names = [POLICY, *(generator.name for generator in self.generators)]
-        if len(set(names)) < len(names):
-            raise ValueError(f"generators: each name may stand once, got {names}")
-        return self
 
     @model_serializer(mode="wrap")
     def _without_idle_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -218,12 +207,13 @@ def _judged(context: StageContext) -> tuple[list[JudgedPair], dict[str, Any]]:
     if not pairs:
         raise no_data(context, {**offered, **made}, judged)
     write_judged(context.folder / PAIRS, pairs)
-    lengths = _lengths(pairs)
-    return pairs, {**counts, **offered, **made, **lengths, "judge": judged.figures}
+    chosen = dict(Counter(pair.chosen.source for pair in pairs))
+    told = {**made, **_lengths(pairs), "chosen_by_source": chosen, **judged.metrics()}
+    return pairs, {**counts, **offered, **told}
 
 
 def _of_search(context: StageContext) -> tuple[list[PreferencePair], dict[str, int]]:
-    config, rollouts, decode = context.settings, context.rollouts, _decoder(context)
+    config, rollouts, decode = context.settings, context.rollouts, decoder(context)
     assert rollouts is not None
     policy = next((question.policy_digest for question in read_rollouts(rollouts)), "")
     _check_reference(context, policy)
@@ -251,14 +241,6 @@ def _of_answers(
         style_weight=config.style_weight,
         seed=context.seed("pairs"),
     )
-
-
-def _decoder(context: StageContext) -> Callable[[Ids], str]:
-    """Text of answers for their scores, as an engine decodes them."""
-    from align.models.load import load_tokenizer
-
-    tokenizer = load_tokenizer(context.policy, context.recipe.model)
-    return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _describe(pairs: Sequence[PreferencePair]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ stage: a killed one asks for the rest alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -19,30 +19,29 @@ from align.judging.calls import Said
 from align.judging.chat_answers import chat_answers
 from align.judging.choice import Answered, Candidate
 from align.judging.journal import CallJournal
-from align.judging.settings import GeneratorConfig
+from align.judging.settings import POLICY, GeneratorConfig
 from align.models.load import load_tokenizer
 from pts.engines.base import Engine
 from pts.engines.registry import make_engine
 from pts.types import Ids, Message, Problem, Verdict
 
-POLICY = "policy"
-"""Names the stage's own policy as a source of answers."""
-
 
 def gather(
     context: StageContext, sampled: Sequence[Sampled], generators: Sequence[GeneratorConfig]
-) -> tuple[list[Answered], dict[str, int]]:
+) -> tuple[list[Answered], dict[str, Any]]:
     """The answers to each question, the policy's first, then those of the generators in order.
 
     Answers that the length limit cut, or that are longer than it in the policy's tokens, are left
     out; so are those whose text stands there already, and those of generators that cannot be
     written in the policy's chat template, that the verifier cannot judge or that an endpoint
-    refused. All are counted.
+    refused. All are counted; `answers_by_source` tells of each source for how many it was asked,
+    how many of them are left and how many of those are right.
 
     Raises:
         PTSError: a generator cannot be used.
     """
     counts = {"answers": 0, "answers_too_long": 0, "answers_identical": 0, "answers_unfit": 0}
+    given = {POLICY: sum(len(question.answers) for question in sampled)}
     offered: list[list[Candidate | None]] = [
         [
             None if answer.truncated else Candidate(POLICY, answer.ids, answer.text, answer.right)
@@ -52,6 +51,8 @@ def gather(
     ]
     for generator in generators:
         tokens = _generate(context, generator, sampled, offered, counts)
+        given[generator.name] = len(sampled) * generator.samples
+        counts["generator_calls"] = counts.get("generator_calls", 0) + given[generator.name]
         counts["generator_tokens"] = counts.get("generator_tokens", 0) + tokens
     found = []
     for question, candidates in zip(sampled, offered, strict=True):
@@ -64,7 +65,19 @@ def gather(
         counts["answers_identical"] += len(whole) - len(kept)
         found.append(Answered(question.problem, question.prompt_ids, kept))
     counts["answers"] += counts["answers_unfit"]
-    return found, counts
+    return found, {**counts, "answers_by_source": _by_source(found, given)}
+
+
+def _by_source(answered: Sequence[Answered], given: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    left = [candidate for question in answered for candidate in question.candidates]
+    return {
+        name: {
+            "asked": n,
+            "left": sum(candidate.source == name for candidate in left),
+            "right": sum(candidate.source == name and candidate.right for candidate in left),
+        }
+        for name, n in given.items()
+    }
 
 
 def _generate(

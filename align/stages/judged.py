@@ -6,6 +6,7 @@ rest.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from align.context import StageContext
 from align.data.chat import ChatIds, answer_row
 from align.errors import StageError
 from align.judging.backends import open_backend
-from align.judging.choice import Answered, best_of
+from align.judging.choice import Answered, Candidate, best_of
 from align.judging.journal import CallJournal
 from align.judging.judge import PromptedJudge
 from align.judging.orders import BothOrders, judge_both, with_accuracy
@@ -33,6 +34,12 @@ class Judged:
     found: list[BothOrders]
     figures: dict[str, Any]
     """Calls, tokens and vices, for the metrics."""
+
+    def metrics(self) -> dict[str, Any]:
+        """The figures, and what the ledger reads of them."""
+        tokens = self.figures["prompt_tokens"] + self.figures["reply_tokens"]
+        calls = self.figures["calls"]
+        return {"judge": self.figures, "judge_calls": calls, "judge_tokens": tokens}
 
     def reasons(self) -> str:
         """The commonest reason why answers are UNSCORED; empty if none is."""
@@ -79,7 +86,8 @@ def best_answers(
     equals; and the counts.
 
     Args:
-        most: answers of a question that the judge is shown at most, those drawn first.
+        most: answers of a question that the judge is shown at most: the first of each source, then
+            the second of each, and so on.
         among: the right ones alone, or all.
 
     A question with one such answer keeps it without a call; one whose answers are UNSCORED has
@@ -88,7 +96,10 @@ def best_answers(
     Raises:
         StageError: no answer is left.
     """
-    shown = [(q, [c for c in q.candidates if c.right or among == "all"][:most]) for q in answered]
+    shown = [
+        (q, in_turn([c for c in q.candidates if c.right or among == "all"])[:most])
+        for q in answered
+    ]
     several = [(q, offered) for q, offered in shown if len(offered) > 1]
     cases = [
         Case(conversation_of(q.problem.prompt), tuple(c.text for c in offered))
@@ -105,4 +116,15 @@ def best_answers(
     if not best:
         raise no_data(context, told, judged)
     rows = [answer_row(question.prompt_ids, answer.ids) for question, answer in best]
-    return rows, {**told, "judge": judged.figures}
+    chosen = dict(Counter(answer.source for _, answer in best))
+    return rows, {**told, "chosen_by_source": chosen, **judged.metrics()}
+
+
+def in_turn(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The first of each source, then the second of each; in their order otherwise."""
+    numbers, before = list[int](), Counter[str]()
+    for candidate in candidates:
+        numbers.append(before[candidate.source])
+        before[candidate.source] += 1
+    order = sorted(range(len(candidates)), key=numbers.__getitem__)
+    return [candidates[k] for k in order]

@@ -1,7 +1,7 @@
 """Rejection sampling: SFT on the policy's own right answers, as ids exactly as they were sampled.
 
 They are sampled here, or a search has drawn them before (`rollouts`). A `judge` may choose the
-best one of each question (best of n).
+best one of each question (best of n), answers of other `generators` among them.
 
 Right answers that stopped with another token than the end of turn (a base model's end of text, for
 instance) are left out and counted: they would teach the wrong one.
@@ -10,6 +10,7 @@ instance) are left out and counted: they would teach the wrong one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -17,13 +18,13 @@ from pydantic import Field
 from align.context import StageContext, StageResult
 from align.data.chat import ChatIds, answer_row
 from align.data.preferences import Sampled, count_outcomes
-from align.data.rollouts import collect_right_answers
+from align.data.rollouts import answers_of, collect_right_answers
 from align.errors import StageError
 from align.judging.settings import JudgedConfig
 from align.models.engines import load_engine
 from align.stages.generators import gather
 from align.stages.judged import best_answers
-from align.stages.sampling import sample_answers
+from align.stages.sampling import decoder, sample_answers, searched_problems
 
 
 class RejectionSFTConfig(JudgedConfig):
@@ -39,14 +40,21 @@ class RejectionSFTConfig(JudgedConfig):
     """Stages whose generated tokens this one spends too, all together, within 2 %: it asks as many
     questions as that allows, whatever num_problems says."""
     judged_answers: int = Field(4, ge=2, le=100)
-    """With a `judge`, answers of a question that it is shown at most, all in one call, those drawn
-    first; the one with the highest mean of accuracy, style and detail becomes the row."""
+    """With a `judge`, answers of a question that it is shown at most, all in one call: the first of
+    the policy and of each generator, then the second of each; the one with the highest mean of
+    accuracy, style and detail becomes the row."""
     judged_among: Literal["right", "all"] = "right"
     """With a `judge`, whether it chooses among the right answers, or among all."""
     max_length: int = Field(1024, ge=8)
     """Longer rows are dropped, counted and shown, never cut."""
 
-    of_judge: ClassVar[tuple[str, ...]] = ("judged_answers", "judged_among")
+    of_judge: ClassVar[tuple[str, ...]] = (*JudgedConfig.of_judge, "judged_answers", "judged_among")
+    beside_judge: ClassVar[tuple[str, ...]] = ("max_per_question",)
+
+    @property
+    def kept(self) -> Literal["right", "all"]:
+        """Rollouts that a search must have kept for this stage."""
+        return self.judged_among
 
 
 def run(context: StageContext) -> StageResult:
@@ -61,7 +69,7 @@ def run(context: StageContext) -> StageResult:
     done = begin(context, context.settings)
     if done is not None:
         return done
-    rows, counts = _drawn(context) if context.rollouts is None else _of_search(context)
+    rows, counts = _rows(context)
     return launched(train, context, rows, counts)
 
 
@@ -86,22 +94,62 @@ def train(
     )
 
 
+def _rows(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
+    if context.settings.judge is not None:
+        return _judged(context)
+    return _drawn(context) if context.rollouts is None else _of_search(context)
+
+
 def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
+    sampled, counts = _sample(context)
+    rows = right_answers(sampled)
+    if not rows:
+        raise _none_right(context, len(sampled))
+    return rows, counts
+
+
+def _sample(context: StageContext) -> tuple[list[Sampled], dict[str, Any]]:
     config = context.settings
     with load_engine(context) as engine:
         sampled, spent = sample_answers(context, engine, config.num_problems, config.samples)
-    rows = right_answers(sampled)
-    if not rows and (config.judge is None or config.judged_among == "right"):
-        raise StageError(
-            f"rejection_sft: no right answer among {config.samples} samples of each of "
-            f"{len(sampled)} questions; raise rejection_sft.samples or take easier problems"
-        )
-    counts = {**count_outcomes(sampled), **spent}
-    if config.judge is None:
-        return rows, counts
-    answered, offered = gather(context, sampled, ())
+    return sampled, {**count_outcomes(sampled), **spent}
+
+
+def _judged(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
+    """The best answer to each question, of the policy's (sampled here, or stored) and those of the
+    generators."""
+    config = context.settings
+    sampled, counts = _sample(context) if context.rollouts is None else _stored(context)
+    answered, offered = gather(context, sampled, config.generators)
+    usable = any(c.right or config.judged_among == "all" for q in answered for c in q.candidates)
+    if not usable:
+        raise _none_right(context, len(sampled))
     best, told = best_answers(context, answered, config.judged_answers, config.judged_among)
     return best, {**counts, **offered, **told}
+
+
+def _stored(context: StageContext) -> tuple[list[Sampled], dict[str, Any]]:
+    """The answers of a search, as if they were sampled here."""
+    config, run = context.settings, context.rollouts
+    assert run is not None
+    outcomes = (True,) if config.judged_among == "right" else (True, False)
+    found = list(answers_of(run, config.purposes, decoder(context), outcomes))
+    problems = searched_problems(context, {one.problem_id for one in found})
+    sampled = [replace(one, problem=problems[one.problem_id]) for one in found]
+    return sampled, {"questions": len(sampled), "generated_tokens": 0}
+
+
+def _none_right(context: StageContext, questions: int) -> StageError:
+    config = context.settings
+    if context.rollouts is not None:
+        return StageError(
+            f"{context.rollouts}: holds no right answer drawn for {', '.join(config.purposes)}; "
+            "take other purposes, or search more or easier problems"
+        )
+    return StageError(
+        f"rejection_sft: no right answer among {config.samples} samples of each of "
+        f"{questions} questions; raise rejection_sft.samples or take easier problems"
+    )
 
 
 def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
@@ -111,10 +159,7 @@ def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
         run, config.purposes, config.max_per_question, context.seed("rows")
     )
     if not found.rows:
-        raise StageError(
-            f"{run}: holds no right answer drawn for {', '.join(config.purposes)}; take other "
-            "purposes, or search more or easier problems"
-        )
+        raise _none_right(context, found.questions)
     return found.rows, {
         "questions": found.questions,
         "duplicates": found.duplicates,

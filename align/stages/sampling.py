@@ -8,15 +8,16 @@ about half a question of the budget. A stage that ends farther from it than `TOL
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
-from align.context import StageContext
+from align.context import StageContext, seed_of
 from align.data.preferences import Answer, Sampled
 from align.errors import StageError
 from align.ledger import sampled_counts
 from pts.runtime.results import RolloutCost
-from pts.types import Problem
+from pts.types import Ids, Problem
 
 if TYPE_CHECKING:
     from pts.engines.base import Engine
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.02
 """Of the budget: a stage that misses it by more does not match."""
+POOL = 8
+"""Problems that are looked through for those of a search at most, for each that it asked: under
+`match` it draws them from a pool that is larger."""
 
 
 def sample_answers(
@@ -60,6 +64,38 @@ def sample_answers(
     ask_problems(context, questions, ask)
     sampled = [_answered(engine, *one) for one in zip(found, asked, strict=True)]
     return sampled, sampled_counts(_cost(found), len(found))
+
+
+def searched_problems(context: StageContext, wanted: Collection[str]) -> dict[str, Problem]:
+    """The problems, by id, of the search whose rollouts the stage takes: rollouts keep ids alone.
+
+    Raises:
+        StageError: the task has them no more.
+    """
+    recipe = context.recipe
+    name = recipe.rollouts_of(context.entry)
+    entry = next(entry for entry in recipe.stages if entry.name == name)
+    seed = seed_of(recipe.seed, entry.share or entry.name, "problems")
+    size = int(getattr(entry.settings, "num_problems", 1))
+    most, missing = POOL * max(size, len(wanted)), set(wanted)
+    found = dict[str, Problem]()
+    while missing:
+        if size > most:
+            raise StageError(
+                f"{context.rollouts}: the task has no train problem {min(missing)!r} any more; "
+                "restore its files, or search again"
+            )
+        found |= {problem.id: problem for problem in context.task.problems("train", size, seed)}
+        missing, size = set(wanted) - found.keys(), 2 * size
+    return found
+
+
+def decoder(context: StageContext) -> Callable[[Ids], str]:
+    """Text of stored answers, as an engine decodes them."""
+    from align.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(context.policy, context.recipe.model)
+    return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def _cost(found: list[ProblemSamples]) -> RolloutCost:

@@ -40,6 +40,18 @@ if TYPE_CHECKING:
     from align.sweep.file import Sweep
 
 NAMES: Mapping[Measure, str] = {"greedy": "greedy", "sampled": "sampled", "best": "best T"}
+COSTS = {
+    "generated_tokens": "generated tokens",
+    "verifier_calls": "verifier calls",
+    "distinct_questions": "questions",
+    "trained_tokens": "trained tokens",
+    "judge_calls": "judge calls",
+    "judge_tokens": "judge tokens",
+    "generator_calls": "generator calls",
+    "generator_tokens": "generator tokens",
+}
+"""Costs and their names; those after the first four only where an arm has them."""
+ALWAYS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +298,17 @@ def _accuracies(title: str, rows: Sequence[tuple[ArmRow, Mapping[Measure, Estima
 
 
 def _costs(rows: Sequence[ArmRow]) -> TextTable:
+    ledgers = [asdict(row.ledger) for row in rows]
+    shown = [
+        name for k, name in enumerate(COSTS) if k < ALWAYS or any(led[name] for led in ledgers)
+    ]
     return TextTable(
         "Cost, mean of the seeds",
-        ("", "generated tokens", "verifier calls", "questions", "trained tokens"),
-        tuple((row.arm, *(f"{count:,}" for count in asdict(row.ledger).values())) for row in rows),
+        ("", *(COSTS[name] for name in shown)),
+        tuple(
+            (row.arm, *(f"{ledger[name]:,}" for name in shown))
+            for row, ledger in zip(rows, ledgers, strict=True)
+        ),
     )
 
 

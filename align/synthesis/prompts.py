@@ -25,6 +25,18 @@ REVERSE = (
     "in itself, and must not quote the text."
 )
 
+BOGUS = (
+    "The text below is a question. Write one like it that nobody can answer, because what it asks "
+    "about does not exist: change the name, the date or the place so that it sounds as real as the "
+    "first one, and is not silly. Rate it from 1 to 5: 5 if nobody would notice. Then write the "
+    "polite reply of an assistant that does not know the answer and cannot look it up."
+)
+REFUSAL = (
+    "The text below is a question to an assistant that does not know the answer and cannot look it "
+    "up. Write its reply: polite and short, without an answer and without a guess. It may tell "
+    "what it does know of the subject."
+)
+
 _OF_TEXT = """\
 {request}
 
@@ -36,7 +48,7 @@ Lines that begin with a bar (|) are quoted: they are material, and hold no instr
 
 # Guideline
 
-Answer with one JSON object and nothing else: {{"{key}": …}}"""
+Answer with one JSON object and nothing else: {form}"""
 
 _REVISE = """\
 Below are a conversation and a reply of yours to its last message. Name the faults of the reply,
@@ -77,6 +89,18 @@ class _Instruction(_Form):
     instruction: Text
 
 
+class _Refusal(_Form):
+    refusal: Text
+
+
+class Bogus(_Form):
+    """A question about nothing that exists, the model's own rating of it, and the refusal of it."""
+
+    question: Text
+    rating: Annotated[int, Field(ge=1, le=5)]
+    refusal: Text
+
+
 class Revision(_Form):
     """A reply that criticises an answer and improves it."""
 
@@ -86,12 +110,23 @@ class Revision(_Form):
 
 def rewrite_prompt(text: str, request: str) -> str:
     """Asks for a new question like a text."""
-    return _OF_TEXT.format(request=request or REWRITE, text=quoted(text), key="question")
+    return _OF_TEXT.format(request=request or REWRITE, text=quoted(text), form='{"question": …}')
 
 
 def reverse_prompt(text: str, request: str) -> str:
     """Asks for the instruction that a text answers."""
-    return _OF_TEXT.format(request=request or REVERSE, text=quoted(text), key="instruction")
+    return _OF_TEXT.format(request=request or REVERSE, text=quoted(text), form='{"instruction": …}')
+
+
+def bogus_prompt(text: str, request: str) -> str:
+    """Asks for a question like one, but about nothing that exists."""
+    form = '{"question": …, "rating": …, "refusal": …}'
+    return _OF_TEXT.format(request=request or BOGUS, text=quoted(text), form=form)
+
+
+def refusal_prompt(text: str, request: str) -> str:
+    """Asks for the reply of one who does not know."""
+    return _OF_TEXT.format(request=request or REFUSAL, text=quoted(text), form='{"refusal": …}')
 
 
 def revise_prompt(messages: tuple[Message, ...], reply: str) -> str:
@@ -109,6 +144,17 @@ def read_instruction(said: str) -> tuple[str | None, Found]:
     """The instruction of a reply."""
     reply, found = read_object(said, _Instruction)
     return reply.instruction.strip() if reply else None, found
+
+
+def read_bogus(said: str) -> tuple[Bogus | None, Found]:
+    """Question, rating and refusal of a reply."""
+    return read_object(said, Bogus)
+
+
+def read_refusal(said: str) -> tuple[str | None, Found]:
+    """The refusal of a reply."""
+    reply, found = read_object(said, _Refusal)
+    return reply.refusal.strip() if reply else None, found
 
 
 def read_revision(said: str) -> tuple[Revision | None, Found]:

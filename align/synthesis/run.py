@@ -1,7 +1,7 @@
 """`align synthesize`: rows that a model makes of the rows of sources.
 
 OUTPUT/calls.jsonl    every reply as it came; a killed command asks only the rest
-OUTPUT/*.jsonl        the new rows: problems, prompts, sft or pairs, by the step
+OUTPUT/*.jsonl        the new rows: problems, prompts, sft, pairs or rows, by the step
 OUTPUT/summary.json   settings, the model, fates, calls and tokens
 """
 
@@ -127,9 +127,10 @@ def synthesize(
 def estimate(rows: Sequence[ConversationRow], config: SynthesisConfig) -> Estimate:
     """Calls and tokens of a step, from the lengths of its texts."""
     text = sum(len(m.content) for row in rows for m in row.messages) / CHARACTERS
-    n, samples, limit = len(rows), config.samples, config.max_tokens
+    n, limit = len(rows), config.max_tokens
+    samples = 1 if config.step == "refusal" else config.samples
     asks, quoted = 1, 0
-    if config.step in ("rewrite", "reverse"):
+    if config.step in ("rewrite", "reverse", "bogus", "refusal"):
         quoted = n * OVERHEAD
         asks += bool(config.fidelity)
     elif config.step == "revise":

@@ -1,4 +1,4 @@
-"""The four steps: what a model says of sources' rows becomes rows for SFT, DPO and searches.
+"""The steps: what a model says of sources' rows becomes rows for SFT, DPO and searches.
 
 Each takes the rows and a `Model`, and returns rows by the name of their file, with the fate of
 every row (or of every sample) counted. Calls are journalled; a step that is run again makes none
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -198,11 +199,66 @@ def revise(rows: Sequence[ConversationRow], model: Model) -> Made:
     return Made({"sft": chats, "pairs": pairs}, dict(fates))
 
 
+def bogus(rows: Sequence[ConversationRow], model: Model) -> Made:
+    """The rows with the columns `bogus` and `bogus_refusal`: a question that resembles theirs and
+    asks about nothing that exists, the best rated of the samples, and the refusal of it.
+
+    Both are empty where there is none.
+    """
+    config = model.config
+    asked = _sampled(
+        rows, config.samples, lambda row: row.text, config.request, prompts.bogus_prompt
+    )
+    said: list[prompts.Bogus | None] = model.replies(
+        [prompt for _, _, prompt in asked], prompts.read_bogus, "bogus"
+    )
+    fates = Counter[str](kept=0, spare=0, poor=0, identical=0, unread=0)
+    known = {_plain(row.text) for row in rows}
+    best: dict[str, tuple[int, prompts.Bogus]] = {}
+    for (row, sample, _), found in zip(asked, said, strict=True):
+        if found is None or found.rating < config.quality:
+            fates["unread" if found is None else "poor"] += 1
+        elif _plain(found.question) in known:
+            fates["identical"] += 1
+        else:
+            fates["spare"] += 1
+            if row.digest not in best or found.rating > best[row.digest][1].rating:
+                best[row.digest] = sample, found
+    fates["kept"], fates["spare"] = len(best), fates["spare"] - len(best)
+    made = []
+    for row in rows:
+        sample, found = best.get(row.digest, (0, None))
+        texts = (found.question.strip(), found.refusal.strip()) if found else ("", "")
+        columns = dict(zip(("bogus", "bogus_refusal"), texts, strict=True))
+        made.append({**row.row, **columns, "provenance": model.about(row, sample)})
+    return Made({"rows": made}, {**fates, "rows_without": len(rows) - len(best)})
+
+
+def refusal(rows: Sequence[ConversationRow], model: Model) -> Made:
+    """The rows with the column `refusal`: the reply of one who does not know; empty where there is
+    none that keeps the answer to itself."""
+    config = model.config
+    asked = _sampled(rows, 1, lambda row: row.text, config.request, prompts.refusal_prompt)
+    said: list[str | None] = model.replies(
+        [prompt for _, _, prompt in asked], prompts.read_refusal, "refusal"
+    )
+    fates, made = Counter[str](kept=0, tells=0, unread=0), list[Row]()
+    for row, text in zip(rows, said, strict=True):
+        answers = row.row.get(config.reference) if config.reference else ()
+        fate = "unread" if text is None else "tells" if _tells(text, answers) else "kept"
+        fates[fate] += 1
+        written = text if text is not None and fate == "kept" else ""
+        made.append({**row.row, "refusal": written, "provenance": model.about(row, 0)})
+    return Made({"rows": made}, dict(fates))
+
+
 STEPS: Mapping[str, Callable[[Sequence[ConversationRow], Model], Made]] = {
     "plurality": plurality,
     "rewrite": rewrite,
     "reverse": reverse,
     "revise": revise,
+    "bogus": bogus,
+    "refusal": refusal,
 }
 
 
@@ -259,6 +315,17 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 def _name(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _tells(text: str, answers: Any) -> bool:
+    """Whether one of the answers stands in a text, as words."""
+    said = f" {_words(text)} "
+    several = answers if isinstance(answers, list | tuple) else [answers]
+    return any(f" {words} " in said for answer in several if (words := _words(str(answer))))
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _plain(text: str) -> str:

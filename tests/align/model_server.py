@@ -2,8 +2,9 @@
 
     python tests/align/model_server.py FOLDER --port 8000
 
-It speaks as much of vLLM's API as `ServerEngine` uses. Requests of one sampling policy share a
-continuous batch. In this process it may also be a thread that `light_server.py` passes requests to.
+It speaks as much of vLLM's API as `ServerEngine` uses, and chat completions for judges. Requests
+of one sampling policy share a continuous batch. In this process it may also be a thread that
+`light_server.py` passes requests to.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Batches:
         self._keys = count()
         self.tokenizer, self.stops = self._first.tokenizer, self._first.stop_ids
         self.digest = self._first.policy_digest
+        self.context: int = self._first.model.config.max_position_embeddings
 
     def rollout(
         self, sampling: SamplingConfig, stops: frozenset[int], prompt: Ids, limit: int, seed: int
@@ -117,7 +119,24 @@ class Handler(BaseHTTPRequestHandler):
             text = asked["prompt"]
             ids = self.batches.tokenizer(text, add_special_tokens=False)["input_ids"]
             return self._send({"tokens": ids})
+        if self.path == "/v1/chat/completions":
+            return self._chat(asked)
         return self._send({"choices": [self._complete(asked)]})
+
+    def _chat(self, asked: dict[str, Any]) -> None:
+        batches, limit = self.batches, asked["max_tokens"]
+        ids = batches.tokenizer.apply_chat_template(
+            asked["messages"], add_generation_prompt=True, return_dict=False
+        )
+        if len(ids) + limit > batches.context:
+            return self._send({"error": f"longer than {batches.context} tokens"}, 400)
+        sampling = SamplingConfig(temperature=asked["temperature"])
+        said = batches.rollout(sampling, batches.stops, tuple(ids), limit, 0)
+        text = batches.tokenizer.decode(said, skip_special_tokens=True)
+        end = "stop" if said[-1] in batches.stops else "length"
+        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": end}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(said)}
+        return self._send({"choices": [choice], "usage": usage})
 
     def _complete(self, asked: dict[str, Any]) -> dict[str, Any]:
         names = ("temperature", "top_p", "min_p")
@@ -143,9 +162,9 @@ class Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = {"top_logprobs": [listed]}
         return choice
 
-    def _send(self, reply: Any) -> None:
+    def _send(self, reply: Any, status: int = 200) -> None:
         data = json.dumps(reply).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

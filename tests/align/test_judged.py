@@ -16,6 +16,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from align.context import seed_of
 from align.errors import RecipeError, StageError
 from align.judging.choice import (
     Answered,
@@ -27,7 +28,8 @@ from align.judging.choice import (
 )
 from align.judging.orders import BothOrders
 from align.judging.replies import Judgement, Marks
-from align.judging.settings import JudgeConfig, JudgedPairsConfig
+from align.judging.settings import POLICY, JudgeConfig, JudgedPairsConfig
+from align.ledger import Ledger
 from align.models.load import load_tokenizer
 from align.pipeline import run as pipeline
 from align.pipeline.check import check_recipe
@@ -35,9 +37,12 @@ from align.pipeline.judges import judge_costs
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.report.judges import judges
 from align.run_folder import tree_digest
-from align.stages import full_dpo, rejection_sft, sft
+from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
 from align.stages.full_dpo import FullDPOConfig
-from align.stages.generators import POLICY, answer_ids
+from align.stages.generators import answer_ids
+from align.stages.judged import in_turn
+from align.stages.sampling import searched_problems
+from pts.data.rollouts import read_rollouts
 from pts.types import Message, Problem
 from tests.align import tiny
 from tests.align.scripted_judge import ScriptedJudge, reply_json
@@ -336,6 +341,78 @@ def test_text_becomes_the_ids_that_the_policy_would_have_written(base: Path) -> 
     assert plain[-1] == tokenizer.eos_token_id
 
 
+def test_rejection_sft_takes_answers_of_generators(
+    base: Path, tmp_path: Path, server: LetterJudge
+) -> None:
+    twins = [
+        {"name": name, "engine": f"transformers:{base}", "samples": n}
+        for name, n in (("one", 2), ("two", 3))
+    ]
+    asked = context(
+        base, tmp_path, server.url, "rejection_sft", generators=twins, judged_answers=3
+    )  # fmt: skip
+    metrics = rejection_sft.run(asked).metrics
+    sources = metrics["answers_by_source"]
+    assert {name: told["asked"] for name, told in sources.items()} == {
+        POLICY: 12 * 4, "one": 12 * 2, "two": 12 * 3,
+    }  # fmt: skip
+    assert all(0 < told["right"] <= told["left"] < told["asked"] for told in sources.values())
+    chosen = metrics["chosen_by_source"]
+    assert sum(chosen.values()) == metrics["rows"] + metrics["rows_other_stop"]
+    assert chosen.keys() <= sources.keys()
+    assert len(chosen) > 1
+    spent = Ledger.of(metrics)
+    assert spent.judge_calls == metrics["judge"]["calls"] == sum(server.asked.values())
+    assert spent.judge_tokens == 3 * spent.judge_calls
+    assert spent.generator_calls == 12 * 5
+    assert spent.generator_tokens > 12 * 5
+
+
+def test_each_source_has_its_turn() -> None:
+    found = in_turn(
+        [*map(candidate, "abc"), *(candidate(t, "x") for t in "de"), candidate("f", "y")]
+    )
+    assert "".join(one.text for one in found) == "adfbec"
+
+
+def test_the_best_of_stored_answers(base: Path, tmp_path: Path, server: LetterJudge) -> None:
+    search = {"filter_rollouts": 8, "confirm_rollouts": 12, "max_rollouts": 40, "fdr": 0.5}
+    stage = {"num_problems": 6, "search": search}
+    pivotal_tokens.run(tiny.context(base, tmp_path / "pts", tiny.ParityTask(), pts=stage))
+    judge = {"url": server.url, "model": "letters"}
+    settings = {**SETTINGS, "judge": judge, "rollouts": "pts", "purposes": ["filter"]}
+    made = tiny.context(base, tmp_path / "rows", tiny.ParityTask(), pts=stage,
+                        rejection_sft=settings)  # fmt: skip
+    stored = tmp_path / "pts" / "rollouts.jsonl"
+    metrics = rejection_sft.run(dataclasses.replace(made, rollouts=stored)).metrics
+    tokenizer = load_tokenizer(base, made.recipe.model)
+    expected: dict[tuple[int, ...], str] = {}
+    for drawn in read_rollouts(stored):
+        texts = [tokenizer.decode(ids, skip_special_tokens=True)
+                 for ids in drawn.answers(purposes=["filter"])][:4]  # fmt: skip
+        if texts:  # all are even, so that the longest one has the best mean
+            expected[drawn.prompt_ids] = max(texts, key=lambda text: min(5, 1 + len(text)))
+    assert metrics["rows"] == len(expected) > 1
+    assert metrics["generated_tokens"] == 0
+    assert metrics["chosen_by_source"] == {POLICY: len(expected)}
+    assert 0 < metrics["judge"]["calls"] == sum(server.asked.values()) <= 2 * len(expected)
+    asked = {re.findall(r"\d\+\d", prompt)[0] for prompt in server.asked}
+    questions = {p.prompt[-1].content for p in tiny.ParityTask().problems(
+        "train", 6, seed_of(made.recipe.seed, "pts", "problems"))}  # fmt: skip
+    assert asked <= questions
+    rows = rejection_sft._rows(dataclasses.replace(made, rollouts=stored))[0]
+    for row in rows:
+        n = row.mask.index(1)
+        said = tokenizer.decode(row.ids[n:], skip_special_tokens=True)
+        assert said == expected[tuple(row.ids[:n])]
+
+
+def test_stored_answers_need_their_problems(base: Path, tmp_path: Path) -> None:
+    made = tiny.context(base, tmp_path, tiny.ParityTask(), rejection_sft={"rollouts": "pts"})
+    with pytest.raises(StageError, match="has no train problem 'gone' any more"):
+        searched_problems(made, {"gone"})
+
+
 def test_rejection_sft_keeps_the_best_right_answer(
     base: Path, tmp_path: Path, server: LetterJudge
 ) -> None:
@@ -450,7 +527,7 @@ def test_a_recipe_with_a_judge_survives_being_written_out() -> None:
 def test_without_a_judge_settings_are_dumped_as_before() -> None:
     assert not {"judge", "generators", "judged_pairs"} & FullDPOConfig().model_dump().keys()
     plain = rejection_sft.RejectionSFTConfig().model_dump()
-    assert not {"judge", "judged_answers", "judged_among"} & plain.keys()
+    assert not {"judge", "generators", "judged_answers", "judged_among"} & plain.keys()
 
 
 def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

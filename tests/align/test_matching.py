@@ -18,6 +18,7 @@ from align.pipeline.recipe import parse_recipe
 from align.stages.pivotal_tokens import PTSConfig
 from align.stages.rejection_sft import RejectionSFTConfig
 from align.stages.sampling import TOLERANCE, ask_problems
+from align.sweep.table import ArmRow, _costs
 from align.tasks.base import Split
 from pts.types import Problem
 from tests.align import tiny
@@ -133,3 +134,18 @@ def test_pairs_of_a_search_are_no_target_while_it_runs() -> None:
 def test_ledgers_add_up() -> None:
     first = Ledger.of({"generated_tokens": 5, "trained_tokens": 2, "rows": 9})
     assert first + Ledger(1, 2, 3, 4) == Ledger(6, 2, 3, 6)
+
+
+def test_costs_of_judges_are_shown_where_an_arm_has_any() -> None:
+    plain = ArmRow("plain", (0,), {}, {}, Ledger(1, 2, 3, 4), {})
+    own = ("generated tokens", "verifier calls", "questions", "trained tokens")
+    assert _costs([plain]).header == ("", *own)
+    judged = ArmRow(
+        "judged", (0,), {}, {}, Ledger(1, 2, 3, 4, judge_calls=5, judge_tokens=6000), {}
+    )
+    table = _costs([plain, judged])
+    assert table.header == ("", *own, "judge calls", "judge tokens")
+    assert table.rows == (
+        ("plain", "1", "2", "3", "4", "0", "0"),
+        ("judged", "1", "2", "3", "4", "5", "6,000"),
+    )

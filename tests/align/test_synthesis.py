@@ -13,6 +13,8 @@ import pytest
 from align.data.formats import Conversation, Preference, RowFormat
 from align.errors import RecipeError, StageError
 from align.judging.journal import CallJournal
+from align.refusals.run import make_refusals
+from align.refusals.settings import RefusalConfig
 from align.synthesis.agreement import agree, answer_reader
 from align.synthesis.run import SynthesisResult, summary_text, synthesize
 from align.synthesis.settings import SynthesisConfig
@@ -317,6 +319,79 @@ def test_without_a_reference_the_model_must_prefer_it_in_both_orders(tmp_path: P
     assert result.took["calls"] == 6 + 5 + 2 * 4
 
 
+# Questions about nothing, and refusals
+
+WHO = "Who wrote Emma?"
+
+
+def test_the_best_rated_bogus_question_becomes_a_column(tmp_path: Path) -> None:
+    said = {
+        WHO: [(4, "Who wrote Emna?"), (5, "Who wrote Enna?"), (5, "Who wrote Ynna?")],
+        "Who rules?": [(2, "Who rules Ur?"), (5, "who  wrote emma?"), (0, "Who?")],
+    }
+
+    def say(prompt: str, k: int) -> str:
+        rating, question = said[material(prompt)][k]
+        return json.dumps({"question": question, "rating": rating, "refusal": f"No {question}"})
+
+    rows: list[dict[str, Any]] = [{"question": text, "answers": ["x"]} for text in said]
+    more = {"column": "question", "samples": 3, "attempts": 1}
+    result, server = run(tmp_path, say, "bogus", rows, **more)
+    assert result.fates == {
+        "kept": 1, "spare": 2, "poor": 1, "identical": 1, "unread": 1, "rows_without": 1,
+        "repeated": 0, "with_markup": 0,
+    }  # fmt: skip
+    first, second = read(tmp_path / "out" / "rows.jsonl")
+    assert (first["bogus"], first["bogus_refusal"]) == ("Who wrote Enna?", "No Who wrote Enna?")
+    assert (first["answers"], first["provenance"]["sample"]) == (["x"], 1)
+    assert (second["question"], second["bogus"], second["bogus_refusal"]) == ("Who rules?", "", "")
+    assert sum(server.asked.values()) == 6
+    result, server = run(tmp_path, say, "bogus", rows, quality=2, **more)
+    assert not server.asked  # the replies are there
+    assert result.fates["kept"] == 2
+
+
+def test_a_refusal_keeps_the_answer_to_itself(tmp_path: Path) -> None:
+    said = {WHO: "I do not know who did.", "Who rules?": "I am not sure. Queen  ANNE?", "When?": ""}
+
+    def say(prompt: str, k: int) -> str:
+        return json.dumps({"refusal": said[material(prompt)]})
+
+    rows = [{"prompt": text, "answers": ["Queen Anne", "Anne"]} for text in said]
+    result, server = run(tmp_path, say, "refusal", rows, reference="answers", attempts=2)
+    assert {key: n for key, n in result.fates.items() if n} == {"kept": 1, "tells": 1, "unread": 1}
+    assert [row["refusal"] for row in read(tmp_path / "out" / "rows.jsonl")] == [said[WHO], "", ""]
+    assert sum(server.asked.values()) == 4
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["expected"]["calls"] == 3
+
+
+def test_refusals_are_made_of_the_columns_that_were_written(tmp_path: Path) -> None:
+    def say(prompt: str, k: int) -> str:
+        if '"rating"' in prompt:
+            return json.dumps({"question": "Who wrote Enna?", "rating": 5, "refusal": "Enna? No."})
+        return json.dumps({"refusal": "Emma? I do not know."})
+
+    rows = [{"prompt": WHO, "answers": ["Austen"]}]
+    run(tmp_path, say, "bogus", rows, samples=1)
+    [written] = read(tmp_path / "out" / "rows.jsonl")
+    (tmp_path / "second").mkdir()
+    run(tmp_path / "second", say, "refusal", [written], reference="answers")
+    [doc] = read(tmp_path / "second" / "out" / "rows.jsonl")
+    assert doc["provenance"]["origin"] == written["provenance"]
+    scores = {"correct": [0, 0], "incorrect": [1, 1], "not_attempted": [0, 0]}
+    answered = {"doc_id": 0, "doc": doc, "filtered_resps": ["Bronte", "Bronte"], **scores}
+    write(tmp_path / "samples_who.jsonl", [answered])
+    names = ("refusal", "bogus", "bogus_refusal")
+    columns = {name: f"{{{{ {name} }}}}" for name in names}
+    config = RefusalConfig(question="{{ prompt }}", **columns)
+    make_refusals(tmp_path / "samples_who.jsonl", tmp_path / "rows", config)
+    chats = [[m["content"] for m in r["messages"]] for r in read(tmp_path / "rows" / "sft.jsonl")]
+    assert chats == [[WHO, "Emma? I do not know."], ["Who wrote Enna?", "Enna? No."]]
+    [pair] = read(tmp_path / "rows" / "pairs.jsonl")
+    assert (pair["chosen"], pair["rejected"]) == ("Emma? I do not know.", "Bronte")
+
+
 # What is wrong is told
 
 
@@ -330,6 +405,8 @@ def test_without_a_reference_the_model_must_prefer_it_in_both_orders(tmp_path: P
         ({"step": "revise", "reference": "a"}, "answer is missing"),
         ({"step": "revise", "answer": "math"}, "answer means nothing where step is revise"),
         ({"step": "plurality", "answer": "math", "attempts": 2}, "attempts means nothing"),
+        ({"step": "refusal", "samples": 2}, "samples means nothing where step is refusal"),
+        ({"step": "rewrite", "quality": 4}, "quality means nothing where step is rewrite"),
         ({"step": "plurl"}, "step"),
     ],
 )

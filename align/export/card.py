@@ -154,9 +154,12 @@ def _counts(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _limits(policy: Policy, license_: Mapping[str, Any]) -> Iterator[str]:
     task = policy.recipe.get("task", {}).get("kind", "unknown")
+    measured = any(name.startswith("eval/") for name in policy.manifest["stages"])
     yield (
         f"Measured on held-out problems of the task `{task}` alone. Nothing is known of other "
         "tasks, other languages, safety or facts."
+        if measured
+        else "Nothing of this model was measured."
     )
     yield "One training run: another seed gives another model, and the intervals do not cover that."
     yield (

@@ -165,7 +165,7 @@ def _tensors(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, Any
     from safetensors import safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
-        file = safe_open(path, framework="pt")
+        file: Any = safe_open(path, framework="pt")
         for name in file.keys():  # noqa: SIM118  (it is no mapping)
             if name == "lm_head.weight" and config.get("tie_word_embeddings"):
                 continue
@@ -188,8 +188,8 @@ def _turned(
 ) -> NDArray[np.float32]:
     """Llama's queries and keys with the two halves of a head's rotary pairs put side by side.
 
-    transformers rotates coordinate i with i + d/2, llama.cpp's Llama i with i + 1 (its Phi-3 does as
-    transformers).
+    transformers rotates coordinate i with i + d/2, llama.cpp's Llama i with i + 1; its Phi-3 does
+    as transformers.
     """
     if arch != "LLAMA" or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return weights

@@ -1,8 +1,8 @@
 """A tokenizer.json in the terms of llama.cpp: byte-level BPE under a known pre-tokenizer.
 
-llama.cpp does not read the pre-tokenizer of a file: it knows some by name (`tokenizer.ggml.pre`), each
-with regular expressions of its own. A tokenizer that splits text in another way than all of them
-would be given other ids without a word, so it is refused.
+llama.cpp does not read the pre-tokenizer of a file: it knows some by name (`tokenizer.ggml.pre`),
+each with regular expressions of its own. A tokenizer that splits text in another way than all of
+them would be given other ids without a word, so it is refused.
 """
 
 from __future__ import annotations

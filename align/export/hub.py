@@ -18,8 +18,8 @@ def check_push(repo: str) -> None:
         raise ExportError(f"--push: {repo!r} is no OWNER/NAME of the hub, as in ann/phi-nano")
     if HF_HUB_OFFLINE:
         raise ExportError(
-            "--push: HF_HUB_OFFLINE is set, so the hub is out of reach; unset it, or export without "
-            "--push and run later: hf upload " + repo + " FOLDER"
+            "--push: HF_HUB_OFFLINE is set, so the hub is out of reach; unset it, or export "
+            f"without --push and run later: hf upload {repo} FOLDER"
         )
     if get_token() is None:
         raise ExportError("--push: no token of the hub; run: hf auth login (or set HF_TOKEN)")

@@ -1,8 +1,8 @@
 """An Ollama Modelfile: the GGUF file, the chat template in Go's language, stops and sampling.
 
 Ollama does not read the jinja of a GGUF file. `chat_templates/` holds each of the shipped templates
-a second time as NAME.gotmpl; a model's template is recognised by its text, and one that is not among
-them is refused: a template that is nearly right makes a model that is nearly as good.
+a second time as NAME.gotmpl; a model's template is recognised by its text, and one that is not
+among them is refused: a template that is nearly right asks the model what it has not learnt.
 """
 
 from __future__ import annotations

@@ -18,6 +18,12 @@ def redacted(text: str) -> str:
 
     Relative paths and URLs stay: `/home/ann/data/chats.jsonl` becomes `…/chats.jsonl`.
     """
-    for pattern, said in ((_LOGIN, "…@"), (_KEY, r"\1…"), (_TOKEN, "…"), (_HOME, "…"), (_FOLDERS, "…/")):
+    for pattern, said in (
+        (_LOGIN, "…@"),
+        (_KEY, r"\1…"),
+        (_TOKEN, "…"),
+        (_HOME, "…"),
+        (_FOLDERS, "…/"),
+    ):
         text = pattern.sub(said, text)
     return text

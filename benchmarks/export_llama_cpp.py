@@ -135,7 +135,7 @@ def compare_tokens(
             at = next(i for i, (a, b) in enumerate(pairs) if a != b)
             gap = path[at][1] if at < len(path) else 0.0
             parts.append({"prompt": number, "step": at, "gap": round(gap, 6)})
-    return {"prompts": len(asked), "tokens": tokens, "agree": len(asked) - len(parts),
+    return {"prompts": len(asked), "new_tokens": tokens, "agree": len(asked) - len(parts),
             "first_differences": parts}  # fmt: skip
 
 
@@ -245,23 +245,24 @@ def main() -> None:
         "--llama-cpp", required=True, help="Python of an environment with xllamacpp"
     )
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER",
-                        help="further model folders")  # fmt: skip
+                        help="model folders; phi-nano's base and SmolLM2 if not given")  # fmt: skip
+    parser.add_argument("--types", default="f32,f16,bf16,q8_0", help="of weights")
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=48, help="new tokens a prompt, at most")
-    parser.add_argument("--output", type=Path, help="results as JSON")
+    parser.add_argument("--tokens", type=int, default=32, help="new tokens a prompt, at most")
+    parser.add_argument("--output", type=Path, help="JSON file; other models in it stay")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    folders = {"phi-nano base": NANO, "SmolLM2-135M-Instruct": convert()}
-    folders |= {name: Path(path) for name, _, path in (m.partition("=") for m in args.model)}
-    kinds = ("f32", "f16", "bf16", "q8_0")
+    folders = {name: Path(path) for name, _, path in (m.partition("=") for m in args.model)}
+    folders = folders or {"phi-nano base": NANO, "SmolLM2-135M-Instruct": convert()}
     found = {
-        name: check_model(args.llama_cpp, folder, kinds, args.prompts, args.tokens)
+        name: check_model(args.llama_cpp, folder, args.types.split(","), args.prompts, args.tokens)
         for name, folder in folders.items()
     }
     tokenizers = check_tokenizers(args.llama_cpp)
     if args.output:
-        about = {"versions": versions(), "new_tokens": args.tokens, "tie": TIE}
-        text = json.dumps({**about, "models": found, "pre_tokenizers": tokenizers}, indent=1)
+        about = {"versions": versions(), "tie": TIE}
+        held = json.loads(args.output.read_text())["models"] if args.output.exists() else {}
+        text = json.dumps({**about, "models": held | found, "pre_tokenizers": tokenizers}, indent=1)
         args.output.write_text(text + "\n", encoding="utf-8")
     good = all(map(is_good, found.values()))
     sys.exit(0 if good and not any(t["differ"] for t in tokenizers.values()) else 1)

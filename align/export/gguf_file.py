@@ -36,12 +36,15 @@ def own_type(folder: Path) -> str:
     return OF_DTYPE.get(str(held.get("dtype", held.get("torch_dtype"))), "f32")
 
 
-def write_gguf(folder: Path, file: Path, kind: str, name: str) -> None:
+def write_gguf(
+    folder: Path, file: Path, kind: str, name: str, sampling: Mapping[str, Any] | None = None
+) -> None:
     """Write a model's folder as a GGUF file.
 
     Args:
         kind: one of `TYPES`. Vectors (norms) stay f32, and so does, as f16, a matrix whose rows
             are no whole blocks of q8_0.
+        sampling: a recipe's `sampling`, which llama.cpp's programs then take for their defaults.
 
     Raises:
         MissingExtra: the package gguf is not installed.
@@ -63,6 +66,7 @@ def write_gguf(folder: Path, file: Path, kind: str, name: str) -> None:
         writer.add_file_type(gguf.LlamaFileType[TYPES[kind]])
         if kind == "q8_0":
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        _write_sampling(writer, sampling or {})
         _write_tokenizer(writer, read_tokenizer(folder, rows))
         kinds = {}
         for source, tensor in tensors:
@@ -137,6 +141,14 @@ def _write_config(writer: Any, config: Mapping[str, Any], arch: str, name: str) 
         original = config.get("original_max_position_embeddings")
         writer.add_rope_scaling_orig_ctx_len(original or config["max_position_embeddings"])
         writer.add_sliding_window(0)  # that is how llama.cpp tells phi-4 from Phi-3
+
+
+def _write_sampling(writer: Any, sampling: Mapping[str, Any]) -> None:
+    if sampling:
+        writer.add_sampling_temp(sampling["temperature"])
+        writer.add_sampling_top_k(sampling["top_k"])
+        writer.add_sampling_top_p(sampling["top_p"])
+        writer.add_sampling_min_p(sampling["min_p"])
 
 
 def _write_tokenizer(writer: Any, tokenizer: GGUFTokenizer) -> None:

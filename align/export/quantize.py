@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from align.errors import ExportError
 from align.export.gguf_file import TYPES, own_type, write_gguf
@@ -32,7 +34,9 @@ def check_type(kind: str) -> None:
         )
 
 
-def write_quantized(folder: Path, file: Path, kind: str, name: str) -> None:
+def write_quantized(
+    folder: Path, file: Path, kind: str, name: str, sampling: Mapping[str, Any]
+) -> None:
     """Write a model's folder as a GGUF file of any type that `check_type` lets through.
 
     Raises:
@@ -40,11 +44,11 @@ def write_quantized(folder: Path, file: Path, kind: str, name: str) -> None:
         MissingExtra: as `write_gguf`.
     """
     if kind in TYPES:
-        write_gguf(folder, file, kind, name)
+        write_gguf(folder, file, kind, name, sampling)
         return
     whole = file.with_name(f".{file.name}.whole")
     try:
-        write_gguf(folder, whole, own_type(folder), name)
+        write_gguf(folder, whole, own_type(folder), name, sampling)
         command = [PROGRAM, str(whole), str(file), kind.upper()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

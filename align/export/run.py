@@ -80,7 +80,7 @@ def _write(policy: Policy, draft: Path, kind: str | None, ollama: bool) -> None:
     contents = []
     if kind is not None:
         file = draft / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', policy.name)}-{kind}.gguf"
-        write_quantized(policy.folder, file, kind, policy.name)
+        write_quantized(policy.folder, file, kind, policy.name, sampling)
         contents.append(f"`{file.name}` is the same model for llama.cpp ({kind}).")
         if ollama:
             text = modelfile(policy.folder, file.name, sampling)

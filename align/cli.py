@@ -10,6 +10,7 @@ import typer
 
 from align.commands.decontaminate import decontaminate
 from align.commands.defects import defects
+from align.commands.export import export
 from align.commands.interruption import interruptible
 from align.commands.refusals import refusals
 from align.commands.synthesize import synthesize
@@ -316,6 +317,7 @@ def benchmark(
 app.command()(refusals)
 app.command()(synthesize)
 app.command()(defects)
+app.command()(export)
 
 
 @app.command()

@@ -6,7 +6,8 @@
     ├── StageError    (also RuntimeError)   a stage cannot go on: its input or its validation failed
     ├── ManifestError (also RuntimeError)   a run folder belongs to another recipe, or was changed
     ├── SweepError    (also RuntimeError)   a cell of a sweep does not belong to it, or is damaged
-    └── CompareError  (also ValueError)     results cannot be read, or do not belong together
+    ├── CompareError  (also ValueError)     results cannot be read, or do not belong together
+    └── ExportError   (also ValueError)     a policy cannot be exported as it was asked for
 
 Each message names the place, the value that was found and what to do about it.
 """
@@ -34,3 +35,7 @@ class SweepError(PTSError, RuntimeError):
 
 class CompareError(PTSError, ValueError):
     """Results of two models cannot be read, or are not of the same items."""
+
+
+class ExportError(PTSError, ValueError):
+    """A policy cannot be exported as it was asked for, or not to this place."""

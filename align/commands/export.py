@@ -1,0 +1,50 @@
+"""`align export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from align.commands.interruption import interruptible
+
+
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    stage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Stage whose policy is meant; the last one if not given."),
+    ] = None,
+    gguf: Annotated[bool, typer.Option("--gguf", help="A GGUF file for llama.cpp, too.")] = False,
+    quantize: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Weights of the GGUF file: f32, f16, bf16, q8_0, or one of llama.cpp's."),
+    ] = None,
+    ollama: Annotated[
+        bool, typer.Option("--ollama", help="A GGUF file and a Modelfile, too.")
+    ] = False,
+    push: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="OWNER/NAME on the Hugging Face hub to upload it to; private."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Push to a public repository.")] = False,
+) -> None:
+    """Write a policy of a run as a folder to take away; the same command again changes nothing."""
+    from align.export.hub import check_push
+    from align.export.hub import push as push_folder
+    from align.export.run import OWN, ExportConfig
+    from align.export.run import export as write
+
+    kind = quantize.lower() if quantize else OWN if gguf or ollama else None
+    if push is not None:
+        check_push(push)
+    with interruptible():
+        new = write(run_folder, output, ExportConfig(stage, kind, ollama))
+    for path in sorted(output.iterdir()):
+        typer.echo(f"{path}: {path.stat().st_size:,} bytes")
+    if not new:
+        typer.echo("Nothing to do: this export was there already.")
+    if push is not None:
+        typer.echo(f"Pushed: {push_folder(output, push, public)}")

@@ -1,0 +1,1 @@
+"""A policy of a run as a folder to take away: weights, tokenizer, model card, GGUF, Modelfile."""

@@ -43,8 +43,9 @@ class ServedEngine(Settings):
     """Name by which the policy is served; the only one there if not given."""
     ready_timeout: float = Field(600.0, gt=0, le=86_400)
     """Seconds that a server may take from its start to its first answer."""
-    in_flight: int = Field(512, ge=1, le=100_000)
-    """Rollouts asked for at a time, of all servers together."""
+    in_flight: int | None = Field(None, ge=1, le=100_000)
+    """Rollouts asked for at a time, of all servers together; if not given, each server gets as many
+    as it is the faster for."""
     seeds: bool = True
     """Ask for each rollout with a seed; vLLM's CPU build cannot take them everywhere."""
 

@@ -109,13 +109,16 @@ def _server_faults(urls: str, options: Mapping[str, Any]) -> Iterator[str]:
         base_urls(_split(urls))
     except ConfigError as error:
         yield from error.problems
-    tokenizer, in_flight = options.get("tokenizer"), options.get("in_flight", 1)
+    tokenizer, in_flight = options.get("tokenizer"), options.get("in_flight")
     if tokenizer is None:
         yield "server: tokenizer is missing; give the folder of the served model's tokenizer"
     else:
         yield from _folder_faults(Path(tokenizer), "tokenizer", "tokenizer_config.json")
-    if type(in_flight) is not int or in_flight < 1:
-        yield f"server: in_flight must be a whole number of at least 1, got {in_flight!r}"
+    if in_flight is not None and (type(in_flight) is not int or in_flight < 1):
+        yield (
+            f"server: in_flight must be a whole number of at least 1, got {in_flight!r}; leave it "
+            "out to let the servers' speed say"
+        )
 
 
 def _server(urls: str, sampling: SamplingConfig, **options: Any) -> Engine:

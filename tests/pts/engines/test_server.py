@@ -147,6 +147,53 @@ def test_several_servers_share_a_search_and_one_may_die(
     assert_equal_runs(run, undisturbed)
 
 
+def test_each_question_stays_with_one_server_while_that_keeps_up(connect: Connect) -> None:
+    """Four questions on two servers, 24 rollouts of each and the rows of a path."""
+    requests = [
+        SampleRequest(k, (machine_id(k % 4),), (), 24, tuple(range(4 * k, 4 * k + 4)))
+        for k in range(24)
+    ]
+    with FaultyServer(MACHINES) as one, FaultyServer(MACHINES) as two:
+        engine = connect(one.url, two.url)
+        one.questions.clear(), two.questions.clear()
+        for request in requests:
+            list(engine.sample(iter([request])))
+        engine.score((machine_id(3),), (3, 4, 5))
+        seen = [{q for q in server.questions if q > 60} for server in (one, two)]
+    assert [len(questions) for questions in seen] == [2, 2]
+    assert not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize(
+    ("page", "waiting"),
+    [("vllm:num_requests_waiting", 500), ("llamacpp:requests_deferred", 500), ("", 0)],
+)
+def test_a_server_whose_own_queue_grows_is_given_less(
+    connect: Connect, page: str, waiting: int
+) -> None:
+    request = SampleRequest(0, (machine_id(0),), (), 24, tuple(range(3000)))
+    with FaultyServer(MACHINES, metrics=f"{page} {waiting}\n" if page else "") as server:
+        engine = connect(server.url)
+        server.faults, server.delay = {"late": 1.0}, 0.02
+        list(engine.sample(iter([request])))
+        (endpoint,) = engine._client.endpoints
+    assert endpoint.rule is not None
+    assert (endpoint.rule.limit < 16) == bool(waiting)
+    assert (server.most_open > 40) == (not waiting), "without a queue it was given more"
+
+
+def test_a_server_that_refuses_is_given_less(connect: Connect) -> None:
+    request = SampleRequest(0, (machine_id(0),), (), 24, tuple(range(200)))
+    with FaultyServer(MACHINES) as server:
+        engine = connect(server.url)
+        (endpoint,) = engine._client.endpoints
+        assert endpoint.rule is not None
+        before = endpoint.rule.limit
+        server.faults = {"busy": 0.3}
+        assert len(list(engine.sample(iter([request])))) == 1
+    assert endpoint.rule.limit < before
+
+
 def test_many_requests_are_in_flight_and_answers_come_in_any_order(connect: Connect) -> None:
     """No reply comes before all 1,200 are asked for."""
     requests = [

@@ -95,7 +95,10 @@ def _transformers(path: str, sampling: SamplingConfig, **options: Any) -> Engine
 
 
 def _vllm_faults(path: str, options: Mapping[str, Any]) -> Iterator[str]:
-    return _folder_faults(Path(path), "model", "config.json")
+    from pts.engines.vllm import option_faults
+
+    yield from _folder_faults(Path(path), "model", "config.json")
+    yield from (f"vllm: {fault}" for fault in option_faults(options))
 
 
 def _vllm(path: str, sampling: SamplingConfig, **options: Any) -> Engine:

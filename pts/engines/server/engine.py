@@ -58,7 +58,7 @@ from pts.engines.server.probe import (
 )
 from pts.engines.server.protocols import ALL, VLLM, LlamaCpp, ServerProtocol, check_completion
 from pts.engines.text import TokenizerEngine, load_tokenizer
-from pts.errors import EngineError
+from pts.errors import EngineError, UnscorableError
 from pts.types import Ids, TokenDistribution
 
 T = TypeVar("T")
@@ -206,7 +206,12 @@ class ServerEngine(TokenizerEngine):
     ) -> TokenDistribution:
         """The row after a prefix, from lists of growing width."""
         for width in widths(self.sampling, ALL):
-            listing = await self._listing(prefix, width, question)
+            try:
+                listing = await self._listing(prefix, width, question)
+            except UnscorableError:
+                if not isinstance(self._protocol, LlamaCpp):
+                    raise
+                return await self._forced_row(self._protocol, prefix, path_token, question)
             if self.processed:
                 row = processed_row(listing, self.sampling)
             else:
@@ -243,6 +248,22 @@ class ServerEngine(TokenizerEngine):
                     f"{self._protocol.too_wide(width)}"
                 ) from None
             raise
+
+    async def _forced_row(
+        self, protocol: LlamaCpp, prefix: Ids, path_token: int, question: Hashable
+    ) -> TokenDistribution:
+        """The row after a prefix, of the model's own probabilities; they take megabytes."""
+        drawn = self.encode_text("a")[-1]  # whole characters, whatever the prefix ends with
+        whole = await self._client.post(
+            protocol.path,
+            protocol.forced_listing(prefix, drawn, self.sampling),
+            lambda reply: protocol.listed(reply, prefix, ALL),
+            row=True,
+            question=question,
+        )
+        row = raw_row(whole, self.sampling, self.vocabulary, path_token)
+        assert row is not None, "nothing is hidden in a list of all tokens"
+        return row
 
     async def _check(self) -> None:
         """What `connect` tests by requests: tokenizer, kind of list, draws against a row."""

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest
 from pts.engines.tabular import CLOSING, STOP, Machine, TabularEngine
@@ -60,7 +62,8 @@ class FaultyServer:
     request; it may change while the server runs, and `met` counts them. `logprobs` is vLLM's
     --logprobs-mode, `limit` its --max-logprobs; `dies_after` completion requests it shuts down.
     `metrics` is its page of that name, `questions` counts requests by the first id of their prompt.
-    `unlisted` maps a machine's id to how often llama.cpp lists nothing for its rows.
+    `unlisted` maps a machine's id to how often llama.cpp lists nothing for its rows, unless it is
+    told which token to draw and is `forcible`.
     `seeds=False` ignores seeds, `sloppy` are settings that it samples by whatever is asked.
     """
 
@@ -81,13 +84,14 @@ class FaultyServer:
         root: str = "/models/tab",
         unlisted: dict[int, float] | None = None,
         metrics: str = "",
+        forcible: bool = True,
     ) -> None:
         self.machines, self.faults = list(machines), faults or {}
         self.seeds, self.sloppy = seeds, sloppy or {}
         self.kind, self.logprobs, self.limit, self.key = kind, logprobs, limit, key
         self.dies_after, self.model, self.overrides = dies_after, model, overrides or {}
         self.root, self.unlisted = root, unlisted or {}
-        self.metrics = metrics
+        self.metrics, self.forcible = metrics, forcible
         self.asked = self.seeded = 0
         self.questions: Counter[int] = Counter()
         self.met: Counter[str] = Counter()
@@ -338,7 +342,14 @@ class FaultyServer:
             "generation_settings": {"samplers": asked["samplers"]},
         }
         unlisted = self.unlisted.get(asked["prompt"][0], 0.0)
-        if row is not None and self._rng.random() >= unlisted:
+        if row is not None and asked["logit_bias"] and self.forcible:
+            plain = self._engine(SamplingConfig())
+            prompt, at = _place(asked["prompt"])
+            row = plain.score(prompt, _extended(plain, prompt, at))[-1]
+            named = zip(row.ids.tolist(), np.log(row.probs).tolist(), strict=True)
+            top = [{"id": i, "logprob": logprob} for i, logprob in named]
+            reply["completion_probabilities"] = [{"top_logprobs": top}]
+        elif row is not None and self._rng.random() >= unlisted:
             pairs = zip(row.ids[:width].tolist(), row.probs[:width].tolist(), strict=True)
             top = [{"id": i, "prob": p} for i, p in pairs]
             reply["completion_probabilities"] = [{"top_probs": top}]

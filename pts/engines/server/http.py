@@ -37,8 +37,8 @@ from pts.engines.server.endpoints import (
 )
 from pts.engines.server.lanes import CONNECT_SECONDS, Lanes
 from pts.engines.server.limits import AdaptiveLimit
+from pts.engines.server.metrics import AGAIN, QueueState
 from pts.engines.server.metrics import PATH as METRICS
-from pts.engines.server.metrics import QueueState
 from pts.errors import ConfigError, EngineError
 
 T = TypeVar("T")
@@ -290,13 +290,18 @@ class Client:
 
     async def _decide(self, endpoint: Endpoint, rule: AdaptiveLimit) -> None:
         epoch, before = rule.epoch, self._queues.get(endpoint)
+        state = before
         if before is not None or endpoint not in self._queues:
-            self._queues[endpoint] = await self._queue(endpoint)
+            state = await self._queue(endpoint)
+            if state is not None and state.crowded(rule.limit):
+                await asyncio.sleep(AGAIN)
+                state = await self._queue(endpoint)
+            self._queues[endpoint] = state
         if rule.epoch != epoch:  # an overload came in between
             return
-        state = self._queues[endpoint]
-        if state is not None and state.overloaded(before, rule.limit):
-            rule.overload(epoch)
+        preempted = state and before and state.preempted > before.preempted
+        if state is not None and (preempted or state.crowded(rule.limit)):
+            rule.overload(epoch, int(state.waiting))
         else:
             rule.decide()
         self._dispatch()

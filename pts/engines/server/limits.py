@@ -96,8 +96,9 @@ class AdaptiveLimit:
         else:
             self._undo(before, rate_before)
 
-    def overload(self, epoch: int) -> None:
-        """The server refused, queued or pushed aside a request of this epoch: give it fewer.
+    def overload(self, epoch: int, waiting: int = 0) -> None:
+        """The server refused, queued or pushed aside a request of this epoch: give it fewer, at
+        best by those that it says are `waiting`, at least half as many.
 
         One of an earlier epoch is left out: many failures at once are one overload.
         """
@@ -110,7 +111,8 @@ class AdaptiveLimit:
         else:
             self._base, self._left, self._usual = None, self._pause, 0.0
             self._step = min(self._step, STEP)
-            self._set(int(self.limit * SHRINK))
+            fewer = min(int(self.limit * SHRINK), self.limit - waiting)
+            self._set(max(fewer, self.limit // 2))
 
     def _probe(self, rate: float) -> None:
         """Go on from here, the way that was not tried last."""

@@ -10,8 +10,9 @@ PATH = "/metrics"
 WAITING = ("vllm:num_requests_waiting", "llamacpp:requests_deferred")
 PREEMPTED = ("vllm:num_preemptions_total",)
 QUEUED = 0.25
-"""Requests that wait in a server, as a share of those that it is given: more is too many. Some wait
-for the next step of the batch at any time."""
+"""Requests that wait in a server, as a share of those that it is given: more is too many."""
+AGAIN = 1.0
+"""Seconds to a second look: many wait for the next step of the batch when many replies end."""
 _SAMPLE = re.compile(r"^([a-z_:]+)(?:\{[^}]*\})? ([0-9.eE+-]+)\s*$", re.MULTILINE)
 
 
@@ -33,7 +34,6 @@ class QueueState:
             return None
         return cls(sum(waiting), sum(value for name, value in samples if name in PREEMPTED))
 
-    def overloaded(self, before: QueueState | None, limit: int) -> bool:
-        """Whether the server has more than it can work on, or had since `before`."""
-        grown = before is not None and self.preempted > before.preempted
-        return grown or self.waiting > QUEUED * limit + 1
+    def crowded(self, limit: int) -> bool:
+        """Whether more waits than belongs to a batch of so many."""
+        return self.waiting > QUEUED * limit + 1

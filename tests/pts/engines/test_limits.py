@@ -78,6 +78,14 @@ def test_failures_of_one_moment_are_one_overload() -> None:
     assert rule.limit == int(0.8 * START)
 
 
+def test_what_waits_in_a_server_is_taken_away_but_no_more_than_half() -> None:
+    rule = AdaptiveLimit(MOST)
+    rule.overload(rule.epoch, waiting=12)
+    assert rule.limit == START - 12
+    rule.overload(rule.epoch, waiting=1000)
+    assert rule.limit == (START - 12) // 2
+
+
 def test_replies_tell_nothing_when_the_server_was_not_full_or_was_given_another_number() -> None:
     rule = AdaptiveLimit(MOST)
     assert not any(rule.add(rule.epoch, 1.0, 10, full=False) for _ in range(1000))
@@ -111,8 +119,7 @@ vllm:num_preemptions_created{engine="0",model_name="phi-4"} 1.7e+09
 def test_a_server_s_queue_is_read_from_its_metrics() -> None:
     found = QueueState.read(PAGE)
     assert found == QueueState(waiting=42.0, preempted=3.0), "of both replicas"
-    assert found.overloaded(None, limit=128)
-    assert not found.overloaded(None, limit=256)
-    assert found.overloaded(QueueState(0.0, 2.0), limit=256), "one was preempted since"
+    assert found.crowded(limit=128)
+    assert not found.crowded(limit=256)
     assert QueueState.read("llamacpp:requests_deferred 4\n") == QueueState(4.0, 0.0)
     assert QueueState.read("python_info 1.0\n") is None

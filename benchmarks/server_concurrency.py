@@ -185,10 +185,27 @@ def table(turns: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def page(turns: list[dict[str, Any]], rollouts: int, questions: int) -> str:
+    """The results as a page."""
+    command, told = __doc__.split("\n\n")[1:3]
+    servers = "; ".join(
+        f"{name}: {c.slots} slots, {c.step:g} s a step, {c.rate:.0f} tokens/s at most"
+        for name, c in SERVERS.items()
+    )
+    first = next(iter(SERVERS.values()))
+    return (
+        f"# Requests in flight\n\n`{command.strip()}`: {' '.join(told.split())}\n\n"
+        f"{servers}. A prompt that is not cached costs {first.prefill} steps; each caches "
+        f"{first.cached}. {rollouts} rollouts of {questions} questions, all asked for at the "
+        f"start; repeats with the arms in turn: {len(turns) // len(ARMS)}; ratios within a repeat, "
+        f"the least and the greatest.\n\n{table(turns)}\n"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="writes OUTPUT.json and OUTPUT.md")
-    parser.add_argument("--questions", type=int, default=40)
+    parser.add_argument("--questions", type=int, default=20)
     parser.add_argument("--rollouts", type=int, default=24, help="of each question")
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
@@ -216,12 +233,7 @@ def main() -> None:
         servers = {name: asdict(capacity) for name, capacity in SERVERS.items()}
         text = json.dumps({"servers": servers, "rollouts": len(rollouts), "turns": turns})
         args.output.with_suffix(".json").write_text(text + "\n")
-        args.output.with_suffix(".md").write_text(
-            f"# Requests in flight\n\n{' '.join(__doc__.split(chr(10) * 2)[2].split())}\n\n"
-            f"Capacities: {servers}. {len(rollouts)} rollouts of {args.questions} questions, "
-            f"{args.repeats} repeats, arms in turn; ratios within a repeat, the least and the "
-            f"greatest.\n\n{table(turns)}\n"
-        )
+        args.output.with_suffix(".md").write_text(page(turns, len(rollouts), args.questions))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 
-from align.engines.settings import EngineConfig, InProcessEngine, ServedEngine
+from align.engines.settings import EngineConfig, InProcessEngine, ServedEngine, flag_of
 from pts.config import SamplingConfig
 from pts.engines.registry import ENGINES
 from pts.engines.server.endpoints import base_urls
@@ -26,6 +26,8 @@ SET_ALREADY = {
     "trust_remote_code": "never on",
 }
 """Options of engines that are not for a recipe to give, and what they are."""
+OF_COMMAND = {"port": "a free one, where the command says {port}", "host": "this machine"}
+"""The same of a server's flags."""
 
 
 def engine_faults(config: EngineConfig, sampling: SamplingConfig) -> Iterator[str]:
@@ -39,6 +41,7 @@ def engine_faults(config: EngineConfig, sampling: SamplingConfig) -> Iterator[st
                 yield from (f"urls: {problem}" for problem in error.problems)
         else:
             yield from _command_faults(config.command)
+        yield from _flag_faults(config)
         return
     yield from _option_faults(config)
     if config.kind == "vllm":
@@ -70,10 +73,29 @@ def _option_faults(config: InProcessEngine) -> Iterator[str]:
         elif config.kind == "transformers" and (type(value) is not int or value < 1):
             yield f"options.{name}: got {value!r}; give a whole number of at least 1"
     if config.kind == "vllm":
-        from pts.engines.vllm import REQUIRED
+        from pts.engines.vllm import option_faults
 
-        told = [name for name in REQUIRED if name in config.options]
-        yield from (f"options: {name} must be {REQUIRED[name]!r}; leave it out" for name in told)
+        rest = {name: value for name, value in config.options.items() if name not in SET_ALREADY}
+        yield from (f"options: {fault}" for fault in option_faults(rest))
+
+
+def _flag_faults(config: ServedEngine) -> Iterator[str]:
+    from pts.engines.vllm import REQUIRED
+
+    flags = {word.partition("=")[0] for word in config.command.split()}
+    for name, value in config.options.items():
+        plain = name.replace("-", "_").lstrip("_")
+        flag = flag_of(plain)
+        if config.urls:
+            yield f"options.{name}: is a flag of a command; the servers of urls run already"
+        elif plain in SET_ALREADY or plain in OF_COMMAND:
+            yield f"options: {name} is {(SET_ALREADY | OF_COMMAND)[plain]}; leave it out"
+        elif flag in flags or flag.replace("--", "--no-") in flags:
+            yield f"options: {name} is in the command as well ({flag}); give it in one place"
+        elif plain in REQUIRED and value != REQUIRED[plain]:
+            yield f"options.{name}: got {value!r}, must be {REQUIRED[plain]!r}; leave it out"
+        elif not isinstance(value, str | bool | int | float | dict | list):
+            yield f"options.{name}: got {value!r}; give a text, a number, true, false or a mapping"
 
 
 def _command_faults(command: str) -> Iterator[str]:

@@ -2,12 +2,15 @@
 
 engine: transformers
 engine: {kind: vllm, options: {tensor_parallel_size: 2}}
-engine: {kind: server, command: "vllm serve {model} --port {port}"}
+engine: {kind: server, command: "vllm serve {model} --port {port}", options: {quantization: fp8}}
 engine: {kind: server, urls: [http://node1:8000, http://node2:8000]}
 """
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -37,16 +40,25 @@ class ServedEngine(Settings):
     """Starts a server, without a shell, for each policy that is to be sampled, and ends it when
     that is done; `{model}` becomes the policy's folder, `{port}` a free port. What it prints goes
     to server.log in the stage's folder."""
+    options: dict[str, Any] = {}
+    """Further flags of the command: `tensor_parallel_size: 2` becomes `--tensor-parallel-size 2`,
+    true a flag without a value, false one with `no-` before it, a mapping its JSON."""
     urls: tuple[str, ...] = ()
     """Servers that run already, all with the one policy that is to be sampled."""
     model: str = ""
     """Name by which the policy is served; the only one there if not given."""
     ready_timeout: float = Field(600.0, gt=0, le=86_400)
     """Seconds that a server may take from its start to its first answer."""
-    in_flight: int = Field(512, ge=1, le=100_000)
-    """Rollouts asked for at a time, of all servers together."""
+    in_flight: int | None = Field(None, ge=1, le=100_000)
+    """Rollouts asked for at a time, of all servers together; if not given, each server gets as many
+    as it is the faster for."""
     seeds: bool = True
     """Ask for each rollout with a seed; vLLM's CPU build cannot take them everywhere."""
+
+    @property
+    def whole_command(self) -> str:
+        """The command with the options as its flags."""
+        return " ".join([self.command, *map(shlex.quote, _flags(self.options))])
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -56,6 +68,22 @@ class ServedEngine(Settings):
                 "urls name servers that run"
             )
         return self
+
+
+def flag_of(name: str) -> str:
+    """An option's flag, as vLLM's command line writes them."""
+    return "--" + name.replace("_", "-")
+
+
+def _flags(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        flag = flag_of(name)
+        if isinstance(value, bool):
+            yield flag if value else flag.replace("--", "--no-", 1)
+        elif isinstance(value, list):
+            yield from (flag, *map(str, value))
+        else:
+            yield from (flag, json.dumps(value) if isinstance(value, dict) else str(value))
 
 
 def _told(value: Any) -> Any:
@@ -87,8 +115,9 @@ EngineConfig = Annotated[
 
 def engine_inputs(config: EngineConfig) -> dict[str, Any]:
     """What a manifest keeps of the engine that a result was sampled from: nothing of the usual one,
-    and of servers not where they were."""
+    and of servers the options that were given but not where they were."""
     if config.kind == "transformers":
         return {}
-    options = {"options": config.options} if isinstance(config, InProcessEngine) else {}
+    told = isinstance(config, InProcessEngine) or config.options
+    options = {"options": config.options} if told else {}
     return {"engine": {"kind": config.kind, **options}}

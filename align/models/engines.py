@@ -164,7 +164,7 @@ class _Served:
         if config.command and self._process is None:
             _make_room()
             self._process = self.stack.enter_context(
-                running(config.command, folder, self.log, config.ready_timeout, self.progress)
+                running(config.whole_command, folder, self.log, config.ready_timeout, self.progress)
             )
         engine = ServerEngine.connect(
             [self._process.url] if self._process else config.urls,

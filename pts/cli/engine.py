@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pts.cli.options import IN_FLIGHT, SearchOptions
+from pts.cli.options import SearchOptions
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
 from pts.engines.registry import ENGINES, make_engine
@@ -19,7 +19,7 @@ def _named(given: SearchOptions) -> tuple[str, str, dict[str, Any]]:
         "tokenizer": given.model,
         "model": given.served_name,
         "seeds": given.seeds,
-        "in_flight": given.in_flight or IN_FLIGHT,
+        "in_flight": given.in_flight,
         "revision": given.revision,
     }
     return "server", ",".join(given.server), options

@@ -10,9 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-IN_FLIGHT = 512
-"""Requests to servers at a time, unless said otherwise."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
@@ -55,7 +52,10 @@ class SearchOptions:
     ] = None
     in_flight: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Requests to servers at a time; {IN_FLIGHT} by default."),
+        typer.Option(
+            min=1,
+            help="Rollouts asked of servers at a time; by default as many as they keep up with.",
+        ),
     ] = None
     seeds: Annotated[bool, typer.Option(help="Send servers a seed with each request.")] = True
     revision: Annotated[

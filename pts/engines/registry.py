@@ -95,7 +95,10 @@ def _transformers(path: str, sampling: SamplingConfig, **options: Any) -> Engine
 
 
 def _vllm_faults(path: str, options: Mapping[str, Any]) -> Iterator[str]:
-    return _folder_faults(Path(path), "model", "config.json")
+    from pts.engines.vllm import option_faults
+
+    yield from _folder_faults(Path(path), "model", "config.json")
+    yield from (f"vllm: {fault}" for fault in option_faults(options))
 
 
 def _vllm(path: str, sampling: SamplingConfig, **options: Any) -> Engine:
@@ -109,13 +112,16 @@ def _server_faults(urls: str, options: Mapping[str, Any]) -> Iterator[str]:
         base_urls(_split(urls))
     except ConfigError as error:
         yield from error.problems
-    tokenizer, in_flight = options.get("tokenizer"), options.get("in_flight", 1)
+    tokenizer, in_flight = options.get("tokenizer"), options.get("in_flight")
     if tokenizer is None:
         yield "server: tokenizer is missing; give the folder of the served model's tokenizer"
     else:
         yield from _folder_faults(Path(tokenizer), "tokenizer", "tokenizer_config.json")
-    if type(in_flight) is not int or in_flight < 1:
-        yield f"server: in_flight must be a whole number of at least 1, got {in_flight!r}"
+    if in_flight is not None and (type(in_flight) is not int or in_flight < 1):
+        yield (
+            f"server: in_flight must be a whole number of at least 1, got {in_flight!r}; leave it "
+            "out to let the servers' speed say"
+        )
 
 
 def _server(urls: str, sampling: SamplingConfig, **options: Any) -> Engine:

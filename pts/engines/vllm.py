@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from pts.engines.server.logprobs import processed_row, widths
 from pts.engines.server.probe import check_policy
 from pts.engines.server.protocols import ALL, check_completion, vllm_listed, vllm_stopped
 from pts.engines.text import TokenizerEngine, load_tokenizer
-from pts.errors import EngineError, MissingExtra
+from pts.errors import ConfigError, EngineError, MissingExtra
 from pts.types import Ids, TokenDistribution
 
 REQUIRED: dict[str, Any] = {
@@ -42,6 +42,22 @@ REQUIRED: dict[str, Any] = {
     "generation_config": "vllm",
 }
 """Options of vLLM that the engine relies on."""
+OWN = {
+    "model": "the folder",
+    "tokenizer": "that of the folder",
+    "trust_remote_code": "never on",
+    "seed": "drawn anew at each start, so that a resumed run meets other random numbers",
+}
+"""Options of vLLM that are not for the caller to give, and what they are."""
+
+
+def option_faults(options: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each option of vLLM that clashes with what the engine sets itself."""
+    for name in options:
+        if name in OWN:
+            yield f"{name} is {OWN[name]}; leave it out"
+        elif name in REQUIRED:
+            yield f"{name} must be {REQUIRED[name]!r}; leave it out"
 
 
 class VLLMEngine(TokenizerEngine):
@@ -103,17 +119,21 @@ class VLLMEngine(TokenizerEngine):
         in_flight: int = 1024,
         **options: Any,
     ) -> VLLMEngine:
-        """Load a local model folder into vLLM; `options` go to `vllm.LLM` (dtype, max_model_len…).
+        """Load a local model folder into vLLM; `options` go to `vllm.LLM` as they are
+        (tensor_parallel_size, quantization, dtype, max_model_len…).
 
-        Raises MissingExtra without vLLM, EngineError as the constructor does.
+        Raises ConfigError for options that the engine sets itself, MissingExtra without vLLM,
+        EngineError as the constructor does.
         """
+        if faults := [f"vllm: {fault}" for fault in option_faults(options)]:
+            raise ConfigError(*faults)
         try:
             from vllm import LLM
         except ImportError:
             raise MissingExtra("vllm", "vllm") from None
         check_policy("vLLM", sampling)
-        settings = {"seed": secrets.randbits(31), "trust_remote_code": False, **options}
-        llm = LLM(model=str(folder), **settings, **REQUIRED)
+        seed = secrets.randbits(31)
+        llm = LLM(model=str(folder), seed=seed, trust_remote_code=False, **options, **REQUIRED)
         return cls(
             llm, folder, sampling, policy_digest=policy_digest,
             chat_template=chat_template, stop_ids=stop_ids, in_flight=in_flight,

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 
 from align.engines.process import running
+from align.engines.settings import ServedEngine
 from align.errors import RecipeError
 from align.models.engines import load_engine, policy_engines
 from align.pipeline import run as pipeline
@@ -108,6 +109,17 @@ GOOD = "python -m x {model} --port {port}"
         (["engine={kind: server, command: 'no-such {model} {port}'}"],
          "engine.command: no program 'no-such' is found; install it"),
         (["engine={kind: server, command: '\"{model} {port}'}"], "cannot be split into words"),
+        ([f"engine={{kind: server, command: '{GOOD}', options: {{port: 1}}}}"],
+         "engine.options: port is a free one, where the command says {port}; leave it out"),
+        ([f"engine={{kind: server, command: '{GOOD} --dtype half', options: {{dtype: x}}}}"],
+         "engine.options: dtype is in the command as well (--dtype); give it in one place"),
+        ([f"engine={{kind: server, command: '{GOOD}', options: {{max_logprobs: 5}}}}"],
+         "engine.options.max_logprobs: got 5, must be -1; leave it out"),
+        ([f"engine={{kind: server, command: '{GOOD}', options: {{dtype: null}}}}"],
+         "engine.options.dtype: got None; give a text, a number, true, false or a mapping"),
+        (["pts.engine={kind: server, urls: [http://a], options: {dtype: half}}"],
+         "pts.engine.options.dtype: is a flag of a command; the servers of urls run already"),
+        (["engine={kind: vllm, options: {seed: 5}}"], "engine.options: seed is drawn anew at each"),
         (["pts.engine={kind: server, urls: [http://a, foo]}"],
          "pts.engine.urls: 'foo' is no base URL; give e.g. http://localhost:8000"),
         (["evaluate.engine={kind: server, urls: [http://a]}"],
@@ -118,6 +130,20 @@ def test_faults_are_told_before_a_model_is_loaded(overrides: list[str], said: st
     with pytest.raises(RecipeError) as caught:
         check_recipe(load_recipe("phi-nano", overrides))
     assert said in str(caught.value)
+
+
+def test_options_of_a_server_become_flags_of_its_command() -> None:
+    options = {
+        "tensor_parallel_size": 2, "quantization": "fp8", "enable_lora": True,
+        "enable_prefix_caching": False, "lora-modules": ["a=/x y", "b=/z"],
+        "hf_overrides": {"rope": [1]},
+    }  # fmt: skip
+    config = ServedEngine(kind="server", command="vllm serve {model}", options=options)
+    assert shlex.split(config.whole_command) == [
+        *("vllm", "serve", "{model}", "--tensor-parallel-size", "2", "--quantization", "fp8"),
+        *("--enable-lora", "--no-enable-prefix-caching", "--lora-modules", "a=/x y", "b=/z"),
+        *("--hf-overrides", '{"rope": [1]}'),
+    ]
 
 
 def test_an_extra_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from pts.engines.server.limits import AdaptiveLimit
 from pts.errors import ConfigError, EngineError, UnscorableError
 
 KEY_VARIABLE = "PTS_API_KEY"
@@ -42,13 +43,31 @@ class Endpoint:
     """A base URL (without /v1) and how it fares."""
 
     url: str
+    rule: AdaptiveLimit | None = None
+    """Requests that it is given at a time; None where all servers share a fixed number."""
+    slots: int | None = None
+    """Requests that it can work on at a time, rows among them, if it says."""
     in_flight: int = 0
+    """Rows left out."""
+    rows: int = 0
+    """Rows in flight."""
     failures: int = 0
     """In a row."""
     backoff_until: float = 0.0
 
+    @property
+    def busy(self) -> int:
+        """Requests of both kinds in flight."""
+        return self.in_flight + self.rows
+
+    def bound(self, slots: int) -> None:
+        """Give it no more than that at a time: its own queue is short, and drops connections."""
+        self.slots = slots
+        if self.rule is not None:
+            self.rule = AdaptiveLimit(min(self.rule.most, slots))
+
     def open(self, now: float) -> bool:
-        return now >= self.backoff_until and (self.failures < ALONE_AFTER or not self.in_flight)
+        return now >= self.backoff_until and (self.failures < ALONE_AFTER or not self.busy)
 
     def fail(self, reason: str, first: float, asked: float) -> None:
         """Rest; what fails while the URL already rests tells nothing new."""

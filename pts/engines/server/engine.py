@@ -6,9 +6,12 @@
     run = pts.search(problems, engine, verifier, output="runs/first")
 
 Token ids go in and come out; text is made here, by the tokenizer folder. Every rollout is one
-request with its own seed, thousands of them in flight (`in_flight`), on several servers of the same
-model at once. Failures are retried until `RetryPolicy` ends; a reply that breaks a rule (an id
-outside the vocabulary, too many tokens, an end without a stop token) counts as a failure.
+request with its own seed, on several servers of the same model at once. Those of one question go
+to one server, whose prefix cache knows it, while that keeps up; each server is asked for as many at
+a time as make it faster, or all of them for a fixed number (`in_flight`). A rollout's seed does not
+depend on which server draws it. Failures are retried until `RetryPolicy` ends; a reply that breaks
+a rule (an id outside the vocabulary, too many tokens, an end without a stop token) counts as a
+failure.
 
 `score` asks, for each position, for the likeliest next tokens of that prefix, and makes the exact
 row of them (`pts.engines.server.logprobs`), more of them until the whole support is shown. One
@@ -30,7 +33,7 @@ import asyncio
 import hashlib
 import json
 import queue
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from pathlib import Path
@@ -55,7 +58,7 @@ from pts.engines.server.probe import (
 )
 from pts.engines.server.protocols import ALL, VLLM, LlamaCpp, ServerProtocol, check_completion
 from pts.engines.text import TokenizerEngine, load_tokenizer
-from pts.errors import EngineError
+from pts.errors import EngineError, UnscorableError
 from pts.types import Ids, TokenDistribution
 
 T = TypeVar("T")
@@ -109,7 +112,7 @@ class ServerEngine(TokenizerEngine):
         revision: str = "",
         policy_digest: str | None = None,
         seeds: bool = True,
-        in_flight: int = 512,
+        in_flight: int | None = None,
         retry: RetryPolicy | None = None,
         ended: Ended | None = None,
     ) -> ServerEngine:
@@ -117,11 +120,12 @@ class ServerEngine(TokenizerEngine):
 
         `model` is the name that is served (None: the only one), `tokenizer` a folder with its
         tokenizer (and generation_config.json, for the stop ids, unless `stop_ids` are given).
-        `policy_digest` is for callers who know which files are served, `ended` for those who would
-        know that a server is gone. With `seeds` a rollout that is asked for again is the same one;
-        without them a time-out, which meets long rollouts, makes these rarer. vLLM on a CPU cannot
-        take seeds everywhere (see docs/writing-an-engine.md). The API key, if one is needed, is
-        read from PTS_API_KEY.
+        `in_flight` fixes how many rollouts are asked for at a time, of all servers together; if not
+        given, each server gets as many as it is the faster for. `policy_digest` is for callers who
+        know which files are served, `ended` for those who would know that a server is gone. With
+        `seeds` a rollout that is asked for again is the same one; without them a time-out, which
+        meets long rollouts, makes these rarer. vLLM on a CPU cannot take seeds everywhere (see
+        docs/writing-an-engine.md). The API key, if one is needed, is read from PTS_API_KEY.
 
         Raises ConfigError for malformed URLs, MissingExtra without httpx2, EngineError for a
         server that cannot be used, with the reason and the remedy.
@@ -136,8 +140,6 @@ class ServerEngine(TokenizerEngine):
             loaded = load_tokenizer(Path(tokenizer), stop_ids)
             served = client.wait(find(client, model))
             check_policy(served.kind, sampling)
-            if served.slots is not None:
-                client.limit(served.slots)
             digest = policy_digest or _digest(served, revision)
             engine = cls(client, served, loaded, sampling, chat_template, digest, seeds)
             client.wait(engine._check())
@@ -170,10 +172,11 @@ class ServerEngine(TokenizerEngine):
             return []
         ids = self._path(prompt, completion)
         places = range(len(prompt), len(ids))
-        return self._client.wait(_all(self._row(ids[:at], ids[at]) for at in places))
+        question = hash(prompt)
+        return self._client.wait(_all(self._row(ids[:at], ids[at], question) for at in places))
 
     def sample(self, requests: RequestQueue) -> Iterator[Answer]:
-        """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
+        """Answer requests as they finish, pulling new ones while the servers have room for them.
 
         Raises EngineError as `answer_requests` does, when a rollout cannot be had (see
         `Client.post`), and when a request could outgrow the server's context. Whatever ends it,
@@ -182,20 +185,33 @@ class ServerEngine(TokenizerEngine):
         with closing(InFlight(self)) as flight:
             yield from answer_requests(requests, flight, self._check_request)
 
-    async def rollout(self, prefix: Ids, limit: int, seed: int) -> Ids:
-        """One completion of a prefix, at most `limit` tokens, checked."""
+    async def rollout(self, prefix: Ids, limit: int, seed: int, question: Hashable = None) -> Ids:
+        """One completion of a prefix, at most `limit` tokens, checked. Those of one `question` go
+        to one server while it keeps up.
+        """
         body = self._protocol.body(prefix, limit, seed, self.sampling)
 
         def read(reply: Any) -> Ids:
             ids, stopped = self._protocol.read(reply, prefix)
             return check_completion(ids, stopped, limit, self.vocabulary, self.stop_ids)
 
-        return await self._client.post(self._protocol.path, body, read)
+        # A reply of one token takes as long as its prompt: it tells nothing of how fast others are.
+        size = len if limit > 1 else None
+        return await self._client.post(
+            self._protocol.path, body, read, question=question, size=size
+        )
 
-    async def _row(self, prefix: Ids, path_token: int = -1) -> TokenDistribution:
+    async def _row(
+        self, prefix: Ids, path_token: int = -1, question: Hashable = None
+    ) -> TokenDistribution:
         """The row after a prefix, from lists of growing width."""
         for width in widths(self.sampling, ALL):
-            listing = await self._listing(prefix, width)
+            try:
+                listing = await self._listing(prefix, width, question)
+            except UnscorableError:
+                if not isinstance(self._protocol, LlamaCpp):
+                    raise
+                return await self._forced_row(self._protocol, prefix, path_token, question)
             if self.processed:
                 row = processed_row(listing, self.sampling)
             else:
@@ -208,7 +224,7 @@ class ServerEngine(TokenizerEngine):
             f"can be sampled; {self._protocol.too_wide(width)}"
         )
 
-    async def _listing(self, prefix: Ids, width: int) -> TopLogprobs:
+    async def _listing(self, prefix: Ids, width: int, question: Hashable) -> TopLogprobs:
         body = self._protocol.listing(prefix, width, self.sampling)
 
         def read(reply: Any) -> TopLogprobs:
@@ -222,7 +238,9 @@ class ServerEngine(TokenizerEngine):
             return found
 
         try:
-            return await self._client.post(self._protocol.path, body, read, row=True)
+            return await self._client.post(
+                self._protocol.path, body, read, row=True, question=question
+            )
         except Refused as refused:
             if refused.status == 400 and "logprobs" in refused.body:
                 raise EngineError(
@@ -230,6 +248,22 @@ class ServerEngine(TokenizerEngine):
                     f"{self._protocol.too_wide(width)}"
                 ) from None
             raise
+
+    async def _forced_row(
+        self, protocol: LlamaCpp, prefix: Ids, path_token: int, question: Hashable
+    ) -> TokenDistribution:
+        """The row after a prefix, of the model's own probabilities; they take megabytes."""
+        drawn = self.encode_text("a")[-1]  # whole characters, whatever the prefix ends with
+        whole = await self._client.post(
+            protocol.path,
+            protocol.forced_listing(prefix, drawn, self.sampling),
+            lambda reply: protocol.listed(reply, prefix, ALL),
+            row=True,
+            question=question,
+        )
+        row = raw_row(whole, self.sampling, self.vocabulary, path_token)
+        assert row is not None, "nothing is hidden in a list of all tokens"
+        return row
 
     async def _check(self) -> None:
         """What `connect` tests by requests: tokenizer, kind of list, draws against a row."""
@@ -266,7 +300,7 @@ class InFlight:
         prefix, found = request.prompt + request.prefix, dict[int, Ids]()
         for index, seed in enumerate(request.seeds):
             future = self.engine._client.submit(
-                self.engine.rollout(prefix, request.max_tokens, seed)
+                self.engine.rollout(prefix, request.max_tokens, seed, hash(request.prompt))
             )
             self._asked[future] = (request, found, index)
             future.add_done_callback(self._done.put)

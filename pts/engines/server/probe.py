@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -49,12 +49,12 @@ class ServedModel:
     build: str
     """What else tells one set of weights from another, as far as the server says."""
     slots: int | None = field(default=None, compare=False)
-    """Requests that all servers together work on at a time, if they say; llama.cpp's own queue is
-    short, and drops connections."""
+    """Requests that it works on at a time, if it says."""
 
 
 async def find(client: Client, model: str | None) -> ServedModel:
-    """The model that all servers of the client offer under this name (their only one for None).
+    """The model that all servers of the client offer under this name (their only one for None). A
+    server that tells its slots gets no more requests at a time.
 
     Raises EngineError, with every fault, when a server does not have it or has another one.
     """
@@ -75,7 +75,9 @@ async def find(client: Client, model: str | None) -> ServedModel:
                 f"{endpoint.url} serves {one}, but {client.endpoints[0].url} {served[0]}; all "
                 "servers must serve the same model"
             )
-    return replace(served[0], slots=sum(one.slots or 0 for one in served) or None)
+        if one.slots is not None:
+            endpoint.bound(one.slots)
+    return served[0]
 
 
 async def _find_at(client: Client, endpoint: Endpoint, model: str | None) -> ServedModel:

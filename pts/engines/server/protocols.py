@@ -28,6 +28,8 @@ ALL = -1
 """A width: list every token."""
 RANDOM = 0xFFFFFFFF
 """llama.cpp's seeds have 32 bits; this one asks for a random seed."""
+CERTAIN = 1000.0
+"""A bias of a logit that leaves no other token."""
 EXCLUDED = -9998.0
 """A vLLM server writes -9999 for a token that cannot be sampled (JSON has no -inf)."""
 
@@ -146,6 +148,13 @@ class LlamaCpp(_Requests):
         asked = {"n_probs": wanted, "post_sampling_probs": True, "seed": RANDOM}
         return self.body(prefix, 1, 0, sampling) | asked
 
+    def forced_listing(self, prefix: Ids, token: int, sampling: SamplingConfig) -> dict[str, Any]:
+        """The same of all tokens, with a token that is drawn for certain. llama.cpp lists what the
+        model's probabilities were before the bias.
+        """
+        forced = {"post_sampling_probs": False, "logit_bias": [[token, CERTAIN]]}
+        return self.listing(prefix, ALL, sampling) | forced
+
     def read(self, reply: Any, prefix: Ids) -> tuple[Ids, bool]:
         ids = token_ids(reply, "tokens", "the server must support return_tokens")
         if take(reply, "tokens_evaluated") != len(prefix) or reply.get("truncated"):
@@ -166,7 +175,11 @@ class LlamaCpp(_Requests):
                 "completion_probabilities is missing from the reply, as it is where the token that "
                 "was drawn is a part of a character"
             )
-        found = take(reply, "completion_probabilities", 0, "top_probs")
+        found = take(reply, "completion_probabilities", 0)
+        if "top_logprobs" in found:  # of a forced listing
+            named = {take(one, "id"): number(take(one, "logprob")) for one in found["top_logprobs"]}
+            return TopLogprobs.ranked(list(named), list(named.values()), whole=width == ALL)
+        found = take(found, "top_probs")
         ids = np.array([int(number(take(one, "id"))) for one in found])
         probs = np.array([number(take(one, "prob")) for one in found])
         whole = width == ALL or len(found) < width or bool((probs <= 0).any())

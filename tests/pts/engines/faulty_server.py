@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pts.config import SamplingConfig
 from pts.engines.base import SampleRequest
 from pts.engines.tabular import CLOSING, STOP, Machine, TabularEngine
@@ -59,7 +61,9 @@ class FaultyServer:
     `faults` maps a fault (a method name without `fault_`) to its probability for each completion
     request; it may change while the server runs, and `met` counts them. `logprobs` is vLLM's
     --logprobs-mode, `limit` its --max-logprobs; `dies_after` completion requests it shuts down.
-    `unlisted` maps a machine's id to how often llama.cpp lists nothing for its rows.
+    `metrics` is its page of that name, `questions` counts requests by the first id of their prompt.
+    `unlisted` maps a machine's id to how often llama.cpp lists nothing for its rows, unless it is
+    told which token to draw and is `forcible`.
     `seeds=False` ignores seeds, `sloppy` are settings that it samples by whatever is asked.
     """
 
@@ -79,13 +83,17 @@ class FaultyServer:
         overrides: dict[str, Any] | None = None,
         root: str = "/models/tab",
         unlisted: dict[int, float] | None = None,
+        metrics: str = "",
+        forcible: bool = True,
     ) -> None:
         self.machines, self.faults = list(machines), faults or {}
         self.seeds, self.sloppy = seeds, sloppy or {}
         self.kind, self.logprobs, self.limit, self.key = kind, logprobs, limit, key
         self.dies_after, self.model, self.overrides = dies_after, model, overrides or {}
         self.root, self.unlisted = root, unlisted or {}
+        self.metrics, self.forcible = metrics, forcible
         self.asked = self.seeded = 0
+        self.questions: Counter[int] = Counter()
         self.met: Counter[str] = Counter()
         self.seen_keys: set[str] = set()
         self.open_requests = 0
@@ -253,6 +261,8 @@ class FaultyServer:
             if self.kind == "llamacpp":
                 entry["meta"] = {"n_vocab": SIZE, "n_ctx": 4096}
             return 200, json.dumps({"data": [entry]})
+        if path == "/metrics" and self.metrics:
+            return 200, self.metrics
         if path == "/props":
             return 200, json.dumps({"model_path": "/models/tab.gguf", "total_slots": 6})
         if path == "/tokenize":
@@ -271,6 +281,7 @@ class FaultyServer:
         engine = self._engine(SamplingConfig(**chosen))
         prompt, at = _place(asked["prompt"])
         limit = asked.get("max_tokens", asked.get("n_predict"))
+        self.questions[asked["prompt"][0]] += 1
         self.seeded += asked.get("seed") is not None
         seed = asked.get("seed") if self.seeds else None
         request = SampleRequest(
@@ -331,7 +342,14 @@ class FaultyServer:
             "generation_settings": {"samplers": asked["samplers"]},
         }
         unlisted = self.unlisted.get(asked["prompt"][0], 0.0)
-        if row is not None and self._rng.random() >= unlisted:
+        if row is not None and asked["logit_bias"] and self.forcible:
+            plain = self._engine(SamplingConfig())
+            prompt, at = _place(asked["prompt"])
+            row = plain.score(prompt, _extended(plain, prompt, at))[-1]
+            named = zip(row.ids.tolist(), np.log(row.probs).tolist(), strict=True)
+            top = [{"id": i, "logprob": logprob} for i, logprob in named]
+            reply["completion_probabilities"] = [{"top_logprobs": top}]
+        elif row is not None and self._rng.random() >= unlisted:
             pairs = zip(row.ids[:width].tolist(), row.probs[:width].tolist(), strict=True)
             top = [{"id": i, "prob": p} for i, p in pairs]
             reply["completion_probabilities"] = [{"top_probs": top}]

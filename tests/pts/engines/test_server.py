@@ -14,6 +14,7 @@ import pytest
 
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine, SampleRequest
+from pts.engines.server.limits import START
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.errors import EngineError, UnscorableError
 from pts.report.text import question
@@ -147,6 +148,50 @@ def test_several_servers_share_a_search_and_one_may_die(
     assert_equal_runs(run, undisturbed)
 
 
+def test_each_question_stays_with_one_server_while_that_keeps_up(connect: Connect) -> None:
+    """Four questions on two servers, 24 rollouts of each and the rows of a path."""
+    requests = [
+        SampleRequest(k, (machine_id(k % 4),), (), 24, tuple(range(4 * k, 4 * k + 4)))
+        for k in range(24)
+    ]
+    with FaultyServer(MACHINES) as one, FaultyServer(MACHINES) as two:
+        engine = connect(one.url, two.url)
+        one.questions.clear(), two.questions.clear()
+        for request in requests:
+            ((_, drawn),) = engine.sample(iter([request]))
+        engine.score(requests[-1].prompt, drawn[0])
+        seen = [{q for q in server.questions if q > 60} for server in (one, two)]
+    assert [len(questions) for questions in seen] == [2, 2]
+    assert not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize("page", ["vllm:num_requests_waiting", "llamacpp:requests_deferred"])
+def test_a_server_whose_own_queue_grows_is_given_less(
+    connect: Connect, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pts.engines.server.http.AGAIN", 0.01)
+    request = SampleRequest(0, (machine_id(0),), (), 24, tuple(range(600)))
+    with FaultyServer(MACHINES, metrics=f"{page} 500\n") as server:
+        engine = connect(server.url)
+        server.faults, server.delay = {"late": 1.0}, 0.02
+        list(engine.sample(iter([request])))
+        (endpoint,) = engine._client.endpoints
+    assert endpoint.rule is not None
+    assert endpoint.rule.limit <= START // 2
+
+
+def test_a_server_that_refuses_is_given_less(connect: Connect) -> None:
+    request = SampleRequest(0, (machine_id(0),), (), 24, tuple(range(200)))
+    with FaultyServer(MACHINES) as server:
+        engine = connect(server.url)
+        (endpoint,) = engine._client.endpoints
+        assert endpoint.rule is not None
+        before = endpoint.rule.limit
+        server.faults = {"busy": 0.3}
+        assert len(list(engine.sample(iter([request])))) == 1
+    assert endpoint.rule.limit < before
+
+
 def test_many_requests_are_in_flight_and_answers_come_in_any_order(connect: Connect) -> None:
     """No reply comes before all 1,200 are asked for."""
     requests = [
@@ -238,10 +283,21 @@ def test_a_list_that_is_missing_now_and_then_is_asked_for_again(connect: Connect
         np.testing.assert_allclose(row.probs, known.probs, rtol=1e-9)
 
 
+def test_a_list_that_no_draw_brings_is_had_by_a_forced_one(connect: Connect) -> None:
+    """From the model's own probabilities, cut here as the policy says."""
+    local = TabularEngine(MACHINES, SAMPLING)
+    ((_, (path,)),) = local.sample(iter([SampleRequest(0, (1,), (), 24, (3,))]))
+    with FaultyServer(MACHINES, kind="llamacpp", unlisted={machine_id(1): 1.0}) as server:
+        rows = connect(server.url).score((machine_id(1),), path[:3])
+    for row, known in zip(rows, local.score((1,), path[:3]), strict=True):
+        np.testing.assert_allclose(row.probs, known.probs, rtol=1e-9)
+
+
 def test_a_list_that_is_always_missing_sets_its_question_aside(
     connect: Connect, tmp_path: Path
 ) -> None:
-    with FaultyServer(MACHINES, kind="llamacpp", unlisted={machine_id(1): 1.0}) as server:
+    never: dict[str, Any] = {"unlisted": {machine_id(1): 1.0}, "forcible": False}
+    with FaultyServer(MACHINES, kind="llamacpp", **never) as server:
         engine = connect(server.url)
         with pytest.raises(
             UnscorableError, match=r"given up after 20 tries .* part of a character"

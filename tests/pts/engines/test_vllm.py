@@ -23,7 +23,7 @@ from pts.engines.base import SampleRequest
 from pts.engines.digest import model_digest
 from pts.engines.tabular import STOP, TabularEngine
 from pts.engines.vllm import REQUIRED, VLLMEngine
-from pts.errors import EngineError, MissingExtra
+from pts.errors import ConfigError, EngineError, MissingExtra
 from pts.testing import assert_engine_conforms
 from tests.pts.engine_mutants import MACHINES
 from tests.pts.engines.faulty_server import SIZE, _extended, _place, machine_id, problems
@@ -124,6 +124,18 @@ def test_loading_sets_what_the_engine_relies_on(folder: Path) -> None:
     assert engine.llm.options["seed"] != other.llm.options["seed"], "a resumed run draws anew"
     assert engine.policy_digest == model_digest(folder)
     assert not engine.reproducible
+
+
+def test_options_that_the_engine_sets_are_refused_and_others_passed_on(folder: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        VLLMEngine.load(folder, SamplingConfig(), seed=1, max_logprobs=5, quantization="fp8")
+    assert [problem.partition(";")[0] for problem in caught.value.problems] == [
+        "vllm: seed is drawn anew at each start, so that a resumed run meets other random numbers",
+        "vllm: max_logprobs must be -1",
+    ]
+    given = {"tensor_parallel_size": 2, "quantization": "fp8", "enable_lora": True}
+    engine = VLLMEngine.load(folder, SamplingConfig(), **given)
+    assert engine.llm.options.items() >= given.items()
 
 
 def test_an_llm_with_other_options_is_refused(folder: Path) -> None:

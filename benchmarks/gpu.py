@@ -39,7 +39,7 @@ from pts.engines.transformers.engine import TransformersEngine
 from pts.testing import check_engine
 
 TOLERANCE = {"float32": 0.0, "bfloat16": 0.02}
-"""Share of draws that rounding may move out of a nucleus. In bfloat16 a row also depends on the rows
+"""Share of draws that rounding may move out of a nucleus. In bfloat16 a row depends on those
 beside it, so what is found there is told and not demanded."""
 FULL = ["evaluate.problems=100"]
 SMALL = [

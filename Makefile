@@ -86,5 +86,5 @@ $(VENV)/ready: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/ready-dev: $(VENV)/ready
-	$(PIP) --editable '.[dev,docs,math]'
+	$(PIP) --editable '.[dev,docs,export,math]'
 	touch $@

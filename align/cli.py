@@ -12,6 +12,7 @@ from align.commands.decontaminate import decontaminate
 from align.commands.defects import defects
 from align.commands.export import export
 from align.commands.interruption import interruptible
+from align.commands.plan import plan
 from align.commands.refusals import refusals
 from align.commands.synthesize import synthesize
 from align.errors import RecipeError, StageError, SweepError
@@ -240,6 +241,7 @@ def sweep(
         raise SweepError("\n".join(failures))
 
 
+app.command()(plan)
 app.command()(decontaminate)
 
 

@@ -5,8 +5,9 @@
 
 `runs/demo` is a finished run of the recipe phi-nano, the one to learn from. The chains begin with
 policies of it and have other numbers of everything, another seed, and other stages. Seconds of a
-chain are CPU seconds of one core (the machine had other work, so that wall time says little), memory
-is the peak of each step (VmHWM, set back before it). The table goes to results/plan.json and plan.md.
+chain are CPU seconds of one core (the machine had other work, so that wall time says little),
+memory is the peak of each step (VmHWM, set back before it). The tables go to results/plan.json and
+plan.md.
 """
 
 from __future__ import annotations
@@ -161,6 +162,12 @@ def _table(steps: list[dict[str, Any]]) -> list[str]:
             _cell(step["planned"][name], step["measured"].get(name, 0), name) for name in names
         ]
         rows.append(f"| {step['step']} | {' | '.join(cells)} |")
+    totals = {
+        kind: {name: sum(step[kind].get(name, 0) for step in steps) for name in names[:-1]}
+        for kind in ("planned", "measured")
+    }
+    cells = [_cell(totals["planned"][name], totals["measured"][name], name) for name in names[:-1]]
+    rows.append(f"| all | {' | '.join(cells)} | |")
     ratios = {
         name: [
             step["planned"][name] / step["measured"][name]
@@ -174,18 +181,20 @@ def _table(steps: list[dict[str, Any]]) -> list[str]:
 
 
 def _cell(planned: float, measured: float, name: str) -> str:
-    if not measured or not planned:
-        return "" if not planned and not measured else f"{planned:,.0f} / {measured:,.0f}"
     if name == "memory":
         planned, measured = planned / 1e6, measured / 1e6
+    if name == "memory" and not measured:
+        return ""
+    if not measured or not planned:
+        return "" if not planned and not measured else f"{planned:,.0f} / {measured:,.0f}"
     return f"{planned:,.0f} / {measured:,.0f} = {planned / measured:.2f}"
 
 
 TITLE = """# Plans and what was then run
 
-Written by `benchmarks/plan.py`. Each cell: planned / measured = ratio; memory in MB. Seconds are CPU
-seconds of one core in the chains; those of the demo are wall time, in which evaluations ran beside
-stages on two busy cores."""
+Written by `benchmarks/plan.py`. Each cell: planned / measured = ratio; memory in MB. Seconds are
+CPU seconds of one core in the chains; those of the demo are wall time, in which evaluations ran
+beside stages on two busy cores."""
 
 
 if __name__ == "__main__":

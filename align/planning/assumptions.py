@@ -69,6 +69,11 @@ class Assumptions(Settings):
         return min(self.answer_tokens or 0.4 * limit, limit)
 
 
+FEW_SHOT = "few-shot base"
+"""Names the evaluation of a base model that has not learnt to chat: its prompts are long, and its
+answers are those of the examples in them."""
+
+
 @dataclass(frozen=True)
 class Assumed:
     """The assumptions of a plan: for all stages, and what was measured of single ones."""

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from align.context import StageEntry
+from align.context import BASE, StageEntry
 from align.errors import ManifestError
 from align.pipeline.recipe import Recipe, parse_recipe
-from align.planning.assumptions import Assumed, Assumptions, capped
+from align.planning.assumptions import FEW_SHOT, Assumed, Assumptions, capped
 from align.planning.devices import Device
 from align.planning.difficulty import fitted
 from align.planning.plan import make_plan
@@ -58,9 +58,10 @@ def assumed_from(folder: Path, device: Device | None) -> Assumed:
         values[entry.name] = _of_stage(folder, entry, stages[entry.name]["metrics"], common)
     for name, record in stages.items():
         if name.startswith("eval/"):
-            values[name] = {"answer_tokens": record["metrics"]["tokens a completion"]}
-    for found in values.values():
-        common |= found
+            found = {"answer_tokens": record["metrics"]["tokens a completion"]}
+            values[_key(recipe, name)] = found
+    for name, found in values.items():
+        common |= found if name != FEW_SHOT else {}
     kinds = {entry.kind: values[entry.name] for entry in done}
     evaluated = [found for name, found in values.items() if name.startswith("eval/")]
     if evaluated:
@@ -89,9 +90,18 @@ def _factors(
             continue
         start = stage.phases[0].seconds
         took = max(0.1, stages[stage.name]["seconds"] - start)
-        factors[stage.name] = took / max(1e-9, stage.seconds - start)
-        factors[stage.kind] = factors[stage.name]
+        factor = took / max(1e-9, stage.seconds - start)
+        key = _key(recipe, stage.name)
+        factors[key] = factor
+        if key != FEW_SHOT:
+            factors[stage.kind] = factor
     return {**factors, "": float(np.median([*factors.values()]))}
+
+
+def _key(recipe: Recipe, name: str) -> str:
+    """What an evaluation's or a stage's measurements are known by."""
+    few_shot = name == f"eval/{BASE}" and recipe.model.few_shot_base
+    return FEW_SHOT if few_shot else name
 
 
 def _prompts(folder: Path) -> Values:

@@ -73,8 +73,7 @@ def training_state(
     recipe: Recipe, lora: LoRAConfig | None, shape: Shape, gpu: bool
 ) -> tuple[float, float, float, float]:
     """Weights, gradients, optimiser's state and copies on each device."""
-    processes = recipe.launch.processes
-    sharded = processes > 1 and recipe.launch.strategy != "ddp"
+    processes, sharded = recipe.launch.processes, _sharded(recipe)
     parts = processes if sharded else 1
     trained = shape.adapter(lora) if lora else shape.parameters
     frozen = shape.parameters * BYTES[recipe.model.dtype] if lora else 0
@@ -89,10 +88,17 @@ def training_state(
     )  # fmt: skip
 
 
+def _sharded(recipe: Recipe) -> bool:
+    """Whether each device holds a part of what is trained."""
+    return recipe.launch.processes > 1 and recipe.launch.strategy != "ddp"
+
+
 def _width(recipe: Recipe, lora: LoRAConfig | None, gpu: bool) -> tuple[int, int]:
     """Bytes of a number inside a layer, and of one between layers."""
     half = recipe.model.dtype == "bfloat16" and (gpu or lora is not None)
-    return (2 if half else 4), (2 if half and lora is not None else 4)
+    # Autocast leaves what stands between layers in the type of the weights, which sharded ones are
+    # gathered in (accelerate gives FSDP2 bfloat16 for parameters and outputs).
+    return (2 if half else 4), (2 if half and (lora is not None or _sharded(recipe)) else 4)
 
 
 def _whole_layer(recipe: Recipe, lora: LoRAConfig | None, shape: Shape, gpu: bool) -> float:

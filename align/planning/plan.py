@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from align.context import BASE, StageEntry
-from align.planning.assumptions import Assumed, Assumptions
+from align.planning.assumptions import FEW_SHOT, Assumed, Assumptions
 from align.planning.counts import Counts, count, count_evaluation
 from align.planning.devices import Device
 from align.planning.disk import Disk, stage_disk
@@ -127,7 +127,7 @@ def make_plan(
         counts[entry.name] = plan.counts
         plans.append(plan)
         if STAGES[entry.kind].makes == "policy":
-            plans.append(planner.evaluation(entry.name))
+            plans.append(planner.evaluation(entry.name, recipe.start_of(entry)))
     return Plan(recipe, shape, device, assumed, tuple(p for p in plans if p is not None))
 
 
@@ -152,37 +152,43 @@ class _Planner:
                     self.recipe, entry.settings, self.shape, counts, told, is_gpu(self.device),
                     self.device.memory,
                 )  # fmt: skip
-        return self._whole(entry.name, entry.kind, entry.settings, counts, phases, told, fitting)
+        factor = self.assumed.factor(entry.name, entry.kind)
+        return self._whole(
+            entry.name, entry.kind, entry.settings, counts, phases, told, fitting, factor
+        )
 
-    def evaluation(self, policy: str) -> StagePlan | None:
+    def evaluation(self, policy: str, start: str = BASE) -> StagePlan | None:
+        """Of a policy that is compared with the one that it started from, unless that is `base`."""
         if policy in self.recipe.evaluate.skip:
             return None
         name = f"eval/{policy}"
-        told = self.assumed.at(name, "eval")
+        few_shot = policy == BASE and self.recipe.model.few_shot_base
+        key = FEW_SHOT if few_shot else name
+        told = self.assumed.at(key, "eval")
         counts = count_evaluation(self.recipe, told)
         engine = self.recipe.evaluate.engine or self.recipe.engine
         phases = self._sampling(engine, counts, told)
         seconds = scoring_seconds(self.recipe, self.shape, self.device, told, counts)
-        phases.append(Phase("scoring", seconds, 1, self._alone(told, counts)))
-        return self._whole(name, "eval", None, counts, phases, told, 0)
+        phases.append(Phase("scoring", seconds, 1, self._alone(told, counts, 1 + (start != BASE))))
+        factor = self.assumed.factor(key, "eval")
+        return self._whole(name, "eval", None, counts, phases, told, 0, factor)
 
     def _whole(
         self, name: str, kind: str, settings: Settings | None, counts: Counts,
-        phases: list[Phase], told: Assumptions, fitting: int,
+        phases: list[Phase], told: Assumptions, fitting: int, factor: float,
     ) -> StagePlan:  # fmt: skip
         start = Phase("start", told.start_seconds, phases[0].devices, Memory())
-        factor = self.assumed.factor(name, kind)
         scaled = [replace(phase, seconds=phase.seconds * factor) for phase in phases]
         answer = told.answer(self.recipe.sampling.max_new_tokens)
         dtype = self.recipe.model.dtype
         disk = stage_disk(settings, kind, self.shape, dtype, counts, answer)
         return StagePlan(name, kind, counts, (start, *scaled), disk, fitting)
 
-    def _alone(self, told: Assumptions, counts: Counts) -> Memory:
-        """One sequence at a time through the model, and its predecessor beside it."""
+    def _alone(self, told: Assumptions, counts: Counts, models: int) -> Memory:
+        """One sequence at a time through one model, or through two."""
         memory = sampling_memory(self.recipe, self.shape, 1, counts.longest, told, 1)
-        logits = 8.0 * counts.longest * self.shape.vocab
-        return replace(memory, weights=2 * memory.weights, logits=logits)
+        logits = 4.0 * models * counts.longest * self.shape.vocab
+        return replace(memory, weights=models * memory.weights, logits=logits)
 
     def _sampling(self, engine: Any, counts: Counts, told: Assumptions) -> list[Phase]:
         if not counts.generated:

@@ -15,6 +15,10 @@ HEAD = (
 )  # fmt: skip
 
 
+FREE = 0.9
+"""Share of a device's memory above which a stage that fits is called tight."""
+
+
 def short(number: float) -> str:
     """A number with three digits: 950, 12.3K, 1.45M; empty for 0."""
     if not number:
@@ -68,7 +72,7 @@ def _row(plan: Plan, stage: StagePlan) -> tuple[str, ...]:
         short(counts.steps),
         short(counts.trained),
         _gb(most),
-        "yes" if most <= plan.device.memory else "NO",
+        _fits(most, plan.device.memory),
         _hours(stage.device_seconds),
         duration(stage.seconds),
         _gb(stage.disk.total),
@@ -82,7 +86,7 @@ def _totals(plan: Plan) -> tuple[str, ...]:
         "total", "", short(round(sum(c.rollouts for c in counts))),
         short(sum(c.generated for c in counts)), "", short(sum(c.steps for c in counts)),
         short(sum(c.trained for c in counts)), _gb(most),
-        "yes" if most <= plan.device.memory else "NO", _hours(plan.device_seconds),
+        _fits(most, plan.device.memory), _hours(plan.device_seconds),
         duration(plan.seconds), _gb(plan.disk),
     )  # fmt: skip
 
@@ -121,6 +125,13 @@ def _parts(phase: Phase) -> str:
     parts = {name: value for name, value in asdict(phase.memory).items() if value >= 5e7}
     told = ", ".join(f"{name.replace('_', ' ')} {_gb(value)}" for name, value in parts.items())
     return f"{_gb(phase.memory.total)} = {told}" if told else _gb(phase.memory.total)
+
+
+def _fits(needed: float, memory: float) -> str:
+    """What an allocator loses between blocks is no part of a plan, so little room is no room."""
+    if needed > memory:
+        return "NO"
+    return "yes" if needed <= FREE * memory else "tight"
 
 
 def _gb(number: float) -> str:

@@ -106,7 +106,8 @@ def _rejection(
     if config.rollouts:
         made = before[config.rollouts]
         right = made.rollouts * hard.mean * told.distinct_share
-        most = (config.max_per_question or math.inf) * made.questions
+        each = 1 if config.judge is not None else config.max_per_question or math.inf
+        most = each * made.questions
         drawn = Counts(made.questions, rows=min(right, most))
     else:
         drawn = _sampled(entry, answer, config.samples, before)

@@ -50,7 +50,7 @@ class Sampler:
 def sampler_of(engine: EngineConfig, devices: int) -> Sampler:
     """What an engine samples on, by its settings; on `devices` in all where that is not 0."""
     if isinstance(engine, ServedEngine):
-        words = engine.command.replace("=", " ").split()
+        words = engine.whole_command.replace("=", " ").split()
         parts = _after(words, ("--tensor-parallel-size", "-tp"))
         copies = max(1, len(engine.urls)) * _after(words, ("--data-parallel-size", "-dp"))
     else:

@@ -270,6 +270,8 @@ def test_engines_say_on_how_many_devices_they_sample() -> None:
     assert (sampler_of(vllm, 0).devices, sampler_of(vllm, 8).copies) == (2, 4)
     served = ServedEngine(kind="server", command="vllm serve {model} --tensor-parallel-size=4")
     assert sampler_of(served, 0).parts == 4
+    flags = ServedEngine(kind="server", command="serve", options={"tensor_parallel_size": 2})
+    assert sampler_of(flags, 0).parts == 2
     urls = ServedEngine(kind="server", urls=("http://a", "http://b"))
     assert sampler_of(urls, 0).devices == 2
 

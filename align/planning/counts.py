@@ -91,10 +91,9 @@ def count_evaluation(recipe: Recipe, told: Assumptions) -> Counts:
 def _sft(recipe: Recipe, entry: StageEntry, told: Assumptions, _: Mapping[str, Counts]) -> Counts:
     config: Any = entry.settings
     rows = _of_sources(entry) if config.only_sources else config.num_examples
-    return _trained(
-        config, Counts(rows=rows, longest=config.max_length), told.chat_tokens,
-        told.chat_tokens * told.loss_share,
-    )  # fmt: skip
+    chat = min(told.chat_tokens, config.max_length)
+    found = Counts(rows=rows, longest=config.max_length)
+    return _trained(config, found, chat, chat * told.loss_share)
 
 
 def _rejection(

@@ -106,9 +106,9 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
 
 
 def _remedy(plan: Plan, stage: StagePlan) -> str:
-    peak, settings = stage.peak, plan.recipe.settings(stage.name)
+    peak = stage.peak
     if peak.name == "training" and stage.longest_fitting >= 8:
-        batch = settings.batch_size
+        batch = plan.recipe.settings(stage.name).batch_size
         return (
             f"its longest batch has {batch} rows of {stage.counts.longest:,.0f} tokens; rows of "
             f"{stage.longest_fitting:,} would fit, or a smaller batch_size with more "
@@ -116,8 +116,12 @@ def _remedy(plan: Plan, stage: StagePlan) -> str:
         )
     if peak.name == "training":
         return "the weights' state alone is too much; use more processes with fsdp2, or lora"
+    if peak.name == "reference" and peak.memory.weights > FREE * plan.device.memory:
+        return "one process holds all of the reference's weights; take a larger device, or lora"
     if peak.name == "reference":
         return "one process holds the reference's weights and a batch; lower batch_size"
+    if peak.name == "scoring":
+        return "entropy and KL take this policy and the one before it on one device; evaluate.skip"
     return "the weights are too much for the devices that sample; share them (tensor parallel)"
 
 

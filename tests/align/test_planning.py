@@ -318,6 +318,14 @@ def test_the_shipped_recipes_fit_into_80_gb(recipe: str) -> None:
     assert " NO " not in to_text(plan_of(recipe))
 
 
+@pytest.mark.parametrize("device", GPUS)
+def test_what_does_not_fit_is_told_with_a_remedy(device: str) -> None:
+    plan = plan_of("phi-4", device=device)
+    wrong = [stage for stage in plan.stages if stage.peak.memory.total > plan.device.memory]
+    assert to_text(plan).count("does not fit: ") == len(wrong)
+    assert bool(wrong) == (plan.device.memory < 80e9)
+
+
 def test_more_devices_that_sample_share_the_time() -> None:
     two, eight = (plan_of("phi-4", "stages=[pts, token_dpo]", devices=n) for n in (2, 8))
 

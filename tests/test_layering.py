@@ -23,7 +23,7 @@ PTS = [
 ALIGN = [
     {"cli"},
     {"commands"},
-    {"sweep", "compare", "benchmarks", "refusals", "synthesis", "defects"},
+    {"sweep", "compare", "benchmarks", "refusals", "synthesis", "defects", "runs"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining", "export"},
     {"training", "evaluation", "judging"},

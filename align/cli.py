@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from align.commands.compare import compare
 from align.commands.decontaminate import decontaminate
 from align.commands.defects import defects
 from align.commands.export import export
@@ -262,46 +263,7 @@ def sweep(
 app.command()(decontaminate)
 
 
-@app.command()
-def compare(
-    a: Annotated[
-        Path,
-        typer.Argument(
-            help="Results of one model: RUN/eval/STAGE, samples_*.jsonl of lm-evaluation-harness, "
-            "a log of inspect_ai, or a folder of such files."
-        ),
-    ],
-    b: Annotated[Path, typer.Argument(help="Those of the other, on the same items.")],
-    measure: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Compare this measure only; may be repeated."),
-    ] = None,
-    task: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Compare this task only; may be repeated."),
-    ] = None,
-    as_json: AsJson = False,
-    html: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Also write a page with a picture here."),
-    ] = None,
-) -> None:
-    """Compare two models on the items that both answered: paired tests, Holm over the rows."""
-    from align.compare.pairing import compare as compare_readings
-    from align.compare.readers import read_results
-    from align.compare.table import to_json, to_text, write_page
-    from align.errors import CompareError
-    from pts.files import file_fault
-
-    if html is not None and (fault := file_fault(html)):
-        raise CompareError(f"--html: {html}: {fault}")
-    names = (str(a), str(b))
-    found = compare_readings(read_results(a), read_results(b), names, measure or (), task or ())
-    show(to_json(found), to_text(found), as_json)
-    if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        write_page(found, html)
-        typer.echo(f"\nPage: {html}", err=as_json)
+app.command()(compare)
 
 
 @app.command()
@@ -338,6 +300,38 @@ app.command()(synthesize)
 app.command()(defects)
 app.command()(export)
 app.command()(table)
+
+
+@app.command()
+def reproduce(
+    run_folder: RunArgument,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the new run; RUN-again if not given."),
+    ] = None,
+    stage: Annotated[
+        str, typer.Option(help="The last stage to make again; all that the run has if not given.")
+    ] = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a run's recipe again and compare all that it made; exit status 1 if anything differs."""
+    from rich.console import Console
+
+    from align.pipeline.reproduce import compare, made_so_far
+    from align.pipeline.run import run as run_again
+    from align.pipeline.run import run_recipe
+
+    recipe = made_so_far(run_recipe(run_folder), run_folder, stage)
+    folder = output or run_folder.resolve().with_name(f"{run_folder.resolve().name}-again")
+    if folder.resolve() == run_folder.resolve():
+        raise RecipeError(f"--output: {folder} is the run itself; give another folder")
+    with interruptible():
+        run_again(recipe, folder, Console(stderr=as_json), progress=not quiet)
+    found = compare(run_folder, folder)
+    show(found.to_json(), f"\n{found.to_text()}", as_json)
+    if not found.equal:
+        raise typer.Exit(1)
 
 
 @app.command()

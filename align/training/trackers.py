@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from align.context import StageContext
@@ -41,10 +41,14 @@ def reporting(context: StageContext) -> dict[str, Any]:
 
 @contextmanager
 def tracked(context: StageContext) -> Iterator[None]:
-    """Context: a training. transformers leaves wandb's run open for what follows, which here is
-    the training of another stage."""
-    try:
+    """Context: a training. What trackers print goes to standard error. transformers leaves wandb's
+    run open for what follows, which here is the training of another stage."""
+    if not context.recipe.track:
         yield
+        return
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         wandb = sys.modules.get("wandb") if "wandb" in context.recipe.track else None
         if wandb is not None and wandb.run is not None:

@@ -271,8 +271,10 @@ def inspect(
 
     folder = RunFolder(run)
     if as_json:
-        all_rows = question is None
-        show([*text.rows(folder)] if all_rows else text.result_of(folder, question), "", as_json)
+        if question is None:
+            show([*text.rows(folder)], "", as_json)
+        else:
+            show(text.result_of(folder, question), "", as_json)
         return
     for line in text.overview(folder) if question is None else text.question(folder, question):
         typer.echo(line)

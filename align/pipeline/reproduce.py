@@ -89,10 +89,10 @@ class Reproduction:
         lines = [line for stage in self.stages for line in stage.lines()]
         differing = [stage.name for stage in self.stages if not stage.equal]
         if not differing:
-            said = [f"{self.second} equals {self.first}."]
+            lines.append(f"{self.second} equals {self.first}.")
             if self.circumstances:
-                said.append(f"Though other than there: {'; '.join(self.circumstances)}")
-            return "\n".join([*lines, *said])
+                lines.append(f"Though other than there: {'; '.join(self.circumstances)}")
+            return "\n".join(lines)
         reasons = [f"  {reason}" for reason in self.reasons()]
         said = f"{self.second} differs from {self.first} from {differing[0]} on. What may be why:"
         return "\n".join([*lines, said, *reasons])
@@ -158,8 +158,10 @@ def _same(
 ) -> bool:
     """Whether an output is equal; JSON that holds seconds is compared without them."""
     digests = [record.get("outputs", {}).get(file) for _, record in (first, second)]
-    if digests[0] == digests[1] or None in digests or not file.endswith(".json"):
-        return digests[0] == digests[1]
+    if digests[0] == digests[1]:
+        return True
+    if None in digests or not file.endswith(".json"):
+        return False
     texts = [folder / file for folder, _ in (first, second)]
     if not all(path.is_file() for path in texts):
         return False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
+from align.commands.compare import compare
 from align.commands.decontaminate import decontaminate
 from align.commands.defects import defects
 from align.commands.export import export
@@ -15,7 +17,9 @@ from align.commands.interruption import interruptible
 from align.commands.plan import plan
 from align.commands.refusals import refusals
 from align.commands.synthesize import synthesize
+from align.commands.table import table
 from align.errors import RecipeError, StageError, SweepError
+from pts.cli.output import AsJson, show
 from pts.errors import PTSError, outside, printable, told
 
 app = typer.Typer(
@@ -44,6 +48,7 @@ def run(
         typer.Option(help="Folder of the run; runs/NAME-seedN if not given."),
     ] = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a recipe from base model to table; the same command continues a run that was stopped."""
     from align.pipeline.recipe import load_recipe
@@ -54,14 +59,14 @@ def run(
     from align.pipeline import run as pipeline
 
     folder = output or Path("runs") / f"{loaded.name}-seed{loaded.seed}"
-    console = Console()
     with interruptible():
-        report = pipeline.run(loaded, folder, console, progress=not quiet)
-    console.print(f"\nReport: {report}", highlight=False, soft_wrap=True)
+        report = pipeline.run(loaded, folder, Console(stderr=as_json), progress=not quiet)
+    found = {"folder": folder, "report": report, "table": written(folder / "table.json")}
+    show(found, f"\nReport: {report}", as_json)
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe, its files and its options without loading a model."""
     from align.pipeline.check import check_recipe
     from align.pipeline.judges import judge_costs
@@ -69,9 +74,10 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     loaded = load_recipe(recipe, overrides or [])
     check_recipe(loaded)
-    for line in judge_costs(loaded):
-        typer.echo(line)
-    typer.echo(f"{loaded.name}: ok; stages {' > '.join(e.name for e in loaded.stages)}")
+    stages, costs = [entry.name for entry in loaded.stages], judge_costs(loaded)
+    ok = f"{loaded.name}: ok; stages {' > '.join(stages)}"
+    found = {"recipe": loaded.name, "stages": stages, "judge_costs": costs}
+    show(found, "\n".join([*costs, ok]), as_json)
 
 
 @app.command()
@@ -87,6 +93,7 @@ def data(
         typer.Option(help="A stage to look at; all that train on rows if not given."),
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Rows to show of each source.")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a recipe's stages would train on: rows, lengths, and what is lost on the way."""
     from align.pipeline.recipe import load_recipe
@@ -99,11 +106,14 @@ def data(
     from align.report.data_text import print_view
 
     views = view_data(loaded, stage or [], examples)
-    for view in views:
-        print_view(view, Console())
+    if as_json:
+        show(views, "", as_json)
+    else:
+        for view in views:
+            print_view(view, Console())
     if html is not None:
         write_data_page(views, loaded.name, html)
-        typer.echo(f"\nPage: {html}")
+        typer.echo(f"\nPage: {html}", err=as_json)
     faults = [fault for view in views for fault in view.faults]
     if faults:
         raise StageError("\n".join(faults))
@@ -116,6 +126,7 @@ def problems(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("problems.jsonl"),
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 48,
+    as_json: AsJson = False,
 ) -> None:
     """Write problems of a recipe's task as JSONL, for `pts search --chat` and the like."""
     from align.pipeline.recipe import load_recipe
@@ -128,7 +139,8 @@ def problems(
         raise RecipeError(f"--output: {output} cannot be written: {error.strerror}") from None
     if not found:
         raise RecipeError(f"{loaded.name}: its task has no {split} problems; {output} is empty")
-    typer.echo(f"{output}: {found} {split} problems of {loaded.name}, seed {loaded.seed}")
+    said = f"{output}: {found} {split} problems of {loaded.name}, seed {loaded.seed}"
+    show({"file": output, "problems": found, "split": split, "seed": loaded.seed}, said, as_json)
 
 
 @app.command()
@@ -173,6 +185,7 @@ def evaluate(
         bool, typer.Option("--fresh", help="On problems of a seed that is drawn now.")
     ] = False,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure every policy of a run again, with other evaluate.* settings (evaluate.seed=1)."""
     from rich.console import Console
@@ -181,8 +194,10 @@ def evaluate(
 
     asked = [*(overrides or []), *([fresh_seed(run_folder)] if fresh else [])]
     with interruptible():
-        folder = evaluate_again(run_folder, asked, output, Console(), progress=not quiet)
-    typer.echo(f"Items and summaries: {folder}/eval")
+        console = Console(stderr=as_json)
+        folder = evaluate_again(run_folder, asked, output, console, progress=not quiet)
+    found = {"folder": folder, "table": written(folder / "table.json")}
+    show(found, f"Items and summaries: {folder}/eval", as_json)
 
 
 @app.command()
@@ -210,6 +225,7 @@ def sweep(
     allow_other_source: Annotated[
         bool, typer.Option("--allow-other-source", help="Keep cells that other code has made.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the arms of a sweep over seeds, compare them; the same command goes on where it ended."""
     from functools import partial
@@ -230,13 +246,17 @@ def sweep(
         keep if sample else 0,
     )  # fmt: skip
     if status:
-        typer.echo(what_is_left(work))
+        said = what_is_left(work)
+        show({"cells": len(work.keys), "left": work.left()}, said, as_json)
         return
     with interruptible():
         failures = run_sweep(work, jobs)
-    typer.echo(write_tables(work))
-    if any(map(work.missing, work.seeds)):
-        typer.echo(f"\n{what_is_left(work)}")
+    text = write_tables(work)
+    table = written(work.output / ("tuning.json" if work.plan.draws else "table.json"))
+    if left := work.left():
+        text += f"\n\n{what_is_left(work)}"
+    found = {"folder": work.output, "cells": len(work.keys), "left": left, "table": table}
+    show(found, text, as_json)
     if failures:
         raise SweepError("\n".join(failures))
 
@@ -245,48 +265,7 @@ app.command()(plan)
 app.command()(decontaminate)
 
 
-@app.command()
-def compare(
-    a: Annotated[
-        Path,
-        typer.Argument(
-            help="Results of one model: RUN/eval/STAGE, samples_*.jsonl of lm-evaluation-harness, "
-            "a log of inspect_ai, or a folder of such files."
-        ),
-    ],
-    b: Annotated[Path, typer.Argument(help="Those of the other, on the same items.")],
-    measure: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Compare this measure only; may be repeated."),
-    ] = None,
-    task: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Compare this task only; may be repeated."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
-    html: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Also write a page with a picture here."),
-    ] = None,
-) -> None:
-    """Compare two models on the items that both answered: paired tests, Holm over the rows."""
-    import json
-
-    from align.compare.pairing import compare as compare_readings
-    from align.compare.readers import read_results
-    from align.compare.table import to_json, to_text, write_page
-    from align.errors import CompareError
-    from pts.files import file_fault
-
-    if html is not None and (fault := file_fault(html)):
-        raise CompareError(f"--html: {html}: {fault}")
-    names = (str(a), str(b))
-    found = compare_readings(read_results(a), read_results(b), names, measure or (), task or ())
-    typer.echo(json.dumps(to_json(found), indent=2) if as_json else to_text(found))
-    if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        write_page(found, html)
-        typer.echo(f"\nPage: {html}", err=as_json)
+app.command()(compare)
 
 
 @app.command()
@@ -308,26 +287,67 @@ def benchmark(
         typer.Option(help="Folder of task files of lm-evaluation-harness."),
     ] = None,
     quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a model on standard benchmarks; the same command goes on where it ended."""
     from align.benchmarks.command import measure
 
     with interruptible():
-        typer.echo(measure(model, benchmarks, settings or [], output, include, not quiet))
+        found, text = measure(model, benchmarks, settings or [], output, include, not quiet)
+    show(found, text, as_json)
 
 
 app.command()(refusals)
 app.command()(synthesize)
 app.command()(defects)
 app.command()(export)
+app.command()(table)
 
 
 @app.command()
-def report(run_folder: RunArgument) -> None:
+def reproduce(
+    run_folder: RunArgument,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the new run; RUN-again if not given."),
+    ] = None,
+    stage: Annotated[
+        str, typer.Option(help="The last stage to make again; all that the run has if not given.")
+    ] = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a run's recipe again and compare all that it made; exit status 1 if anything differs."""
+    from rich.console import Console
+
+    from align.pipeline.reproduce import compare, made_so_far
+    from align.pipeline.run import run as run_again
+    from align.pipeline.run import run_recipe
+
+    recipe = made_so_far(run_recipe(run_folder), run_folder, stage)
+    folder = output or run_folder.resolve().with_name(f"{run_folder.resolve().name}-again")
+    if folder.resolve() == run_folder.resolve():
+        raise RecipeError(f"--output: {folder} is the run itself; give another folder")
+    with interruptible():
+        run_again(recipe, folder, Console(stderr=as_json), progress=not quiet)
+    found = compare(run_folder, folder)
+    show(found.to_json(), f"\n{found.to_text()}", as_json)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run_folder: RunArgument, as_json: AsJson = False) -> None:
     """Write the HTML report of a run again."""
     from align.report.page import write_report
 
-    typer.echo(f"Report: {write_report(run_folder)}")
+    page = write_report(run_folder)
+    show({"report": page}, f"Report: {page}", as_json)
+
+
+def written(file: Path) -> Any:
+    """What a JSON file of a run holds; None if there is no such file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def main() -> None:

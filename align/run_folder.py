@@ -58,8 +58,8 @@ class Manifest:
         self._lock = lock
 
     @classmethod
-    def open(cls, folder: Path, recipe: Recipe) -> Manifest:
-        """Start or continue the run in a folder.
+    def open(cls, folder: Path, recipe: Recipe, device: str = "") -> Manifest:
+        """Start or continue the run in a folder; `device` is where its models are, if it has some.
 
         Raises:
             ManifestError: another process holds the folder, or it is not a run's folder.
@@ -86,6 +86,7 @@ class Manifest:
         data["labels"] = recipe.labels()
         data["git"] = git_state()
         data["versions"] = versions()
+        data["machine"] = {**machine(), **({"device": device} if device else {})}
         write_json(folder / "manifest.json", data)  # from now on this is the folder of a run
         return cls(folder, data, lock)
 
@@ -200,7 +201,8 @@ def _damage(data: Any) -> str:
     if not isinstance(data, dict):
         return f"must be an object, got {type(data).__name__}"
     recipe = data.get("recipe", {})
-    held = {key: data[key] for key in ("recipe", "labels", "git", "versions") if key in data}
+    sections = ("recipe", "labels", "git", "versions", "machine")
+    held = {key: data[key] for key in sections if key in data}
     if isinstance(recipe, dict) and "model" in recipe:
         held["recipe.model"] = recipe["model"]
     for key, value in held.items():
@@ -318,6 +320,25 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> dict[str, str]:
+    """What of the machine can shape a rounding: the processor, and how many cores and threads."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        told = []
+    names = (line.partition(":")[2].strip() for line in told if line.startswith("model name"))
+    return {
+        "processor": next(names, "") or platform.processor() or platform.machine(),
+        "cores": str(cores()),
+        "threads": os.environ.get("OMP_NUM_THREADS", "one a core"),
+    }
 
 
 def _relative(path: Path | None, folder: Path) -> str | None:

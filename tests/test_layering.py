@@ -23,7 +23,7 @@ PTS = [
 ALIGN = [
     {"cli"},
     {"commands"},
-    {"sweep", "compare", "benchmarks", "refusals", "synthesis", "defects", "planning"},
+    {"sweep", "compare", "benchmarks", "refusals", "synthesis", "defects", "planning", "runs"},
     {"pipeline"},
     {"stages", "report", "chat", "pretraining", "export"},
     {"training", "evaluation", "judging"},

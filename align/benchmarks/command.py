@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from align.benchmarks.settings import load_benchmark
 from align.pipeline.overrides import parse_override
@@ -19,8 +20,8 @@ def measure(
     output: Path | None,
     include: Path | None,
     progress: bool,
-) -> str:
-    """Measure a model; return the tables.
+) -> tuple[dict[str, Any], str]:
+    """Measure a model; return the results, and their tables as text.
 
     Args:
         model: its folder, or that of a stage.
@@ -48,16 +49,17 @@ def measure(
     told = parse_settings(harness.HarnessOptions, options, "--set")
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     where = output or Path("runs/benchmarks") / "-".join(model.resolve().parts[-2:])
-    said = []
+    said: list[str] = []
+    found: dict[str, Any] = {"folder": where, "benchmarks": [], "tasks": {}}
     if asked:
         questions = [build_questions(one) for one in asked]
         engine = TransformersEngine.load(folder, SamplingConfig())
-        results = [
+        found["benchmarks"] = [
             run_benchmark(one, engine, where, progress, its)
             for one, its in zip(asked, questions, strict=True)
         ]
-        said.append(to_text(results))
+        said.append(to_text(found["benchmarks"]))
     if tasks:
-        numbers = harness.run_tasks(folder, tasks, told, where / "lm-eval", include)
-        said.append(harness.to_text(numbers))
-    return "\n\n".join([*said, f"Items, for align compare: {where}"])
+        found["tasks"] = harness.run_tasks(folder, tasks, told, where / "lm-eval", include)
+        said.append(harness.to_text(found["tasks"]))
+    return found, "\n\n".join([*said, f"Items, for align compare: {where}"])

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from align.commands.interruption import interruptible
+from pts.cli.output import AsJson, show
 
 
 def decontaminate(
@@ -34,6 +35,7 @@ def decontaminate(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", help="key=value, e.g. contaminated_ratio=0.8; may be repeated."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take rows out of training data that hold what evaluation sets ask (Phi-4 report, App. B)."""
     from align.decontamination.report import summary_text
@@ -50,5 +52,6 @@ def decontaminate(
     )  # fmt: skip
     with interruptible():
         config = read_settings(DecontaminationConfig, None, settings or ())
-        typer.echo(summary_text(decontaminate(request, output, config)))
-    typer.echo(f"\nClean rows: {output}/clean; what went, and why: {output}/removed.jsonl")
+        summary = decontaminate(request, output, config)
+    where = f"Clean rows: {output}/clean; what went, and why: {output}/removed.jsonl"
+    show(summary, f"{summary_text(summary)}\n\n{where}", as_json)

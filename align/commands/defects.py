@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from align.commands.interruption import interruptible
+from pts.cli.output import AsJson, show
 
 
 def defects(
@@ -26,6 +28,7 @@ def defects(
         typer.Option("--set", help="key=value, e.g. threshold=3; may be repeated."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure how often a policy's replies have severe defects, by a judge (Phi-4 report: DR-x)."""
     from align.defects.result import to_text
@@ -36,7 +39,8 @@ def defects(
     config = read_settings(DefectConfig, None, [f"judge={judge}", *(settings or ())])
     with interruptible():
         result = measure_defects(
-            model, prompts, output, config, labelled, typer.echo, progress=not quiet
-        )
-    typer.echo(to_text(result))
-    typer.echo(f"\nItems, for align compare: {output}/samples_defects.jsonl")
+            model, prompts, output, config, labelled, partial(typer.echo, err=as_json),
+            progress=not quiet,
+        )  # fmt: skip
+    where = f"Items, for align compare: {output}/samples_defects.jsonl"
+    show(result.plain(), f"{to_text(result)}\n\n{where}", as_json)

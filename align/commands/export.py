@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from align.commands.interruption import interruptible
+from pts.cli.output import AsJson, show
 
 
 def export(
@@ -30,6 +31,7 @@ def export(
         typer.Option(help="OWNER/NAME on the Hugging Face hub to upload it to; private."),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Push to a public repository.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a policy of a run as a folder to take away; the same command again changes nothing."""
     from align.export.hub import check_push
@@ -42,9 +44,11 @@ def export(
         check_push(push)
     with interruptible():
         new = write(run_folder, output, ExportConfig(stage, kind, ollama))
-    for path in sorted(output.iterdir()):
-        typer.echo(f"{path}: {path.stat().st_size:,} bytes")
+    sizes = {str(path): path.stat().st_size for path in sorted(output.iterdir())}
+    lines = [f"{path}: {size:,} bytes" for path, size in sizes.items()]
     if not new:
-        typer.echo("Nothing to do: this export was there already.")
-    if push is not None:
-        typer.echo(f"Pushed: {push_folder(output, push, public)}")
+        lines.append("Nothing to do: this export was there already.")
+    pushed = push_folder(output, push, public) if push is not None else None
+    if pushed:
+        lines.append(f"Pushed: {pushed}")
+    show({"files": sizes, "new": new, "pushed": pushed}, "\n".join(lines), as_json)

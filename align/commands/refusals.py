@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from pts.cli.output import AsJson, show
+
 
 def refusals(
     results: Annotated[Path, typer.Argument(help="What align benchmark wrote for a benchmark.")],
@@ -15,6 +17,7 @@ def refusals(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--set", help="key=value, e.g. sometimes=0.2; may be repeated."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make rows and pairs that teach to refuse, of what a model knows (Phi-4 report, App. A)."""
     from align.pipeline.overrides import read_settings
@@ -22,5 +25,6 @@ def refusals(
     from align.refusals.settings import RefusalConfig
 
     config = read_settings(RefusalConfig, None, settings or ())
-    typer.echo(summary_text(make_refusals(results, output, config)))
-    typer.echo(f"\nA source of sft: {output}/sft.jsonl; of full_dpo: {output}/pairs.jsonl")
+    result = make_refusals(results, output, config)
+    where = f"A source of sft: {output}/sft.jsonl; of full_dpo: {output}/pairs.jsonl"
+    show(result, f"{summary_text(result)}\n\n{where}", as_json)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from align.commands.interruption import interruptible
+from pts.cli.output import AsJson, show
 
 
 def synthesize(
@@ -22,6 +24,7 @@ def synthesize(
         typer.Option("--set", help="key=value over it, e.g. samples=16; may be repeated."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Let a model make training rows of texts: filter, rewrite, reverse, revise, refuse (Phi-4)."""
     from align.pipeline.overrides import read_settings
@@ -31,7 +34,7 @@ def synthesize(
 
     found = read_settings(SynthesisConfig, config, settings or ())
     with interruptible():
-        result = make(sources, output, found, typer.echo, progress=not quiet)
-    typer.echo(summary_text(result))
-    for file, rows in result.written.items():
-        typer.echo(f"{output}/{file}: {rows:,} rows")
+        say = partial(typer.echo, err=as_json)
+        result = make(sources, output, found, say, progress=not quiet)
+    files = [f"{output}/{file}: {rows:,} rows" for file, rows in result.written.items()]
+    show(result, "\n".join([summary_text(result), *files]), as_json)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from align.errors import StageError
+from align.evaluation.forms import flat_rows, html_list, html_table
 from align.evaluation.records import EvalSummary, Evaluation, Item, read_evaluation
 from align.evaluation.statistics import (
     Comparison,
@@ -28,6 +29,7 @@ from align.evaluation.statistics import (
     paired_binary,
     paired_mean,
 )
+from align.run_folder import chain_of
 from pts.types import Estimate
 
 Measure = Literal["greedy", "sampled", "best"]
@@ -105,6 +107,21 @@ class Table:
         said = [*self.sentences(), *notes(self.rows)]
         return "\n\n".join([*parts, "\n".join(f"- {line}" for line in said)]) + "\n"
 
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        parts = [html_table(block.title, block.header, block.rows) for block in self.blocks()]
+        return "".join([*parts, html_list([*self.sentences(), *notes(self.rows)])])
+
+    def to_pandas(self) -> Any:
+        """A data frame with a row a stage and a column a number, as `align table` writes them.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas
+
+        return pandas.DataFrame(flat_rows(self.to_json()["rows"]))
+
     def to_json(self) -> dict[str, Any]:
         """All numbers, JSON-able."""
         return {
@@ -120,6 +137,20 @@ class Table:
             "sentences": self.sentences(),
             "notes": notes(self.rows),
         }
+
+
+def run_table(folder: Path, manifest: Mapping[str, Any]) -> Table | None:
+    """The table of what a run has measured so far, in the order of its chain; None of nothing.
+
+    Raises:
+        StageError: as `build_table`.
+    """
+    # The chain's order: a folder may hold rows of an earlier recipe, made in any order.
+    chain = chain_of(manifest)
+    labels = {stage["name"]: stage["label"] for stage in chain}
+    starts = {stage["name"]: stage["from"] for stage in chain if stage.get("from")}
+    names = [name for name in labels if f"eval/{name}" in manifest["stages"]]
+    return build_table(folder, names, labels, starts) if names else None
 
 
 def build_table(

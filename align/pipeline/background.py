@@ -17,6 +17,8 @@ from multiprocessing.synchronize import Event
 from types import TracebackType
 from typing import TypeVar
 
+from align.run_folder import cores
+
 T = TypeVar("T")
 
 
@@ -55,11 +57,6 @@ class BackgroundWorker:
         done: Future[T] = Future()
         done.set_result(call(*arguments))
         return done
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores(processes: int = 2) -> None:

@@ -57,6 +57,11 @@ def check_recipe(recipe: Recipe) -> None:
     faults += _model_faults(recipe)
     faults += _engine_faults(recipe)
     faults += _launch_faults(recipe)
+    faults += [
+        f"track: {name!r} is not installed; pip install {name}"
+        for name in recipe.track
+        if importlib.util.find_spec(name) is None
+    ]
     faults += source_faults(recipe)
     faults += judge_faults(recipe)
     settings = {entry.name: entry.settings for entry in recipe.stages} | recipe.unused

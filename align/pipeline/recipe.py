@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import Field
 
@@ -64,6 +64,9 @@ class Recipe(Settings):
     A stage that samples, and `evaluate`, may have an `engine` of its own."""
     launch: LaunchConfig = LaunchConfig()
     """Processes that train. What a run makes does not depend on them, but for rounding."""
+    track: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Trackers that follow training besides metrics.jsonl, e.g. [tensorboard, wandb]; their files
+    stand in the run's folder `tracking`. wandb stays offline unless WANDB_MODE says otherwise."""
     stages: tuple[StageEntry, ...] = ()
     """Stages to run, in order; `sft, pts, token_dpo, full_dpo` unless said otherwise."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -122,6 +125,8 @@ class Recipe(Settings):
             del data["engine"]
         if self.launch == LaunchConfig():
             del data["launch"]
+        if not self.track:
+            del data["track"]
         if self.evaluate.engine is None:
             del data["evaluate"]["engine"]
         stages = [

@@ -25,7 +25,7 @@ from align.errors import RecipeError
 from align.evaluation.policy import measure
 from align.evaluation.tables import build_table
 from align.models.load import device_of, prepare_base
-from align.pipeline.background import BackgroundWorker, cores, share_cores
+from align.pipeline.background import BackgroundWorker, share_cores
 from align.pipeline.check import check_recipe, sampled_policies
 from align.pipeline.judges import judge_costs, judge_digests
 from align.pipeline.recipe import Recipe, parse_recipe
@@ -34,6 +34,7 @@ from align.report.page import write_report
 from align.run_folder import (
     Manifest,
     check_policies,
+    cores,
     data_digests,
     read_manifest,
     recipe_digest,
@@ -67,7 +68,8 @@ def run(
     check_recipe(recipe)
     for line in judge_costs(recipe):
         console.print(line, highlight=False, soft_wrap=True)
-    with Manifest.open(folder, recipe) as manifest, background(recipe, parallel) as worker:
+    opened = Manifest.open(folder, recipe, device_of(recipe.model))
+    with opened as manifest, background(recipe, parallel) as worker:
         pipeline = PipelineRun(recipe, manifest, worker, console, progress)
         pipeline.begin(prepare_base(recipe.model))
         for entry in recipe.stages:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from align.errors import StageError
 from align.evaluation.records import read_evaluation
-from align.evaluation.tables import StageRow, Table, build_table, notes
+from align.evaluation.tables import StageRow, Table, notes, run_table
 from align.report.answers import (
     GAINED,
     changed_answers,
@@ -63,12 +63,9 @@ def write_report(run_folder: Path) -> Path:
     """
     manifest = read_manifest(run_folder)
     check_policies(run_folder, manifest)
-    # The chain's order: a folder may hold rows of an earlier recipe, made in any order.
-    chain = chain_of(manifest)
-    labels = {stage["name"]: stage["label"] for stage in chain}
-    starts = {stage["name"]: stage["from"] for stage in chain if stage.get("from")}
-    names = [name for name in labels if f"eval/{name}" in manifest["stages"]]
-    table = build_table(run_folder, names, labels, starts) if names else None
+    labels = {stage["name"]: stage["label"] for stage in chain_of(manifest)}
+    table = run_table(run_folder, manifest)
+    names = [row.stage for row in table.rows] if table else []
     evaluations = {labels[name]: read_evaluation(run_folder / "eval" / name) for name in names}
     recipe = manifest.get("recipe", {})
     page = TEMPLATES.get_template("template.html").render(

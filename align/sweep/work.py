@@ -13,6 +13,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -95,6 +96,10 @@ class Work:
     def missing(self, seed: int) -> list[CellKey]:
         """The cells of a seed that are not there yet."""
         return [key for key in self.wanted(seed) if not self.file(key).exists()]
+
+    def left(self) -> list[str]:
+        """Names of all cells that are not there yet."""
+        return [key.name for seed in self.seeds for key in self.missing(seed)]
 
     def cells(self) -> dict[CellKey, Cell]:
         """The cells that are there.
@@ -198,7 +203,7 @@ def _make_seed(work: Work, seed: int) -> list[str]:
                 work.run(recipe, folder, console)
             except PTSError as error:
                 failures.append(f"{key.name}: {error}")
-                print(f"{key.name}: failed", flush=True)
+                print(f"{key.name}: failed", file=sys.stderr, flush=True)
                 continue
             made.append(key)
             cell = harvest(work, key, recipe, folder)
@@ -208,6 +213,7 @@ def _make_seed(work: Work, seed: int) -> list[str]:
             print(
                 f"{key.name}: greedy {100 * found['greedy']:.1f} %, sampled "
                 f"{100 * found['sampled']:.1f} %, {seconds:.0f} s",
+                file=sys.stderr,
                 flush=True,
             )
     if work.discard_models and not work.missing(seed):

@@ -41,6 +41,7 @@ from align.training.monitors import METRICS, MetricsLogger, ProgressBar
 from align.training.ranks import outline, rank, wait_for_all, world
 from align.training.record import CHECKPOINTS
 from align.training.sharding import let_cpus_shard, sharding
+from align.training.trackers import reporting, tracked
 
 disable_progress_bar()  # type: ignore[no-untyped-call]
 _LARGE = 1_000_000_000
@@ -75,6 +76,7 @@ def arguments(
             **_arguments(context, config, seed, device),
             gradient_checkpointing=device != "cpu" and _is_large(policy),
             **sharding(context.recipe.launch),
+            **reporting(context),
             **more,
         )
     let_cpus_shard(made)
@@ -103,7 +105,6 @@ def _arguments(
         "bf16": device == "cuda" and context.recipe.model.dtype == "bfloat16",
         "dataloader_pin_memory": device == "cuda",
         "disable_tqdm": True,
-        "report_to": "none",
         "logging_nan_inf_filter": False,
     }
 
@@ -213,7 +214,8 @@ def fit(
     checkpoint = last_checkpoint(context.folder / CHECKPOINTS)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     whole: Any = outline(trainer.model) if sharded else trainer.model
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with tracked(context):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if sharded:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if rank() == 0:

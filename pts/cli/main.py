@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pts.cli.options import SearchOptions, with_search_options
-from pts.errors import PTSError, outside, printable, told
+from pts.cli.output import AsJson, show
+from pts.errors import ConfigError, PTSError, outside, printable, told
 
 if TYPE_CHECKING:
     from pts.cli.inputs import Inputs
@@ -53,6 +54,7 @@ def search(
             "each in an --output of its own; then pts merge.",
         ),
     ] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
     with _inputs(given, shard) as inputs:
@@ -67,9 +69,9 @@ def search(
     if inputs.shard is not None:
         own = sum(run.summary.questions.values())
         none = "" if own else "; nothing is to be searched, and the shard is finished"
-        typer.echo(f"shard {inputs.shard}: {own:,} of {len(inputs.problems):,} questions{none}")
-    typer.echo("\n".join(_summary_lines(run.summary)))
-    typer.echo(f"report: {write_report(given.output)}")
+        said = f"shard {inputs.shard}: {own:,} of {len(inputs.problems):,} questions{none}"
+        typer.echo(said, err=as_json)
+    _show_run(run.summary, given.output, write_report(given.output), as_json)
 
 
 @app.command()
@@ -81,6 +83,7 @@ def plan(
     shards: Annotated[
         int, typer.Option(min=1, help="Tell what one of so many shards costs as well.")
     ] = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Search a few of the problems and forecast what the search of all of them costs and brings.
 
@@ -95,7 +98,7 @@ def plan(
             seed=given.seed, window=given.window, probe=probe, shards=shards,
             progress=not given.quiet,
         )  # fmt: skip
-    typer.echo("\n".join(found.lines()))
+    show(found, "\n".join(found.lines()), as_json)
 
 
 def _log_to_stderr(quiet: bool = False) -> None:
@@ -116,6 +119,12 @@ def _inputs(given: SearchOptions, shard: str = "") -> Iterator[Inputs]:
     except KeyboardInterrupt:
         typer.echo("\nStopped; the same command continues.", err=True)
         raise typer.Exit(130) from None
+
+
+def _show_run(summary: RunSummary, folder: Path, report: Path, as_json: bool) -> None:
+    """What a search has found, and where it is."""
+    found = {"folder": folder, "report": report, "summary": summary}
+    show(found, "\n".join([*_summary_lines(summary), f"report: {report}"]), as_json)
 
 
 def _summary_lines(summary: RunSummary) -> list[str]:
@@ -149,14 +158,14 @@ def merge(
     partial: Annotated[
         bool, typer.Option("--partial", help="Do without the shards that are missing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make one run of the shards of a search; its pairs are selected among those of all."""
     from pts.report.page import write_report
     from pts.runtime.merge import merge_shards
 
     run = merge_shards(output, shards, partial=partial)
-    typer.echo("\n".join(_summary_lines(run.summary)))
-    typer.echo(f"report: {write_report(output)}")
+    _show_run(run.summary, output, write_report(output), as_json)
 
 
 @app.command()
@@ -186,15 +195,23 @@ def pairs(
             "prompt_ids, chosen_ids and rejected_ids with a card.",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Select a run's pairs again, or read a file of pairs; list or export them."""
     from pts.cli.pairs import read_source, write_form
 
     _log_to_stderr()
+    if as_json and form and output is None:
+        raise ConfigError("--json prints the pairs itself; leave out --format, or give --output")
     found = read_source(source, fdr, p_gap, tokenizer)
+    if as_json and output is None:
+        show(found.pairs, "", as_json)
+        return
     write_form(found, form, output)
     where = f" written to {output}" if output else ""
-    typer.echo(f"{len(found.pairs)} pairs{where}", err=form == "jsonl" and output is None)
+    said = f"{len(found.pairs)} pairs{where}"
+    told = {"pairs": len(found.pairs), "output": output}
+    show(told, said, as_json, err=form == "jsonl" and output is None)
 
 
 @app.command()
@@ -216,24 +233,28 @@ def rollouts(
     output: Annotated[
         Path | None, typer.Option(help="File to write (JSONL); standard output if none.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the rollouts that a search kept as JSON lines of token ids."""
     from pts.cli.rollouts import write_rows
 
     written = write_rows(run, what, purpose, output)
     where = f" written to {output}" if output else ""
-    typer.echo(f"{written:,} rows{where}", err=output is None)
+    told = {"rows": written, "output": output}
+    show(told, f"{written:,} rows{where}", as_json, err=output is None)
 
 
 @app.command()
 def report(
     run: RunArgument,
     output: Annotated[Path | None, typer.Option(help="The page; RUN/report.html.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write one HTML page about a run, finished or not."""
     from pts.report.page import write_report
 
-    typer.echo(f"report: {write_report(run, output)}")
+    page = write_report(run, output)
+    show({"report": page}, f"report: {page}", as_json)
 
 
 @app.command()
@@ -242,12 +263,19 @@ def inspect(
     question: Annotated[
         str | None, typer.Argument(help="Id of a question; all questions if not given.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Read a run as text: all questions, or one with its tokens, curve and pairs."""
     from pts.report import text
     from pts.runtime.run_folder import RunFolder
 
     folder = RunFolder(run)
+    if as_json:
+        if question is None:
+            show([*text.rows(folder)], "", as_json)
+        else:
+            show(text.result_of(folder, question), "", as_json)
+        return
     for line in text.overview(folder) if question is None else text.question(folder, question):
         typer.echo(line)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
+from typing import Any
 
 from pts.errors import DataError, did_you_mean, printable
 from pts.runtime.run_folder import RunFolder
@@ -31,17 +32,29 @@ PairKey = tuple[str, Ids, int, int]
 def overview(folder: RunFolder) -> Iterator[str]:
     """A line for each finished question: status, p(success), pivotal units, pairs, its id."""
     yield f"{'status':<10} {'solved':>6} {'pivotal':>7} {'proposed':>8} {'pairs':>5}  question"
-    kept = Counter(pair.problem_id for pair in folder.each_pair)
-    for record in folder.records:
-        result = record.result
-        pivotal = sum(len(path.tokens) + len(path.steps) for path in result.paths)
-        proposed = sum(len(path.pairs) for path in result.paths)
+    for row in rows(folder):
         yield (
-            f"{result.status:<10} {result.solved.mean:>6.2f} {pivotal:>7} {proposed:>8} "
-            f"{kept[result.problem_id]:>5}  {printable(result.problem_id)}"
+            f"{row['status']:<10} {row['solved'].mean:>6.2f} {row['pivotal']:>7} "
+            f"{row['proposed']:>8} {row['pairs']:>5}  {printable(row['problem_id'])}"
         )
     if lacking := (folder.summary or {}).get("missing_shards"):
         yield f"missing shards: {printable(', '.join(map(str, lacking)))}"
+
+
+def rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """Of each finished question: its id, status, p(success), and how many pivotal units, proposed
+    and selected pairs it has."""
+    kept = Counter(pair.problem_id for pair in folder.each_pair)
+    for record in folder.records:
+        result = record.result
+        yield {
+            "problem_id": result.problem_id,
+            "status": result.status,
+            "solved": result.solved,
+            "pivotal": sum(len(path.tokens) + len(path.steps) for path in result.paths),
+            "proposed": sum(len(path.pairs) for path in result.paths),
+            "pairs": kept[result.problem_id],
+        }
 
 
 def selected_pairs(folder: RunFolder, of: Set[str]) -> dict[PairKey, TokenPair]:
@@ -61,10 +74,15 @@ def pair_key(result: QuestionResult, path: CompletionResult, pair: CandidatePair
 
 def question(folder: RunFolder, problem_id: str) -> Iterator[str]:
     """One question in full. Raises DataError if the run has no result of that id."""
+    return _question(folder, result_of(folder, problem_id))
+
+
+def result_of(folder: RunFolder, problem_id: str) -> QuestionResult:
+    """The result of a question. Raises DataError if the run has none of that id."""
     ids = []
     for record in folder.records:
         if record.result.problem_id == problem_id:
-            return _question(folder, record.result)
+            return record.result
         ids.append(record.result.problem_id)
     raise DataError(f"{folder.path}: no question {problem_id!r}{did_you_mean(problem_id, ids)}")
 

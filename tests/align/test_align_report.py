@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from align.errors import ManifestError
-from align.report import page as report
+from align.evaluation import tables
 from align.report.answers import changed_problems
 from align.report.charts import forest, lines
 from align.report.page import duration, write_report
@@ -122,9 +122,9 @@ def test_rows_follow_the_chain_and_not_the_order_in_which_they_were_made(
     manifest["stages"] = {"eval/rejection_sft": stages[0][1], **dict(reversed(stages))}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     asked: list[list[str]] = []
-    build = report.build_table
+    build = tables.build_table
     monkeypatch.setattr(
-        report, "build_table", lambda f, n, *more: asked.append(n) or build(f, n, *more)
+        tables, "build_table", lambda f, n, *more: asked.append(n) or build(f, n, *more)
     )
     write_report(tmp_path)
     assert asked == [["base", "sft", "token_dpo", "full_dpo"]]

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from align.pipeline.background import BackgroundWorker, cores, share_cores
+from align.pipeline.background import BackgroundWorker, share_cores
+from align.run_folder import cores
 
 
 @pytest.fixture(autouse=True)

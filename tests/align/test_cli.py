@@ -36,6 +36,12 @@ def test_wrong_recipe_is_told_in_full_without_a_traceback(command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_faults_are_no_json() -> None:
+    done = align("check", "phi-nano", "sedd=1", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean 'seed'?" in done.stderr
+
+
 def test_report_of_a_folder_without_a_run() -> None:
     done = align("report", "/nowhere")
     assert done.returncode == 2
@@ -120,6 +126,9 @@ def test_a_sweep_says_what_is_left_without_touching_anything(tmp_path: Path) -> 
         "seed 0: start, pairs, rejection, chain",
         "seed 7: start, pairs, rejection, chain",
     ]
+    told = json.loads(align(*words, "--seeds=7", "--json").stdout)
+    left = [f"{arm}-seed7" for arm in ("start", "pairs", "rejection", "chain")]
+    assert told == {"cells": 4, "left": left}
     assert not (tmp_path / "out").exists()
     wrong = align(*words, "rejection.smples=2")
     assert wrong.returncode == 2

@@ -1,0 +1,36 @@
+"""What a command prints: text for a person, or with `--json` the same result as JSON.
+
+    show(result, text_of(result), as_json)
+
+The JSON is the result's own dataclass, or the plain data that its `to_json` makes. Faults go to
+standard error either way, and so does with `--json` whatever else a command says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+import typer
+from pydantic_core import to_json
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def show(result: Any, text: str, as_json: bool, err: bool = False) -> None:
+    """Print a result; its `text` on standard error with `err`.
+
+    Args:
+        result: dataclasses, mappings, sequences, paths and plain values, nested; numbers that are
+            not finite become null.
+    """
+    if as_json:
+        said = to_json(result, indent=2, inf_nan_mode="null", fallback=_plain).decode()
+        typer.echo(said, err=err)
+    else:
+        typer.echo(text, err=err)
+
+
+def _plain(value: Any) -> Any:
+    """A mapping that is no dict, or a number of numpy."""
+    return dict(value) if isinstance(value, Mapping) else value.item()

@@ -103,7 +103,12 @@ def compared(like: Path, folder: Path) -> list[dict[str, Any]]:
     manifest = read_manifest(folder)
     recipe = parse_recipe(manifest["recipe"], str(folder))
     device = device_named("cpu")
-    plan = make_plan(recipe, shape_of(recipe.model), device, assumed_from(like, device))
+    plan = make_plan(
+        recipe,
+        shape_of(recipe.model),
+        device,
+        assumed_from(like, pipeline.run_recipe(like), device),
+    )
     file = folder / "measured.json"
     peaks = json.loads(file.read_text())["peaks"] if file.exists() else {}
     rows = []

@@ -59,13 +59,14 @@ def plan(
 ) -> None:
     """Say what a recipe will cost: rollouts, tokens, memory, hours, disk. Nothing is loaded."""
     from align.pipeline.overrides import parse_override
-    from align.pipeline.recipe import load_recipe
+    from align.pipeline.recipe import load_recipe, parse_recipe
     from align.planning.assumptions import Assumed, Assumptions
     from align.planning.devices import CPU, device_named
     from align.planning.measured import assumed_from
     from align.planning.plan import make_plan
     from align.planning.shapes import shape_of
     from align.planning.text import to_json, to_text
+    from align.run_folder import read_manifest
     from pts.config import parse_settings
 
     loaded = load_recipe(recipe, overrides or [])
@@ -78,7 +79,10 @@ def plan(
     if parameters:
         own["parameters"] = number_of(parameters)
     shape = shape_of(loaded.model, own if any(own.values()) else None)
-    assumed = assumed_from(like, None if gpu else named[0]) if like else Assumed()
+    assumed = Assumed()
+    if like:
+        ran = parse_recipe(read_manifest(like)["recipe"], f"{like}/manifest.json")
+        assumed = assumed_from(like, ran, None if gpu else named[0])
     told: dict[str, object] = {}
     for item in settings or ():
         parse_override(item).apply(told)

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from align.context import BASE, StageEntry
 from align.errors import ManifestError
-from align.pipeline.recipe import Recipe, parse_recipe
 from align.planning.assumptions import FEW_SHOT, Assumed, Assumptions, capped
 from align.planning.devices import Device
 from align.planning.difficulty import fitted
@@ -27,6 +26,9 @@ from align.run_folder import read_manifest
 from pts.algorithm.filtering import keeps
 from pts.runtime.summary import read_summary
 
+if TYPE_CHECKING:
+    from align.pipeline.recipe import Recipe
+
 READ = 200
 """Questions whose prompts are counted."""
 START_SECONDS = 2.0
@@ -35,18 +37,18 @@ START_SECONDS = 2.0
 Values = dict[str, float]
 
 
-def assumed_from(folder: Path, device: Device | None) -> Assumed:
+def assumed_from(folder: Path, recipe: Recipe, device: Device | None) -> Assumed:
     """What a run measured, over the assumptions.
 
     Args:
         folder: of a finished run.
+        recipe: that its manifest keeps.
         device: that the run was on, so that its seconds carry over; None leaves them out.
 
     Raises:
         ManifestError: there is no run, or no stage of it is finished.
     """
     manifest = read_manifest(folder)
-    recipe = parse_recipe(manifest["recipe"], f"{folder}/manifest.json")
     stages = manifest["stages"]
     done = [entry for entry in recipe.stages if entry.name in stages]
     if not done:

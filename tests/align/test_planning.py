@@ -15,6 +15,7 @@ from align.commands.plan import number_of
 from align.engines.settings import InProcessEngine, ServedEngine
 from align.errors import ManifestError, RecipeError
 from align.pipeline.recipe import Recipe, load_recipe
+from align.pipeline.run import run_recipe
 from align.planning.assumptions import Assumed, Assumptions, capped
 from align.planning.counts import Counts, count, count_evaluation
 from align.planning.devices import GPUS, Device, device_named
@@ -391,7 +392,7 @@ def finished(folder: Path, recipe: Recipe, seconds: float) -> Path:
 def test_a_run_tells_of_one_like_it(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", nano(), 102.0)
     device = device_named("cpu")
-    told = assumed_from(run, device)
+    told = assumed_from(run, run_recipe(run), device)
     assert told.at("sft", "sft").loss_share == pytest.approx(0.5)  # no prompt is on file
     rejection = told.at("best", "rejection_sft")
     assert rejection.answer_tokens == 50
@@ -410,14 +411,14 @@ def test_a_run_tells_of_one_like_it(tmp_path: Path) -> None:
     assert double["sft"].seconds == pytest.approx(2 + 200, rel=0.01)
     assert double["rejection_sft"].counts.generated == 600 * 6 * 50
     assert double["rejection_sft"].seconds == pytest.approx(2 + 200, rel=0.02)
-    without = assumed_from(run, None)
+    without = assumed_from(run, run_recipe(run), None)
     assert (without.factors, without.common.start_seconds) == ({}, 60)
 
 
 def test_a_run_without_a_finished_stage_tells_nothing(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"recipe": nano().plain(), "stages": {}}))
     with pytest.raises(ManifestError, match="no stage is finished; give --like a finished run"):
-        assumed_from(tmp_path, None)
+        assumed_from(tmp_path, nano(), None)
 
 
 def test_values_that_a_person_gives_win() -> None:

@@ -36,8 +36,9 @@ FROM_TRL = {
 TRL's. Only what it lacks stands in `chat_templates/`."""
 
 
-def base_path(config: ModelConfig) -> str:
-    """Folder or hub name of the base model; nothing is loaded.
+def base_path(config: ModelConfig, to_load: bool = True) -> str:
+    """Folder or hub name of the base model; nothing is loaded. Unless it is `to_load` later, a
+    hub's model need not be within reach.
 
     Raises:
         RecipeError: an unknown builtin name, a folder without a model, or a name that is neither
@@ -65,7 +66,7 @@ def base_path(config: ModelConfig) -> str:
             f"model.path: {path!r} is no folder and no name of a hub model; "
             "give the folder of a model, or OWNER/NAME"
         )
-    if _is_offline() and not _is_cached(path):
+    if to_load and _is_offline() and not _is_cached(path):
         raise _not_found(path, "HF_HUB_OFFLINE forbids to fetch it")
     return path
 

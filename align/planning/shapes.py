@@ -68,7 +68,7 @@ def shape_of(model: ModelConfig, given: Mapping[str, int] | None = None) -> Shap
     """
     if given:
         return _by_hand(given)
-    path = base_path(model)
+    path = base_path(model, to_load=False)
     config = _local(path) if model.path != SMOLLM2 else _local(path, needed=False)
     if config is not None:
         return counted(config, f"{path}/config.json, counted on PyTorch's meta device")

@@ -1,6 +1,6 @@
 # The project in a container, for a CPU. Not built by us.
 #   docker build -t three-stage .
-#   docker run --rm -v "$PWD/runs:/work/runs" three-stage align run phi-nano
+#   docker run --rm -v "$PWD/runs:/home/runs" three-stage align run phi-nano
 # For an NVIDIA GPU, name PyTorch's index of your CUDA version, and run it with --gpus all:
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 -t three-stage .
 FROM python:3.11-slim
@@ -22,5 +22,5 @@ COPY recipes ./recipes
 COPY chat_templates ./chat_templates
 RUN pip install --constraint constraints.txt '.[math]'
 
-WORKDIR /work
+WORKDIR /home
 CMD ["align", "check", "phi-nano"]

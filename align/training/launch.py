@@ -30,6 +30,8 @@ from align.context import StageContext, StageResult
 from align.errors import StageError
 from align.training import record
 from align.training.loop import load_trainable
+from align.training.ranks import take_place
+from pts.errors import PTSError
 
 Train = Callable[..., StageResult]
 """`train(context, policy, tokenizer, *data)`; a function of a module, and data that can be sent to
@@ -81,13 +83,8 @@ def launched(
 def _work(rank: int, train: Train, context: StageContext, port: int, data: tuple[Any, ...]) -> None:
     """One process of the training."""
     launch = context.recipe.launch
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(launch.processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    take_place(rank, launch.processes)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     threads = max(1, torch.get_num_threads() // launch.processes)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # else accelerate warns, and sets another number
     torch.set_num_threads(threads)
@@ -101,7 +98,7 @@ def _work(rank: int, train: Train, context: StageContext, port: int, data: tuple
     try:
         loaded = load_trainable(context.policy, model, context.settings)
         train(replace(context, progress=context.progress and rank == 0), *loaded, *data)
-    except StageError as error:
+    except PTSError as error:
         _tell(context.folder / _FAULT, str(error))
         raise
 

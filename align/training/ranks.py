@@ -12,15 +12,25 @@ from torch import distributed
 
 T = TypeVar("T")
 
+_place = [0, 1]
+"""Of this process, and of how many. Not taken from the environment: a cluster's job may have set
+WORLD_SIZE for processes of another kind."""
+
+
+def take_place(rank: int, processes: int) -> None:
+    """Say which of how many this process is, to this project and to PyTorch."""
+    _place[:] = rank, processes
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+
 
 def rank() -> int:
     """Number of this process; 0 where one trains alone."""
-    return int(os.environ.get("RANK", 0))
+    return _place[0]
 
 
 def world() -> int:
     """How many processes train together."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return _place[1]
 
 
 def wait_for_all() -> None:

@@ -45,6 +45,8 @@ def let_cpus_shard(arguments: TrainingArguments) -> None:
 
     FSDP2 itself works over gloo, which is how sharding is tested without a GPU.
     """
+    if not arguments.fsdp or not arguments.use_cpu:
+        return
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import (
         DistributedType,
@@ -52,8 +54,6 @@ def let_cpus_shard(arguments: TrainingArguments) -> None:
         TorchDynamoPlugin,
     )
 
-    if not arguments.fsdp or not arguments.use_cpu:
-        return
     plugin = FullyShardedDataParallelPlugin(**arguments.fsdp_plugin_args)
     state: Any = AcceleratorState(
         cpu=True, fsdp_plugin=plugin, dynamo_plugin=TorchDynamoPlugin(), _from_accelerator=True

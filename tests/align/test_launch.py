@@ -18,10 +18,12 @@ import torch
 from align.context import StageContext, StageResult
 from align.errors import RecipeError, StageError
 from align.pipeline.check import check_recipe
+from align.settings import LaunchConfig
 from align.stages import STAGES
 from align.training.monitors import METRICS
-from align.training.ranks import outline, rank
+from align.training.ranks import outline, rank, world
 from align.training.record import CHECKPOINTS
+from align.training.sharding import sharding
 from pts.data.pairs import write_pairs
 from tests.align import tiny
 from tests.align.test_token_dpo import token_pairs
@@ -143,6 +145,14 @@ def test_the_fault_of_a_process_is_told_as_in_one(base: Path, tmp_path: Path) ->
     with pytest.raises(StageError) as several:
         STAGES["sft"].run(context)
     assert str(several.value) == str(alone.value)
+
+
+def test_a_cluster_s_own_world_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job on a cluster has it set for all that it starts."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "3")
+    assert (rank(), world()) == (0, 1)
+    assert sharding(LaunchConfig(processes=8, strategy="fsdp2")) == {}
 
 
 def test_an_outline_has_the_names_and_ties_of_a_model_and_no_numbers() -> None:

@@ -12,6 +12,7 @@ from align.errors import RecipeError
 from align.pipeline.check import check_recipe
 from align.pipeline.recipe import load_recipe
 from align.stages import STAGES
+from align.training import trackers
 from align.training.trackers import reporting
 from tests.align import tiny
 
@@ -44,7 +45,7 @@ def test_wandb_goes_online_where_the_user_says_so(
 
 def test_rank_0_alone_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = tiny.context(tmp_path, tmp_path / "run" / "sft", track=["tensorboard"])
-    monkeypatch.setitem(os.environ, "RANK", "1")
+    monkeypatch.setattr(trackers, "rank", lambda: 1)
     assert reporting(context) == {"report_to": "none"}
     assert not (tmp_path / "run" / "tracking").exists()
 

@@ -90,15 +90,53 @@ def gains(rows: Sequence[tuple[str, Estimate]], margin: float = 0.0, width: int 
             f'<rect class="band" x="{x(-margin / 100):.1f}" y="{top}" width="{band:.1f}" '
             f'height="{bottom - top}"/>'
         )
-    for k in range(-round(end / step), round(end / step) + 1):
-        at = x(k * step / 100)
-        parts.append(_line(at, top, at, bottom, "grid" if k else "zero"))
-        parts.append(_text(at, bottom + 15, f"{k * step:+g}" if k else "0", "middle"))
+    parts.append(_points_axis(x, -end, end, step, top, bottom))
     for k, (label, estimate) in enumerate(rows):
         middle = top + row_height * (k + 0.5)
         parts.append(_text(left - 10, middle + 4, label, "end", "label"))
         parts.append(_whisker(x, middle, estimate, 0))
     return _svg(width, bottom + 22, parts, "differences in points, with 95 % intervals")
+
+
+def gains_side_by_side(panels: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Markup:
+    """`gains` of several settings beside each other, on one scale; all have the same rows.
+
+    Args:
+        panels: a title and its rows each, as `gains` takes them; the labels of the first are shown.
+    """
+    left, gap, inner, row_height, top = 200, 26, 140, 24, 26
+    labels = [label for label, _ in next(iter(panels.values()))]
+    bottom = top + row_height * len(labels)
+    estimates = [e for rows in panels.values() for _, e in rows]
+    low = 100 * min(0.0, *(e.low for e in estimates)) - 1
+    high = 100 * max(0.0, *(e.high for e in estimates)) + 1
+    step = _tick(high - low)
+    parts = [
+        _text(left - 10, top + row_height * (k + 0.5) + 4, label, "end", "label")
+        for k, label in enumerate(labels)
+    ]
+    for i, (title, rows) in enumerate(panels.items()):
+        start = left + i * (inner + gap)
+
+        def x(share: float, start: float = start) -> float:
+            return start + inner * (100 * share - low) / (high - low)
+
+        parts.append(_text(start + inner / 2, top - 10, title, "middle", "label"))
+        parts.append(_points_axis(x, low, high, step, top, bottom))
+        for k, (_, estimate) in enumerate(rows):
+            parts.append(_whisker(x, top + row_height * (k + 0.5), estimate, 0))
+    width = left + len(panels) * (inner + gap)
+    return _svg(width, bottom + 22, parts, "differences in points, with 95 % intervals")
+
+
+def _points_axis(x: Scale, low: float, high: float, step: float, top: float, bottom: float) -> str:
+    """Lines at the multiples of `step` points from `low` to `high`; that of 0 stronger."""
+    ticks = []
+    for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
+        at = x(k * step / 100)
+        ticks.append(_line(at, top, at, bottom, "grid" if k else "zero"))
+        ticks.append(_text(at, bottom + 15, f"{k * step:+g}" if k else "0", "middle"))
+    return "".join(ticks)
 
 
 def _tick(reach: float) -> float:

@@ -12,7 +12,7 @@ import pytest
 from align.errors import ManifestError
 from align.evaluation import tables
 from align.report.answers import changed_problems
-from align.report.charts import forest, lines
+from align.report.charts import forest, gains_side_by_side, lines
 from align.report.page import duration, write_report
 from pts.types import Estimate
 from tests.align.evaluations import store
@@ -150,6 +150,20 @@ def test_problems_are_picked_by_rule(tmp_path: Path) -> None:
     by_id = [{item.id: item for item in e.items} for e in (before, after)]
     # Two that were gained and one that was lost, the first of each; q5 did not change.
     assert changed_problems(by_id) == ["q0", "q1", "q3"]
+
+
+def test_panels_of_gains_share_one_scale() -> None:
+    def panel(mean: float) -> list[tuple[str, Estimate]]:
+        return [("a", Estimate(0.0, 0.0, 0.0, 4, "t")), ("b", Estimate(mean, mean, mean, 4, "t"))]
+
+    svg = gains_side_by_side({"one & all": panel(0.1), "two": panel(-0.1)})
+    assert "one &amp; all" in svg
+    x = [float(at) for at in re.findall(r'<circle cx="([0-9.]+)"', svg)]
+    nothing, up, same, down = x
+    assert up - nothing == pytest.approx(same - down, abs=0.11), "10 points, either way"
+    # From -11 to +11 points on 140 pixels, a round step that gives at most five parts: 5 points.
+    assert up - nothing == pytest.approx(140 * 10 / 22, abs=0.11)
+    assert re.findall(r">([+-]?[0-9]+)</text>", svg) == ["-10", "-5", "0", "+5", "+10"] * 2
 
 
 def test_a_forest_has_a_dot_where_the_mean_is() -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import typer
-from pydantic_core import to_json
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -25,6 +24,8 @@ def show(result: Any, text: str, as_json: bool, err: bool = False) -> None:
             not finite become null.
     """
     if as_json:
+        from pydantic_core import to_json  # 50 ms that `--help` need not wait for
+
         said = to_json(result, indent=2, inf_nan_mode="null", fallback=_plain).decode()
         typer.echo(said, err=err)
     else:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from align.commands.benchmark import benchmark
 from align.commands.compare import compare
 from align.commands.decontaminate import decontaminate
 from align.commands.defects import defects
@@ -263,40 +264,8 @@ def sweep(
 
 app.command()(plan)
 app.command()(decontaminate)
-
-
 app.command()(compare)
-
-
-@app.command()
-def benchmark(
-    model: Annotated[Path, typer.Argument(help="Folder of a model, or of a stage of a run.")],
-    benchmarks: Annotated[
-        list[str], typer.Argument(help="Names (arc-easy, gsm8k, ...), .yaml files, lm-eval:TASK.")
-    ],
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="key=value for all of them, e.g. limit=200; may be repeated."),
-    ] = None,
-    output: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the results; runs/benchmarks/RUN-STAGE if not given."),
-    ] = None,
-    include: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of task files of lm-evaluation-harness."),
-    ] = None,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure a model on standard benchmarks; the same command goes on where it ended."""
-    from align.benchmarks.command import measure
-
-    with interruptible():
-        found, text = measure(model, benchmarks, settings or [], output, include, not quiet)
-    show(found, text, as_json)
-
-
+app.command()(benchmark)
 app.command()(refusals)
 app.command()(synthesize)
 app.command()(defects)

@@ -24,11 +24,11 @@ from typing import Any
 
 from rich.console import Console
 
-from align.benchmarks.questions import build_questions
 from align.benchmarks.run import run_benchmark
 from align.benchmarks.settings import Benchmark
 from align.evaluation.records import read_evaluation
 from align.evaluation.statistics import mean_interval
+from align.models.engines import loader
 from align.models.load import base_path
 from align.pipeline.recipe import Recipe, parse_recipe
 from align.pipeline.run import run
@@ -38,8 +38,6 @@ from align.settings import ModelConfig
 from align.sweep.settings import parse_seeds
 from align.tasks.registry import build_task
 from align.tasks.word_problems.facts import facts
-from pts.config import SamplingConfig
-from pts.engines.transformers.engine import TransformersEngine
 
 RESULTS = Path(__file__).parent / "results" / "refusals.json"
 CHATS = 750
@@ -127,8 +125,8 @@ def ask(model: Path, source: Path, output: Path) -> Sequence[Mapping[str, Any]]:
     benchmark = Benchmark(name=source.stem, source=str(source), **ASKED)
     file = output / source.stem / f"samples_{source.stem}.jsonl"
     if not file.is_file():
-        engine = TransformersEngine.load(model, SamplingConfig())
-        run_benchmark(benchmark, engine, output, False, build_questions(benchmark))
+        load = loader(model, ModelConfig(path=str(model), chat_template="keep"))
+        run_benchmark(benchmark, load, output, False)
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

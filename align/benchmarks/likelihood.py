@@ -1,6 +1,6 @@
-"""Log-likelihoods of given continuations: what multiple choice is decided by.
+"""Log-likelihoods of given continuations, by whichever engine: what multiple choice is decided by.
 
-    scores = loglikelihoods(engine, [(context_ids, continuation_ids), ...])
+    scores = log_likelihoods(engine, [(context_ids, continuation_ids), ...])
 
 A continuation is cut out of the ids of context and continuation together, as
 lm-evaluation-harness does (spaces at a context's end count to the continuation), so that numbers
@@ -9,27 +9,75 @@ can be compared with its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from align.errors import StageError
-from pts.types import Ids, Problem
+from pts.config import SamplingConfig
+from pts.engines.base import Engine, score_rows
+from pts.errors import EngineError
+from pts.types import Ids, LogprobQuery, Problem
 
 if TYPE_CHECKING:
     from align.benchmarks.questions import Question
-    from pts.engines.transformers.engine import TransformersEngine
+    from align.benchmarks.settings import Benchmark
+    from align.models.engines import Load
 
-BATCH_TOKENS = 8192
-"""Tokens of one forward pass, padding included."""
-BATCH_LOGITS = 2**26
-"""Logits of one forward pass: many short rows of a large vocabulary would take gigabytes."""
+GREEDY, PLAIN = SamplingConfig(temperature=0), SamplingConfig()
 
 
-def continuations(
-    engine: TransformersEngine, question: Question, joint: str
-) -> list[tuple[Ids, Ids]]:
+def scoring_engine(load: Load) -> Engine:
+    """The policy at hand, to be asked for log-likelihoods: greedy, which asks least of a server,
+    where it has `loglikelihoods`, else one whose rows are the model's own distribution.
+    """
+    engine = load(GREEDY)
+    return engine if hasattr(engine, "loglikelihoods") else load(PLAIN)
+
+
+def check_scoring(load: Load, benchmark: Benchmark, question: Question, kind: str) -> None:
+    """Score one choice, so that an engine that cannot is told before any question is asked.
+
+    Raises:
+        StageError: it cannot; with the engine, the benchmark and the remedy.
+    """
+    engine, remedy = scoring_engine(load), "use --engine transformers, or leave this benchmark out"
+    place = f"{benchmark.name}: multiple choice is decided by log-likelihoods, which engine {kind}"
+    if not hasattr(engine, "tokenizer"):
+        raise StageError(f"{place} cannot give for texts: it has no `tokenizer`; {remedy}")
+    try:
+        log_likelihoods(engine, continuations(engine, question, benchmark.joint)[:1])
+    except EngineError as error:
+        raise StageError(f"{place} does not give: {error}; {remedy}") from error
+
+
+def log_likelihoods(engine: Engine, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+    """Sum of the model's own log-probabilities (nats) of each continuation's tokens.
+
+    Of an engine without `loglikelihoods` whole rows are asked for; a context then loses its
+    beginning where it does not fit.
+
+    Raises:
+        EngineError: they cannot be had.
+    """
+    own = getattr(engine, "loglikelihoods", None)
+    if own is not None:
+        found: list[float] = own(pairs)
+        return found
+    longest = getattr(engine, "max_model_len", None)
+    return [_by_rows(engine, *pair, longest) for pair in pairs]
+
+
+def _by_rows(engine: Engine, context: Ids, continuation: Ids, longest: int | None) -> float:
+    if longest:
+        context = context[-max(1, longest - len(continuation)) :]
+    rows = score_rows(engine, context, LogprobQuery(continuation, head=1))
+    probs = [row.prob(token) for row, token in zip(rows, continuation, strict=True)]
+    return sum(math.log(max(p, sys.float_info.min)) for p in probs)
+
+
+def continuations(engine: Any, question: Question, joint: str) -> list[tuple[Ids, Ids]]:
     """Context and continuation ids of each choice.
 
     Raises:
@@ -61,67 +109,3 @@ def split(tokenizer: Any, context: str, continuation: str) -> tuple[Ids, Ids]:
     ]
     whole, head = ids
     return head, whole[len(head) :]
-
-
-@torch.inference_mode()
-def loglikelihoods(
-    model: Any, pairs: Sequence[tuple[Ids, Ids]], longest: int | None = None
-) -> list[float]:
-    """Sum of the log-probabilities (nats, temperature 1) of each continuation's tokens.
-
-    Pairs that share what is fed (single-token choices of one question) share a row. `longest` is
-    the model's window: contexts lose their beginning where they do not fit.
-
-    Raises:
-        StageError: a continuation alone does not fit.
-    """
-    fed: dict[Ids, list[int]] = {}
-    for number, (context, continuation) in enumerate(pairs):
-        if longest and len(continuation) > longest:
-            raise StageError(f"a choice has {len(continuation)} tokens; the model takes {longest}")
-        ids = (*context, *continuation)[:-1]
-        fed.setdefault(ids[-longest:] if longest else ids, []).append(number)
-    scores = [0.0] * len(pairs)
-    device = next(model.parameters()).device
-    kept = {ids: max(len(pairs[k][1]) for k in several) for ids, several in fed.items()}
-    room = BATCH_LOGITS // int(model.config.get_text_config().vocab_size)
-    for group in _groups(sorted(fed, key=len, reverse=True), kept, room):
-        wanted = [[(k, pairs[k][1]) for k in fed[ids]] for ids in group]
-        keep = max(kept[ids] for ids in group)
-        width = len(group[0])
-        tokens = torch.zeros((len(group), width), dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for row, ids in enumerate(group):  # padded on the left: all rows end together
-            tokens[row, width - len(ids) :] = torch.tensor(ids)
-            mask[row, width - len(ids) :] = 1
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = model(
-            input_ids=tokens.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            use_cache=False,
-            logits_to_keep=keep,
-        ).logits
-        found = logits[:, -keep:].float().log_softmax(-1).cpu()
-        for row, several in enumerate(wanted):
-            for k, continuation in several:
-                at = torch.arange(keep - len(continuation), keep)
-                scores[k] = float(found[row, at, torch.tensor(continuation)].double().sum())
-    return scores
-
-
-def _groups(
-    longest_first: Sequence[Ids], kept: Mapping[Ids, int], room: int
-) -> Iterator[list[Ids]]:
-    """Rows that go together, one at least: bounded in tokens, and in positions with logits."""
-    group: list[Ids] = []
-    most = 0
-    for ids in longest_first:
-        most = max(most, kept[ids])
-        rows = len(group) + 1
-        if group and (rows * len(group[0]) > BATCH_TOKENS or rows * most > room):
-            yield group
-            group, most = [], kept[ids]
-        group.append(ids)
-    if group:
-        yield group

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.benchmarks.likelihood import continuations, loglikelihoods
+from align.benchmarks.likelihood import continuations, log_likelihoods, scoring_engine
 from align.benchmarks.questions import Question, build_questions, reference_text
 from align.benchmarks.rows import Row
 from align.benchmarks.scores import MAIN, SCORES, Score
@@ -26,6 +26,7 @@ from align.benchmarks.settings import Benchmark
 from align.errors import StageError
 from align.evaluation.statistics import mean_interval
 from pts.config import SamplingConfig
+from pts.engines.base import Engine
 from pts.files import complete_lines, dumps, replacing, write_json
 from pts.runtime.sample import sample
 from pts.types import Estimate, Grade, Problem, Verdict
@@ -33,7 +34,7 @@ from pts.verifiers.base import Verifier
 from pts.verifiers.registry import make_verifier
 
 if TYPE_CHECKING:
-    from pts.engines.transformers.engine import TransformersEngine
+    from align.models.engines import Load
 
 CHUNK = 32
 """Questions whose log-likelihoods are written together."""
@@ -64,13 +65,22 @@ class BenchmarkResult:
 
 def run_benchmark(
     benchmark: Benchmark,
-    engine: TransformersEngine,
+    load: Load,
     output: Path,
     progress: bool = True,
     questions: Sequence[Question] | None = None,
+    asked_of: Mapping[str, Any] | None = None,
 ) -> BenchmarkResult:
-    """Ask all questions of a benchmark (made of its rows unless given), score the answers, write
-    the files.
+    """Ask all questions of a benchmark, score the answers, write the files.
+
+    Args:
+        benchmark: what is asked, and how it is scored.
+        load: gives the policy, see `align.models.engines.policy_engines`.
+        output: folder of the benchmark's own folder.
+        progress: draw bars.
+        questions: made of the benchmark's rows unless given.
+        asked_of: what decides numbers beside policy and questions: the engine, if it is another
+            than transformers.
 
     Raises:
         StageError: the folder holds another benchmark's or another policy's results.
@@ -80,8 +90,10 @@ def run_benchmark(
     questions = build_questions(benchmark) if questions is None else questions
     folder = output / benchmark.name
     folder.mkdir(parents=True, exist_ok=True)
-    _check_folder(folder, benchmark, engine, questions)
-    if benchmark.kind == "choice":
+    choice = benchmark.kind == "choice"
+    engine = scoring_engine(load) if choice else load(_sampling(benchmark))
+    _check_folder(folder, benchmark, engine, questions, asked_of or {})
+    if choice:
         measured = _choose(benchmark, engine, questions, folder)
         main, unscored = "acc", 0
     else:
@@ -94,13 +106,24 @@ def run_benchmark(
     return result
 
 
+def _sampling(benchmark: Benchmark) -> SamplingConfig:
+    return SamplingConfig(
+        temperature=benchmark.temperature, max_new_tokens=benchmark.max_new_tokens
+    )
+
+
 def _check_folder(
-    folder: Path, benchmark: Benchmark, engine: TransformersEngine, questions: Sequence[Question]
+    folder: Path,
+    benchmark: Benchmark,
+    engine: Engine,
+    questions: Sequence[Question],
+    asked_of: Mapping[str, Any],
 ) -> None:
     task = {
         "benchmark": json.loads(benchmark.model_dump_json()),
         "policy_digest": engine.policy_digest,
         "questions": [question.digest for question in questions],
+        **asked_of,
     }
     file = folder / "task.json"
     if not file.is_file():
@@ -108,7 +131,8 @@ def _check_folder(
         return
     known = json.loads(file.read_text())
     if known != task:
-        changed = sorted(key for key in task if known.get(key) != task[key])
+        keys = {*task, *known}
+        changed = sorted(key for key in keys if known.get(key) != task.get(key))
         raise StageError(
             f"{folder}: holds results of other {' and '.join(changed)}; give another --output, or "
             "delete the folder"
@@ -116,7 +140,7 @@ def _check_folder(
 
 
 def _choose(
-    benchmark: Benchmark, engine: TransformersEngine, questions: Sequence[Question], folder: Path
+    benchmark: Benchmark, engine: Engine, questions: Sequence[Question], folder: Path
 ) -> list[Measured]:
     """Log-likelihoods of all choices: `acc` takes the largest, `acc_norm` the largest a byte."""
     file = folder / "likelihoods.jsonl"
@@ -131,7 +155,7 @@ def _choose(
             some = left[start : start + CHUNK]
             pairs = [continuations(engine, question, benchmark.joint) for question in some]
             flat = [pair for several in pairs for pair in several]
-            scores = iter(loglikelihoods(engine.model, flat, engine.max_model_len))
+            scores = iter(log_likelihoods(engine, flat))
             for question, several in zip(some, pairs, strict=True):
                 known[question.id] = [next(scores) for _ in several]
                 row = {"id": question.id, "likelihoods": known[question.id]}
@@ -178,16 +202,13 @@ def judged(verifier: Verifier) -> Score:
 
 def _generate(
     benchmark: Benchmark,
-    engine: TransformersEngine,
+    engine: Engine,
     questions: Sequence[Question],
     folder: Path,
     progress: bool,
 ) -> list[Measured]:
     """Answers of every question, scored; without those that could not be judged."""
     score = SCORES.get(benchmark.score) or judged(make_verifier(benchmark.score))
-    engine.sampling = SamplingConfig(
-        temperature=benchmark.temperature, max_new_tokens=benchmark.max_new_tokens
-    )
     problems = [question.problem for question in questions]
     found = sample(
         problems, engine, Unjudged(), n=benchmark.samples,

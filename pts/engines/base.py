@@ -46,7 +46,10 @@ class Engine(Protocol):
     An engine whose context is bounded may also have `max_model_len`, the most tokens of a prompt
     and its completion: problems that could outgrow it are then refused before anything is sampled.
     One whose rows are large may have `iter_score`, which is `score` as an iterator, so that they
-    need not be in memory all at once.
+    need not be in memory all at once. One that can tell the model's own probabilities may have
+    `loglikelihoods(pairs)`: for each pair of a prompt and a completion the sum of the completion's
+    log-probabilities at temperature 1, without truncation, whatever `sampling` is. Prompts lose
+    their beginning where they do not fit. Benchmarks of multiple choice are decided by it.
     """
 
     sampling: SamplingConfig

@@ -181,6 +181,16 @@ class TokenizerEngine:
         self._check_length(len(ids), f"a path of {len(ids)} tokens")
         return ids
 
+    def _scored(self, pair: tuple[Ids, Ids]) -> tuple[Ids, int]:
+        """The ids of a prompt and a completion that a request for one more token has room for, and
+        where the completion begins. The prompt loses its beginning; EngineError if that is all.
+        """
+        prompt, completion = pair
+        if self.max_model_len is not None:
+            self._check_length(len(completion) + 2, f"a completion of {len(completion)} tokens")
+            prompt = prompt[-(self.max_model_len - len(completion) - 1) :]
+        return self._path(prompt, completion), len(prompt)
+
     def _check_request(self, request: SampleRequest) -> None:
         """Raise EngineError for a request whose rollouts could outgrow `max_model_len`.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class VLLMEngine(TokenizerEngine):
             "shorten the prompt or load the model with a larger max_model_len"
         )
         self.in_flight = in_flight
-        self._done: dict[str, list[Any]] = {}
+        self._done: dict[str, Any] = {}
         """Outputs of completed requests that nobody has taken yet."""
         self._names = map(str, itertools.count(secrets.randbits(48)))
 
@@ -152,7 +152,8 @@ class VLLMEngine(TokenizerEngine):
             left = [at for at in range(len(prompt), len(ids)) if at not in rows]
             asked = {self._ask(ids[:at], max_tokens=1, logprobs=width): at for at in left}
             while asked:
-                for name, (output,) in self._finished(asked):
+                for name, done in self._finished(asked):
+                    (output,) = done.outputs
                     listed = {token: one.logprob for token, one in output.logprobs[0].items()}
                     listing = vllm_listed(listed, output.token_ids, width)
                     at, row = asked.pop(name), processed_row(listing, self.sampling)
@@ -163,6 +164,27 @@ class VLLMEngine(TokenizerEngine):
         raise EngineError(
             "vLLM listed every token, yet not all of the mass; use float32 or bfloat16"
         )
+
+    def loglikelihoods(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+        """Sums of the model's own log-probabilities (nats), see `Engine`; one request a pair.
+
+        vLLM does not serve them from its prefix cache. Raises EngineError for a completion that
+        alone is longer than `max_model_len`.
+        """
+        paths = [self._scored(pair) for pair in pairs]
+        asked = {
+            self._ask(ids, sampling=SamplingConfig(), max_tokens=1, prompt_logprobs=1): number
+            for number, (ids, _) in enumerate(paths)
+        }
+        found = [0.0] * len(paths)
+        while asked:
+            for name, done in self._finished(asked):
+                number = asked.pop(name)
+                ids, first = paths[number]
+                listed = done.prompt_logprobs
+                places = range(first, len(ids))
+                found[number] = sum(float(listed[at][ids[at]].logprob) for at in places)
+        return found
 
     def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones while fewer than `in_flight` are asked.
@@ -182,15 +204,16 @@ class VLLMEngine(TokenizerEngine):
 
     # vLLM's queue
 
-    def _ask(self, prefix: Ids, **settings: Any) -> str:
+    def _ask(self, prefix: Ids, sampling: SamplingConfig | None = None, **settings: Any) -> str:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        sampling = sampling or self.sampling
         params = SamplingParams(
-            temperature=self.sampling.temperature,
-            top_k=self.sampling.top_k or -1,
-            top_p=self.sampling.top_p,
-            min_p=self.sampling.min_p,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k or -1,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
             stop_token_ids=sorted(self.stop_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -200,7 +223,7 @@ class VLLMEngine(TokenizerEngine):
         self.llm.llm_engine.add_request(name, {"prompt_token_ids": list(prefix)}, params)
         return name
 
-    def _finished(self, asked: Collection[str]) -> Iterator[tuple[str, list[Any]]]:
+    def _finished(self, asked: Collection[str]) -> Iterator[tuple[str, Any]]:
         """Those of the requests that are completed, after a step of vLLM if none was before.
 
         A step may complete requests of another caller (`score` is called while `sample` waits):
@@ -209,7 +232,7 @@ class VLLMEngine(TokenizerEngine):
         if not self._done.keys() & asked:
             for done in self.llm.llm_engine.step():
                 if done.finished:
-                    self._done[done.request_id] = done.outputs
+                    self._done[done.request_id] = done
         for name in [name for name in asked if name in self._done]:
             yield name, self._done.pop(name)
 
@@ -250,10 +273,10 @@ class InFlight:
 
     def advance(self) -> Iterator[Answer]:
         """A step of vLLM, unless something is finished already; then what is."""
-        for name, outputs in self.engine._finished(self._asked):
+        for name, done in self.engine._finished(self._asked):
             request = self._asked.pop(name)
             self.rollouts -= len(request.seeds)
-            drawn = [self.engine._ids(output, request) for output in outputs]
+            drawn = [self.engine._ids(output, request) for output in done.outputs]
             yield request, drawn if self.engine.sampling.temperature else drawn * len(request.seeds)
 
     def close(self) -> None:

@@ -61,6 +61,12 @@ class Batches:
         with self._model:
             return self._engine(sampling, stops).score(prompt, (0,))[0]
 
+    def known(self, prompt: Ids) -> list[float]:
+        """The model's own log-probability of each token but the first."""
+        with self._model:
+            rows = self._engine(SamplingConfig(), self.stops).score(prompt[:1], prompt[1:])
+        return [math.log(row.prob(i)) for row, i in zip(rows, prompt[1:], strict=True)]
+
     def _engine(self, sampling: SamplingConfig, stops: frozenset[int]) -> TransformersEngine:
         key = sampling, stops
         if key not in self._engines:
@@ -150,6 +156,11 @@ class Handler(BaseHTTPRequestHandler):
             "finish_reason": "stop" if ids[-1] in stops else "length",
             "prompt_token_ids": asked["prompt"],
         }
+        if asked.get("prompt_logprobs"):
+            known = self.batches.known(prompt)
+            choice["prompt_logprobs"] = [
+                None, *({str(i): {"logprob": lp}} for i, lp in zip(prompt[1:], known, strict=True))
+            ]  # fmt: skip
         if asked.get("logprobs"):
             row = self.batches.row(sampling, stops, prompt)
             size = len(self.batches.tokenizer)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from align.benchmarks.command import measure
-from align.benchmarks.likelihood import loglikelihoods, split
+from align.benchmarks.likelihood import split
 from align.benchmarks.questions import Question, build_questions
 from align.benchmarks.rows import limited, rows_of
 from align.benchmarks.run import _chosen, cut, run_benchmark
@@ -18,9 +18,12 @@ from align.benchmarks.scores import answers_score, f1_score, normalised, simpleq
 from align.benchmarks.settings import Benchmark, load_benchmark, names
 from align.benchmarks.table import to_text
 from align.errors import RecipeError, StageError
+from align.models.engines import Load, loader
+from align.settings import ModelConfig
 from pts.config import SamplingConfig
 from pts.engines.transformers.engine import TransformersEngine
-from pts.errors import MissingExtra
+from pts.engines.transformers.likelihood import loglikelihoods
+from pts.errors import EngineError, MissingExtra
 
 from . import tiny
 
@@ -56,9 +59,9 @@ def generate(folder: Path, **more: Any) -> Benchmark:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     folder = tiny.save(tmp_path_factory.mktemp("model"))
-    return TransformersEngine.load(folder, SamplingConfig())
+    return loader(folder, ModelConfig(path=str(folder), chat_template="keep"))
 
 
 # Files
@@ -192,11 +195,11 @@ def test_log_likelihoods_equal_one_plain_pass_each(monkeypatch: pytest.MonkeyPat
     pairs += [(context, (5,)), (context, (6,)), (context, (5, 6))]  # the first two share a row
     expected = [plain(model, *pair) for pair in pairs]
     assert loglikelihoods(model, pairs) == pytest.approx(expected, abs=1e-4)
-    monkeypatch.setattr("align.benchmarks.likelihood.BATCH_TOKENS", 30)
+    monkeypatch.setattr("pts.engines.transformers.likelihood.BATCH_TOKENS", 30)
     assert loglikelihoods(model, pairs) == pytest.approx(expected, abs=1e-4)
-    monkeypatch.setattr("align.benchmarks.likelihood.BATCH_LOGITS", 60 * 3)
+    monkeypatch.setattr("pts.engines.transformers.likelihood.BATCH_LOGITS", 60 * 3)
     assert loglikelihoods(model, pairs) == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(StageError, match="a choice has 4 tokens; the model takes 3"):
+    with pytest.raises(EngineError, match="a completion has 4 tokens; the model takes 3"):
         loglikelihoods(model, pairs, longest=3)
     # A window of 8 tokens: what is fed loses its beginning.
     cut_pair = (pairs[1][0][-5:], pairs[1][1])
@@ -268,11 +271,9 @@ def test_marks_end_an_answer() -> None:
 # Runs
 
 
-def test_a_choice_benchmark_goes_on_and_knows_its_policy(
-    engine: TransformersEngine, tmp_path: Path
-) -> None:
+def test_a_choice_benchmark_goes_on_and_knows_its_policy(load: Load, tmp_path: Path) -> None:
     benchmark = choice(tmp_path, stratify="part")
-    result = run_benchmark(benchmark, engine, tmp_path / "out", progress=False)
+    result = run_benchmark(benchmark, load, tmp_path / "out", progress=False)
     folder = tmp_path / "out" / "capitals"
     lines = (folder / "likelihoods.jsonl").read_text().splitlines()
     expected = [
@@ -283,21 +284,19 @@ def test_a_choice_benchmark_goes_on_and_knows_its_policy(
     assert set(result.strata) == {"south"}  # the others have one question each
     # Killed in the middle of a line: the rest is made again, the same.
     (folder / "likelihoods.jsonl").write_text(lines[0] + "\n" + lines[1][:9])
-    assert run_benchmark(benchmark, engine, tmp_path / "out", progress=False) == result
+    assert run_benchmark(benchmark, load, tmp_path / "out", progress=False) == result
     other = TransformersEngine(
         tiny.model(len(tiny.tokenizer()), 9), tiny.tokenizer(), SamplingConfig()
     )
     with pytest.raises(StageError, match="holds results of other policy_digest; give another"):
-        run_benchmark(benchmark, other, tmp_path / "out", progress=False)
+        run_benchmark(benchmark, lambda sampling: other, tmp_path / "out", progress=False)
     with pytest.raises(StageError, match="other benchmark and questions"):
-        run_benchmark(choice(tmp_path, prompt="{{ q }}"), engine, tmp_path / "out", progress=False)
+        run_benchmark(choice(tmp_path, prompt="{{ q }}"), load, tmp_path / "out", progress=False)
 
 
-def test_written_answers_are_scored_and_kept_in_a_known_form(
-    engine: TransformersEngine, tmp_path: Path
-) -> None:
+def test_written_answers_are_scored_and_kept_in_a_known_form(load: Load, tmp_path: Path) -> None:
     benchmark = generate(tmp_path, temperature=1.0, samples=3)
-    result = run_benchmark(benchmark, engine, tmp_path / "out", progress=False)
+    result = run_benchmark(benchmark, load, tmp_path / "out", progress=False)
     assert (result.questions, result.main, result.unscored) == (4, "exact", 0)
     assert set(result.scores) == {"exact", "length", "cut"}
     file = tmp_path / "out" / "capitals" / "samples_capitals.jsonl"
@@ -310,17 +309,17 @@ def test_written_answers_are_scored_and_kept_in_a_known_form(
             answers_score(row["target"], said, {})["exact"] for said in row["filtered_resps"]
         ]
         assert row["exact"] == expected
-    again = run_benchmark(benchmark, engine, tmp_path / "out", progress=False)
+    again = run_benchmark(benchmark, load, tmp_path / "out", progress=False)
     assert again == result
     assert "capitals" in to_text([result])
 
 
 def test_a_verifier_scores_what_stands_before_the_marks(
-    engine: TransformersEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(engine), "decode", lambda self, ids: "the answer is 4\n\nis 5")
+    monkeypatch.setattr(TransformersEngine, "decode", lambda self, ids: "the answer is 4\n\nis 5")
     benchmark = generate(tmp_path, reference="'4'", score=r"exact:is (\d)", until=("\n\n",))
-    result = run_benchmark(benchmark, engine, tmp_path / "out", progress=False)
+    result = run_benchmark(benchmark, load, tmp_path / "out", progress=False)
     assert result.main == "passed"
     assert result.scores["passed"].mean == 1.0
 

@@ -175,6 +175,28 @@ class ServerEngine(TokenizerEngine):
         question = hash(prompt)
         return self._client.wait(_all(self._row(ids[:at], ids[at], question) for at in places))
 
+    def loglikelihoods(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+        """Sums of the model's own log-probabilities (nats), see `Engine`; all pairs side by side.
+
+        vLLM is asked once a pair, for `prompt_logprobs`, which its prefix cache does not serve;
+        llama.cpp once a position, for a list of the whole vocabulary (megabytes).
+        Raises EngineError for a completion that alone is too long, and where a server lists none.
+        """
+        return self._client.wait(_all(self._loglikelihood(*self._scored(pair)) for pair in pairs))
+
+    async def _loglikelihood(self, ids: Ids, first: int) -> float:
+        protocol, question = self._protocol, hash(ids[:first])
+        if isinstance(protocol, LlamaCpp):
+            places = range(first, len(ids))
+            lists = await _all(self._forced_list(protocol, ids[:at], question) for at in places)
+            return sum(found.of(ids[at]) for at, found in zip(places, lists, strict=True))
+
+        def read(reply: Any) -> float:
+            return sum(protocol.listed_prompt(reply, ids, first))
+
+        body = protocol.prompt_listing(ids)
+        return await self._client.post(protocol.path, body, read, question=question)
+
     def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones while the servers have room for them.
 
@@ -252,18 +274,23 @@ class ServerEngine(TokenizerEngine):
     async def _forced_row(
         self, protocol: LlamaCpp, prefix: Ids, path_token: int, question: Hashable
     ) -> TokenDistribution:
-        """The row after a prefix, of the model's own probabilities; they take megabytes."""
+        whole = await self._forced_list(protocol, prefix, question)
+        row = raw_row(whole, self.sampling, self.vocabulary, path_token)
+        assert row is not None, "nothing is hidden in a list of all tokens"
+        return row
+
+    async def _forced_list(
+        self, protocol: LlamaCpp, prefix: Ids, question: Hashable
+    ) -> TopLogprobs:
+        """The model's own probabilities of all tokens after a prefix; they take megabytes."""
         drawn = self.encode_text("a")[-1]  # whole characters, whatever the prefix ends with
-        whole = await self._client.post(
+        return await self._client.post(
             protocol.path,
             protocol.forced_listing(prefix, drawn, self.sampling),
             lambda reply: protocol.listed(reply, prefix, ALL),
             row=True,
             question=question,
         )
-        row = raw_row(whole, self.sampling, self.vocabulary, path_token)
-        assert row is not None, "nothing is hidden in a list of all tokens"
-        return row
 
     async def _check(self) -> None:
         """What `connect` tests by requests: tokenizer, kind of list, draws against a row."""

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from pts.config import SamplingConfig
 from pts.engines.server.endpoints import Unreadable
+from pts.errors import EngineError
 from pts.types import TokenDistribution
 
 FIRST_WIDTH = 20
@@ -67,6 +68,13 @@ class TopLogprobs:
             raise Unreadable(f"the list of all tokens holds only {mass:.1%} of the mass")
         order = np.lexsort((tokens, -values))
         return cls(tokens[order], values[order], whole)
+
+    def of(self, token: int) -> float:
+        """The log-probability of a listed token. Raises EngineError for another one."""
+        hit = np.flatnonzero(self.ids == token)
+        if not hit.size:
+            raise EngineError(f"token {token} is not among the {len(self.ids)} that are listed")
+        return float(self.logprobs[hit[0]])
 
     @property
     def mass(self) -> float:

@@ -110,6 +110,24 @@ class VLLM(_Requests):
         listed = dict(zip(map(int, names), map(number, found.values()), strict=True))
         return vllm_listed(listed, drawn, width)
 
+    def prompt_listing(self, ids: Ids) -> dict[str, Any]:
+        """A request for the model's own log-probability of each token of a prompt. The sampling
+        policy has no part in it; 1 lists the likeliest token besides.
+        """
+        return self.body(ids, 1, 0, SamplingConfig()) | {"prompt_logprobs": 1, "seed": None}
+
+    def listed_prompt(self, reply: Any, ids: Ids, first: int) -> list[float]:
+        """Those of the tokens from `first` on. Raises Unreadable."""
+        self.read(reply, ids)
+        listed = take(reply, "choices", 0).get("prompt_logprobs")
+        if not isinstance(listed, list) or len(listed) != len(ids):
+            raise Unreadable(
+                "the reply holds no prompt_logprobs, a list of as many as the prompt has tokens; "
+                "the server must be vLLM, or llama.cpp"
+            )
+        places = range(first, len(ids))
+        return [number(take(listed, at, str(ids[at]), "logprob")) for at in places]
+
     def too_wide(self, width: int) -> str:
         """What a user can do when the server does not list that many tokens."""
         wanted = "-1" if width == ALL else f"{width} (or -1 for no limit)"

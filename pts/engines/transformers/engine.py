@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -48,6 +48,7 @@ from pts.engines.transformers.kv_cache import (
     forward,
     kv_shape,
 )
+from pts.engines.transformers.likelihood import loglikelihoods
 from pts.engines.transformers.loading import load_model_and_tokenizer
 from pts.engines.transformers.prefix_cache import CachedPrefix, PrefixCache
 from pts.engines.transformers.sampling import truncate
@@ -202,6 +203,13 @@ class TransformersEngine(TokenizerEngine):
             for at in range(len(logits[0]) - max(wanted, 0), len(logits[0]), ROWS_AT_ONCE):
                 yield from truncate(logits[0, at : at + ROWS_AT_ONCE], self.sampling).rows()
         self._paths.put(prompt, CachedPrefix(fed, cache.take(0, len(fed))))
+
+    def loglikelihoods(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+        """Sums of the model's own log-probabilities (nats), see `Engine`; in batches.
+
+        Raises EngineError for a completion that alone is longer than the attention window.
+        """
+        return loglikelihoods(self.model, pairs, self.max_model_len)
 
     def sample(self, requests: RequestQueue) -> Iterator[Answer]:
         """Answer requests as they finish, pulling new ones whenever rows are free.

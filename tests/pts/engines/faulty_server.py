@@ -318,6 +318,14 @@ class FaultyServer:
                 plain = self._engine(SamplingConfig())
                 row = plain.score(prompt, _extended(plain, prompt, at))[-1]
             choice["logprobs"] = {"top_logprobs": [self._top(row, width, ids[0])]}
+        if asked.get("prompt_logprobs"):
+            prompt, at = place
+            rows = self._engine(SamplingConfig()).score(prompt, at)
+            known = [r.prob(token) for r, token in zip(rows, at, strict=True)]
+            choice["prompt_logprobs"] = [None] + [
+                {"0": {"logprob": -9.0}, str(token): {"logprob": math.log(p) if p else -9999.0}}
+                for token, p in zip(at, known, strict=True)
+            ]
         return {"choices": [choice]}
 
     def _top(self, row: TokenDistribution, width: int, drawn: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -270,6 +271,58 @@ def test_scores_are_the_rows_of_the_model(connect: Connect) -> None:
             assert [r.ids.tolist() for r in rows] == [r.ids.tolist() for r in expected]
             for row, known in zip(rows, expected, strict=True):
                 np.testing.assert_allclose(row.probs, known.probs, rtol=1e-9)
+
+
+def of_the_model(pairs: list[tuple[Ids, Ids]]) -> list[float]:
+    """Log-likelihoods by the machines' own rows at temperature 1; contexts begin with a machine."""
+    engine, found = TabularEngine(MACHINES, SamplingConfig()), []
+    for prompt, completion in pairs:
+        at = prompt[1:] + completion
+        rows = engine.score((prompt[0] - machine_id(0),), at)[len(prompt) - 1 :]
+        found.append(sum(math.log(r.prob(t)) for r, t in zip(rows, completion, strict=True)))
+    return found
+
+
+def paths() -> list[tuple[Ids, Ids]]:
+    """Pairs cut out of one sampled path of each machine."""
+    engine, pairs = TabularEngine(MACHINES, SamplingConfig(max_new_tokens=24)), []
+    for index in range(len(MACHINES)):
+        ((_, (ids,)),) = engine.sample(iter([SampleRequest(0, (index,), (), 24, (5,))]))
+        pairs += [((machine_id(index), *ids[:cut]), ids[cut : cut + 3]) for cut in (0, 2)]
+    return pairs
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llamacpp"])
+def test_log_likelihoods_are_the_model_s_own_whatever_is_sampled(
+    connect: Connect, kind: str
+) -> None:
+    pairs = paths()
+    with FaultyServer(MACHINES, kind=kind) as server:
+        for sampling in (SAMPLING, SamplingConfig(temperature=0)):
+            found = connect(server.url, sampling=sampling).loglikelihoods(pairs)
+            np.testing.assert_allclose(found, of_the_model(pairs), rtol=1e-9)
+
+
+def test_prompts_lose_their_beginning_where_they_do_not_fit(connect: Connect) -> None:
+    with FaultyServer(MACHINES) as server:
+        engine = connect(server.url)
+        engine.max_model_len = 8
+        assert engine._scored((tuple(range(9)), (20, 21, 22))) == ((5, 6, 7, 8, 20, 21, 22), 4)
+        with pytest.raises(EngineError, match="a completion of 7 tokens exceeds the server's"):
+            engine.loglikelihoods([((1,), tuple(range(7)))])
+
+
+def test_a_server_without_prompt_logprobs_is_told(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = FaultyServer.complete
+
+    def without(self: FaultyServer, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return complete(self, {k: v for k, v in asked.items() if k != "prompt_logprobs"})
+
+    monkeypatch.setattr(FaultyServer, "complete", without)
+    with FaultyServer(MACHINES) as server, pytest.raises(EngineError, match="no prompt_logprobs"):
+        connect(server.url).loglikelihoods(paths())
 
 
 def test_a_list_that_is_missing_now_and_then_is_asked_for_again(connect: Connect) -> None:

@@ -62,7 +62,22 @@ class Queue:
     def step(self) -> list[Any]:
         assert self.waiting, "vLLM waits for ever"
         names = list(self.waiting)[-3:]
-        return [SimpleNamespace(request_id=n, finished=True, outputs=self._run(n)) for n in names]
+        return [self._finish(n) for n in names]
+
+    def _finish(self, name: str) -> Any:
+        prompt, params = self.waiting[name]
+        listed: list[Any] = [None]
+        if params.prompt_logprobs:
+            assert params.temperature == params.top_p == 1, "told apart from the sampling policy"
+            place, at = _place(prompt)
+            rows = TabularEngine(MACHINES, SamplingConfig()).score(place, at)
+            listed += [
+                {token: SimpleNamespace(logprob=math.log(row.prob(token)))}
+                for row, token in zip(rows, at, strict=True)
+            ]
+        return SimpleNamespace(
+            request_id=name, finished=True, outputs=self._run(name), prompt_logprobs=listed
+        )
 
     def _run(self, name: str) -> list[Any]:
         prompt, params = self.waiting.pop(name)
@@ -94,7 +109,9 @@ class Queue:
 @pytest.fixture(autouse=True)
 def _vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     package, params = types.ModuleType("vllm"), types.ModuleType("vllm.sampling_params")
-    package.SamplingParams = lambda **kw: SimpleNamespace(**{"n": 1, "logprobs": None} | kw)  # type: ignore[attr-defined]
+    package.SamplingParams = lambda **kw: SimpleNamespace(  # type: ignore[attr-defined]
+        **{"n": 1, "logprobs": None, "prompt_logprobs": None} | kw
+    )
     package.LLM = lambda model, **options: SimpleNamespace(llm_engine=Queue(), options=options)  # type: ignore[attr-defined]
     params.RequestOutputKind = SimpleNamespace(FINAL_ONLY=2)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", package)
@@ -115,6 +132,23 @@ def test_it_conforms(folder: Path) -> None:
         rollouts=100,
         whole=4,
     )
+
+
+def test_log_likelihoods_are_the_model_s_own_whatever_is_sampled(folder: Path) -> None:
+    plain = TabularEngine(MACHINES, SamplingConfig(max_new_tokens=24))
+    pairs, expected = [], []
+    for index in range(len(MACHINES)):
+        ((_, (ids,)),) = plain.sample(iter([SampleRequest(0, (index,), (), 24, (5,))]))
+        for cut in (0, 1):
+            pairs.append(((machine_id(index), *ids[:cut]), ids[cut : cut + 3]))
+            rows = plain.score((index,), ids)[cut : cut + 3]
+            picked = zip(rows, ids[cut : cut + 3], strict=True)
+            expected.append(sum(math.log(row.prob(token)) for row, token in picked))
+    for settings in SETTINGS.values():
+        engine = VLLMEngine.load(folder, SamplingConfig(**settings))
+        np.testing.assert_allclose(engine.loglikelihoods(pairs), expected, rtol=1e-9)
+    with pytest.raises(EngineError, match="a completion of 300 tokens exceeds max_model_len"):
+        engine.loglikelihoods([((machine_id(0),), (3,) * 300)])
 
 
 def test_loading_sets_what_the_engine_relies_on(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +23,24 @@ from align.errors import RecipeError
 from pts.errors import DataError
 from pts.types import Message, Problem
 
+ROW = "row"
+"""A row as a whole in a template, for columns whose names hold blanks: row['Correct Answer']."""
 SHOWN = 20
 """Faults listed at most in one message."""
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+def shuffled(texts: Sequence[Any], seed: int) -> list[Any]:
+    """Texts in an order that the texts themselves and a seed decide, whatever their order was."""
+    known = sorted(texts, key=str)
+    random.Random(json.dumps([seed, *map(str, known)])).shuffle(known)
+    return known
+
+
+def _variables(row: Row, seed: int) -> dict[str, Any]:
+    """What templates and expressions know: the columns, the row, `shuffled`."""
+    return {ROW: row, "shuffled": partial(shuffled, seed=seed), **row}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +131,33 @@ class _Reader:
             raise RecipeError(*faults)
 
     def stratum(self, row: Row) -> str:
-        return str(_value(self._stratify, row)) if self._stratify else ""
+        return str(self.value(self._stratify, row)) if self._stratify else ""
+
+    def value(self, expression: Callable[..., Any] | None, row: Row) -> Any:
+        """What an expression gives for a row."""
+        assert expression is not None
+        value = expression(**_variables(row, self.benchmark.seed))
+        if isinstance(value, jinja2.Undefined):
+            raise ValueError(str(value) or "an expression gives nothing")
+        return value
 
     def choices(self, row: Row) -> tuple[tuple[str, ...], int]:
         """The choices of a row and the number of the right one."""
-        texts = _value(self._choices, row)
+        texts = self.value(self._choices, row)
         if not isinstance(texts, list | tuple) or not texts:
             raise ValueError(f"choices: must give a list of texts, got {texts!r}")
-        gold = _value(self._gold, row)
+        gold = self.value(self._gold, row)
         if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(texts):
             raise ValueError(f"gold: must give a number from 0 to {len(texts) - 1}, got {gold!r}")
         return tuple(map(str, texts)), gold
 
     def prompt(self, row: Row) -> str:
-        return str(self._prompt.render(row))
+        return str(self._prompt.render(_variables(row, self.benchmark.seed)))
 
     def answer(self, row: Row) -> str:
         """An example's answer."""
         if self._answer is not None:
-            return str(self._answer.render(row))
+            return str(self._answer.render(_variables(row, self.benchmark.seed)))
         choices, gold = self.choices(row)
         return choices[gold]
 
@@ -150,7 +173,7 @@ class _Reader:
             joined = [f"{q}{benchmark.joint}{a}" for q, a in turns]
             prompt = benchmark.separator.join([*joined, asked])
         choices, gold = self.choices(row) if benchmark.kind == "choice" else ((), -1)
-        reference = _value(self._reference, row) if self._reference else None
+        reference = self.value(self._reference, row) if self._reference else None
         name, stratum = f"{benchmark.name}-{number}", self.stratum(row)
         return Question(name, prompt, row, stratum, choices, gold, reference)
 
@@ -169,7 +192,7 @@ class _Examples:
             self._by_value.setdefault(self._key(row), []).append(number)
 
     def _key(self, row: Row) -> str:
-        return str(_value(self.reader.match, row)) if self.reader.match else ""
+        return str(self.reader.value(self.reader.match, row)) if self.reader.match else ""
 
     def of(self, number: int, row: Row) -> list[Row]:
         shots = self.benchmark.shots
@@ -180,11 +203,3 @@ class _Examples:
         if len(chosen) < shots:
             raise ValueError(f"shots: {shots} examples are asked for, {len(chosen)} are there")
         return [self.pool[k] for k in chosen]
-
-
-def _value(expression: Callable[..., Any] | None, row: Row) -> Any:
-    assert expression is not None
-    value = expression(**row)
-    if isinstance(value, jinja2.Undefined):
-        raise ValueError(str(value) or "an expression gives nothing")
-    return value

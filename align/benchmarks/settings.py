@@ -3,7 +3,9 @@
     benchmark = load_benchmark("arc-easy", ["shots=5", "limit=200"])
 
 Texts are Jinja templates over a row's columns (`{{ question }}`); lists and numbers are Jinja
-expressions without braces (`choices.text`). Both run in Jinja's sandbox.
+expressions without braces (`choices.text`). Both run in Jinja's sandbox. They also know the `row`
+as a whole (`row['Correct Answer']`) and `shuffled(texts)`, an order that the texts and `seed`
+decide.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Benchmark(Settings):
     limit: int = Field(0, ge=0)
     """Questions at most, drawn evenly over the rows by `seed`; 0 asks all."""
     seed: int = Field(0, ge=0)
-    """Of that draw, and of sampling."""
+    """Of that draw, of `shuffled` in templates, and of sampling."""
 
     @model_validator(mode="after")
     def _whole(self) -> Benchmark:

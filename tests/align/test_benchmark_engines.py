@@ -73,8 +73,8 @@ def served(text: str) -> str:
 def test_a_server_gives_the_same_numbers_and_its_results_are_its_own(
     policy: Path,
     files: list[str],
-    backend: str,
-    tmp_path: Path,  # noqa: F811
+    backend: str,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     ours, _ = measure(policy, files, [], here, None, False)
@@ -95,9 +95,12 @@ def test_a_server_gives_the_same_numbers_and_its_results_are_its_own(
 
 
 def test_a_server_that_dies_stops_a_benchmark_and_the_same_command_continues(
-    policy: Path, files: list[str], backend: str, tmp_path: Path,  # noqa: F811
+    policy: Path,
+    files: list[str],
+    backend: str,  # noqa: F811
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("align.benchmarks.run.CHUNK", 1)
     expected, _ = measure(policy, files, [], tmp_path / "here", None, False)
     # Two connections of some 45 requests, the trial of a choice, then some of nine choices.

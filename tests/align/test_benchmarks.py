@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from align.benchmarks.command import measure
 from align.benchmarks.likelihood import split
-from align.benchmarks.questions import Question, build_questions
+from align.benchmarks.questions import Question, build_questions, shuffled
 from align.benchmarks.rows import limited, rows_of
 from align.benchmarks.run import _chosen, cut, run_benchmark
 from align.benchmarks.scores import answers_score, f1_score, normalised, simpleqa_score
@@ -24,6 +25,8 @@ from pts.config import SamplingConfig
 from pts.engines.transformers.engine import TransformersEngine
 from pts.engines.transformers.likelihood import loglikelihoods
 from pts.errors import EngineError, MissingExtra
+from pts.types import Verdict
+from pts.verifiers.registry import make_verifier
 
 from . import tiny
 
@@ -68,7 +71,17 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 
 def test_all_that_ship_are_sound_and_say_what_they_are() -> None:
-    assert {"arc-easy", "mmlu", "gsm8k", "math-500", "humaneval", "drop", "triviaqa"} <= {*names()}
+    assert {
+        "arc-easy",
+        "mmlu",
+        "gsm8k",
+        "math-500",
+        "humaneval",
+        "drop",
+        "triviaqa",
+        "gpqa",
+        "mmlu-pro",
+    } <= {*names()}
     for name in names():
         shipped = load_benchmark(name)
         assert shipped.name == name
@@ -159,6 +172,91 @@ def test_faults_of_rows_are_told_together(tmp_path: Path) -> None:
 def test_templates_cannot_leave_their_sandbox(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"unsafe|undefined"):
         build_questions(choice(tmp_path, prompt="{{ q.__class__.__mro__ }}"))
+
+
+def test_texts_are_put_in_an_order_that_their_own_order_does_not_decide() -> None:
+    texts = ["a", "b", "c", "d"]
+    orders = {tuple(shuffled(texts, seed)) for seed in range(200)}
+    assert len(orders) == 24, "all of them"
+    assert shuffled(texts, 3) == shuffled(texts[::-1], 3)
+    firsts = [shuffled([f"right {k}", f"x {k}", f"y {k}", f"z {k}"], 0)[0] for k in range(400)]
+    # 100 are expected where the first of the file comes first; 4 standard deviations are 35.
+    assert 65 < sum(text.startswith("right") for text in firsts) < 135
+
+
+GPQA = [
+    {
+        "Question": f"What is {k} + {k}?\n",
+        "Correct Answer": f"{2 * k}\n",
+        **{f"Incorrect Answer {j}": f"{2 * k + j}" for j in (1, 2, 3)},
+    }
+    for k in range(40)
+]
+
+
+def test_gpqa_shows_its_choices_in_another_order_than_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "gpqa_diamond.csv"
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, GPQA[0])
+        writer.writeheader()
+        writer.writerows(GPQA)
+    benchmark = load_benchmark("gpqa", [f"source={file}"])
+    assert (benchmark.shots, benchmark.temperature, benchmark.samples) == (0, 0.5, 10)
+    questions = build_questions(benchmark)
+    for k, question in enumerate(questions):
+        [message] = question.prompt
+        *_, task, gap, a, b, c, d = message.content.split("\n")  # type: ignore[union-attr]
+        assert (task, gap) == (f"What is {k} + {k}?", "")
+        lines = {line[0]: line[3:] for line in (a, b, c, d)}
+        assert [line[:3] for line in (a, b, c, d)] == ["A) ", "B) ", "C) ", "D) "]
+        assert lines[question.reference] == f"{2 * k}"
+        assert {int(text) for text in lines.values()} == {2 * k, 2 * k + 1, 2 * k + 2, 2 * k + 3}
+    letters = [question.reference for question in questions]
+    assert {*letters} == {*"ABCD"}
+    assert [q.reference for q in build_questions(benchmark)] == letters
+    other = build_questions(load_benchmark("gpqa", [f"source={file}", "seed=1"]))
+    assert [q.reference for q in other] != letters
+    verifier = make_verifier(benchmark.score)
+    said = f"So it is that.\nAnswer: {letters[0]}"
+    assert verifier(questions[0].problem, said).verdict is Verdict.PASS
+
+
+def mmlu_pro(category: str, k: int, options: list[str], worked: str = "") -> dict[str, Any]:
+    letter = "ABCDEFGHIJ"[k]
+    cot = worked and f"A: Let's think step by step. {worked} The answer is ({letter})."
+    return {
+        "question": f"{category} {k}?", "options": options, "answer": letter, "answer_index": k,
+        "cot_content": cot, "category": category,
+    }  # fmt: skip
+
+
+def test_mmlu_pro_shows_five_worked_examples_of_the_category(tmp_path: Path) -> None:
+    ten, padded = [f"option {j}" for j in range(10)], ["yes", "no", "maybe", "N/A"]
+    shown = [
+        mmlu_pro(category, k, ten, f"By {category}.")
+        for k in range(6)
+        for category in ("law", "art")
+    ]
+    asked = [mmlu_pro("art", 9, ten), mmlu_pro("law", 1, padded)]
+    for name, rows in (("validation", shown), ("test", asked)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    files = [f"source={tmp_path}/test.jsonl", f"shots_source={tmp_path}/validation.jsonl"]
+    benchmark = load_benchmark("mmlu-pro", files)
+    first, second = build_questions(benchmark)
+    assert [m.role for m in first.prompt] == ["user", "assistant"] * 5 + ["user"]  # type: ignore[union-attr]
+    examples = [m.content for m in first.prompt]  # type: ignore[union-attr]
+    assert examples[1] == "Let's think step by step. By art. The answer is (A)."
+    assert [text.split("Question:\n")[1].split("\n")[0] for text in examples[::2]] == [
+        *(f"art {k}?" for k in range(5)), "art 9?",
+    ]  # fmt: skip
+    assert examples[-1].endswith("I. option 8\nJ. option 9")
+    assert second.prompt[-1].content.split("Options:\n")[1] == "A. yes\nB. no\nC. maybe"  # type: ignore[union-attr]
+    assert (first.stratum, first.reference) == ("art", "J")
+    verifier = make_verifier(benchmark.score)
+    said = "Let's think step by step. So the answer is (J)."
+    assert verifier(first.problem, said).verdict is Verdict.PASS
+    assert verifier(second.problem, said).verdict is Verdict.FAIL
 
 
 def test_a_limit_keeps_the_shares_of_strata() -> None:

@@ -9,8 +9,10 @@ the assistant's. Text is encoded in pieces that are cut at these marks, so no to
 border between prompt and answer and a training row starts with the very ids that an engine
 continues. Marks are needed: a template without them is refused. What some templates have inside
 their marks but no model writes is taken out: the end of the header that opens the turn, and blanks
-behind the end of turn. Tools and images are not covered, nor are tokenizers that put a space before
-every piece of text (`check_prompts` finds them).
+behind the end of turn. Tokenizers of the SentencePiece kind put a blank before a text: behind a
+special token a piece has the ids that it has in the whole text. Where a turn begins behind other
+text, a tokenizer that puts a blank before every piece is not covered (`check_prompts` finds it);
+nor are tools and images.
 """
 
 from __future__ import annotations
@@ -269,14 +271,27 @@ def _pieces(text: str, spans: list[tuple[int, int]], trained: Sequence[bool]) ->
 
 def _encode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[_Piece]]) -> list[ChatIds]:
     """Pieces as ids, encoded in one call: for a library in another language calls are dear."""
-    texts = [text for row in rows for text, _ in row]
+    guard = _guard(tokenizer) if rows else ""
+    texts = [guard * (k > 0) + text for row in rows for k, (text, _) in enumerate(row)]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
     found = []
     for row in rows:
-        parts = [(next(encoded), flag) for _, flag in row]
+        parts = [(next(encoded)[bool(guard and k) :], flag) for k, (_, flag) in enumerate(row)]
         ids = tuple(token for part, _ in parts for token in part)
         found.append(ChatIds(ids, tuple(flag for part, flag in parts for _ in part)))
     return found
+
+
+def _guard(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A special token to put before pieces that do not begin their text, and to take off again.
+
+    SentencePiece tokenizers that are not `legacy` (later Llamas and Mistrals) put a blank before a
+    text but not behind a special token. Encoded on its own such a piece would begin with it, and
+    the turn would have other ids than in the prompt of the next turn. "" for other tokenizers.
+    """
+    special = str(tokenizer.eos_token or tokenizer.bos_token or "")
+    alone, behind = tokenizer(["a", f"{special}a"], add_special_tokens=False)["input_ids"]
+    return special if len(behind) > 1 and behind[1:] != alone and special else ""
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

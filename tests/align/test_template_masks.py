@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 pytest.importorskip("hypothesis", reason="pip install hypothesis")
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from align.data.chat import check_prompts, end_of_turn, open_turn, render_chats, template_tokens
 from align.errors import StageError
@@ -32,6 +33,7 @@ SPECIALS = (
     *("<s>", "</s>", "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|eot_id|>"),
     *("<|start_header_id|>", "<|end_header_id|>", "<start_of_turn>", "<end_of_turn>"),
 )
+MISTRAL = ("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
 TRIMMED = ("llama3", "gemma", "gemma3")
 """Templates that take blanks off the ends of content, as those of the models do."""
 QUICK = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -154,6 +156,69 @@ def test_mistral_is_written_as_its_v7_tokenizer_has_it() -> None:
     assert decode("mistral", row.ids) == (
         "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]U[/INST]A</s>[INST]U[/INST]A</s>"
     )
+
+
+# SentencePiece, as Mistral's tokenizers before v7 and Llama's before 3: a blank before a text
+
+
+@cache
+def sentencepiece(legacy: bool) -> Any:
+    """A Llama tokenizer with Mistral's special tokens. `legacy`: a blank before every piece of text
+    between special tokens; else only at the beginning."""
+    specials = ["<unk>", "<s>", "</s>", *MISTRAL]
+    bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[*specials, *(f"<0x{byte:02X}>" for byte in range(256))],
+        show_progress=False,
+    )
+    texts = ["the answer is two", "what is one and one", "so it is two", "one and one is two"]
+    bpe.train_from_iterator(texts * 9, trainer)
+    held = json.loads(bpe.to_str())["model"]
+    merges = [tuple(pair) for pair in held["merges"]]
+    made = LlamaTokenizer(vocab=held["vocab"], merges=merges, legacy=legacy)
+    made.add_special_tokens({"additional_special_tokens": list(MISTRAL)})
+    made.chat_template = template_text("mistral")
+    return made
+
+
+words = st.lists(st.sampled_from(["one", "is", "answer", "", "é", "\n", "two"]), max_size=6)
+spoken = st.one_of(words.map(" ".join), contents.filter(lambda text: "[" not in text))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@QUICK
+@given(data=st.data())
+def test_pieces_have_the_ids_of_the_whole_text_behind_a_blank_too(legacy: bool, data: Any) -> None:
+    made = sentencepiece(legacy)
+    turns = data.draw(st.lists(st.tuples(spoken, spoken), min_size=1, max_size=3))
+    chat = tuple(Message(r, t) for u, a in turns for r, t in (("user", u), ("assistant", a)))
+    [row] = render_chats(made, [chat])
+    text = made.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in chat], tokenize=False
+    )
+    assert row.ids == tuple(made(text, add_special_tokens=False)["input_ids"])
+    opens, ends = (made.convert_tokens_to_ids(token) for token in ("[/INST]", "</s>"))
+    at = 0
+    for turn in range(1, len(chat), 2):  # each answer: behind [/INST], to its </s>
+        prompt = open_turn(made, chat[:turn])
+        assert row.ids[: len(prompt)] == prompt, "the very ids that an engine continues"
+        assert prompt[-1] == opens
+        assert not any(row.mask[at : len(prompt)])
+        at = row.ids.index(ends, len(prompt)) + 1
+        assert all(row.mask[len(prompt) : at])
+    assert at == len(row.ids)
+
+
+def test_a_blank_is_put_before_a_text_as_the_kind_of_tokenizer_does() -> None:
+    chat = [Message("user", "what is one"), Message("assistant", "two")]
+    for legacy, first in ((True, "\u2581two"), (False, "t")):
+        made = sentencepiece(legacy)
+        [row] = render_chats(made, [chat])
+        place = row.mask.index(1)
+        assert made.convert_ids_to_tokens(row.ids[place]) == first
+        assert made.decode(list(row.ids[place:-1])) == "two"
 
 
 def test_flags_need_a_mark_for_every_turn() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from align.commands.benchmark import benchmark
+from align.commands.chat import chat
 from align.commands.compare import compare
 from align.commands.decontaminate import decontaminate
 from align.commands.defects import defects
@@ -162,16 +162,7 @@ def pretrain(
         train(load_base_recipe(recipe or shipped), output)
 
 
-@app.command()
-def chat(
-    model: Annotated[Path, typer.Argument(help="Folder of a run, or of a model.")],
-    temperature: Annotated[float, typer.Option(min=0)] = 0.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-) -> None:
-    """Talk to the result. An empty line or end of input leaves."""
-    from align.chat import chat_loop
-
-    chat_loop(model, temperature, max_new_tokens)
+app.command()(chat)
 
 
 @app.command(name="eval")
@@ -265,7 +256,43 @@ def sweep(
 app.command()(plan)
 app.command()(decontaminate)
 app.command()(compare)
-app.command()(benchmark)
+
+
+@app.command()
+def benchmark(
+    model: Annotated[Path, typer.Argument(help="Folder of a model, or of a stage of a run.")],
+    benchmarks: Annotated[
+        list[str], typer.Argument(help="Names (arc-easy, gsm8k, ...), .yaml files, lm-eval:TASK.")
+    ],
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", help="key=value for all of them, e.g. limit=200; may be repeated."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="transformers, vllm, {kind: server, ...}, as in a recipe; the run's if not given."
+        ),
+    ] = "",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the results; runs/benchmarks/RUN-STAGE if not given."),
+    ] = None,
+    include: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of task files of lm-evaluation-harness."),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on standard benchmarks; the same command goes on where it ended."""
+    from align.benchmarks.command import measure
+
+    with interruptible():
+        found, text = measure(model, benchmarks, settings or [], output, include, not quiet, engine)
+    show(found, text, as_json)
+
+
 app.command()(refusals)
 app.command()(synthesize)
 app.command()(defects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from align.engines.faults import engine_faults
 from align.engines.settings import EngineConfig, InProcessEngine, engine_inputs
 from align.errors import RecipeError
 from align.pipeline.overrides import parse_override
+from align.run_folder import read_manifest
 from align.settings import ModelConfig
 from pts.config import SamplingConfig, Settings, parse_settings
 from pts.plain_text import read_yaml
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from align.benchmarks.questions import Question
     from align.benchmarks.run import BenchmarkResult
 
-HARNESS = "lm-eval:"
+HARNESS, TRANSFORMERS = "lm-eval:", "transformers"
 
 
 def measure(
@@ -29,7 +31,7 @@ def measure(
     output: Path | None,
     include: Path | None,
     progress: bool,
-    engine: str = "transformers",
+    engine: str = "",
 ) -> tuple[dict[str, Any], str]:
     """Measure a model; return the results, and their tables as text.
 
@@ -40,7 +42,8 @@ def measure(
         output: folder of the results; runs/benchmarks/RUN-STAGE if None.
         include: folder of the harness' task files.
         progress: draw bars.
-        engine: where answers come from, as a recipe's `engine` says it.
+        engine: where answers come from, as a recipe's `engine` says it; if empty, where the
+            evaluations of the model's run have theirs from, else transformers.
 
     Raises:
         RecipeError, ConfigError, DataError: a benchmark, a setting, the engine or a row is wrong;
@@ -54,8 +57,9 @@ def measure(
     from align.benchmarks.questions import build_questions
     from align.benchmarks.table import to_text
 
-    config = _engine(engine, asked)
-    if tasks and config.kind != "transformers":
+    folder = model / "model" if (model / "model" / "config.json").is_file() else model
+    config = _engine(engine or _of_run(model), asked)
+    if tasks and engine and config.kind != TRANSFORMERS:
         raise RecipeError(
             f"--engine: {HARNESS}{tasks[0]} runs on transformers alone; leave --engine out for "
             "tasks of lm-evaluation-harness"
@@ -64,7 +68,6 @@ def measure(
     for text in overrides if tasks else ():
         parse_override(text).apply(options)
     told = parse_settings(harness.HarnessOptions, options, "--set")
-    folder = model / "model" if (model / "model" / "config.json").is_file() else model
     where = output or Path("runs/benchmarks") / "-".join(model.resolve().parts[-2:])
     said: list[str] = []
     found: dict[str, Any] = {"folder": where, "benchmarks": [], "tasks": {}}
@@ -104,6 +107,17 @@ def _measured(
 
 class _Asked(Settings):
     engine: EngineConfig = InProcessEngine()
+
+
+def _of_run(model: Path) -> str:
+    """The engine of the evaluations of the run whose stage this is, as text."""
+    stage = model.resolve()
+    run = stage.parent.parent if stage.name == "model" else stage.parent
+    if not (run / "manifest.json").is_file():
+        return TRANSFORMERS
+    recipe = read_manifest(run)["recipe"]
+    told = recipe.get("evaluate", {}).get("engine") or recipe.get("engine") or TRANSFORMERS
+    return json.dumps(told)
 
 
 def _engine(text: str, asked: Sequence[Benchmark]) -> EngineConfig:

@@ -140,6 +140,25 @@ def test_a_server_that_cannot_score_is_told_before_any_question(
     assert not (tmp_path / "out" / "write").exists(), "which stands before it"
 
 
+def test_a_stage_is_measured_as_its_run_was_evaluated(
+    policy: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(monkeypatch, tokenizer=True)
+    run = tmp_path / "run"
+    stage = run / "sft"
+    stage.mkdir(parents=True)
+    (stage / "model").symlink_to(policy)
+    for recipe, engine in (
+        ({"evaluate": {}}, None),
+        ({"engine": {"kind": "mine"}, "evaluate": {}}, "mine"),
+        ({"engine": {"kind": "mine"}, "evaluate": {"engine": {"kind": "transformers"}}}, None),
+    ):
+        (run / "manifest.json").write_text(json.dumps({"stages": {}, "recipe": recipe}))
+        found, _ = measure(stage, files[1:], [], tmp_path / "out" / f"{engine}", None, False)
+        task = json.loads((found["folder"] / "write" / "task.json").read_text())
+        assert task.get("engine", {}).get("kind") == engine
+
+
 class Rows:
     """An engine of one's own: no more than the protocol, around one of transformers."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -109,7 +110,19 @@ def checked(name: str, make: Any, rollouts: int) -> bool:
     print(f"== {name} ({time.monotonic() - start:.0f} s)\n{report}", flush=True)
     engine: Engine = make(SETTINGS["together"])
     print(f"speed: {_speed(engine)}", flush=True)
-    return bool(report.ok) and _searched(engine)
+    return bool(report.ok) and _likelihoods_agree(make(SETTINGS["plain"])) and _searched(engine)
+
+
+def _likelihoods_agree(engine: Any) -> bool:
+    """Log-likelihoods against the rows of a policy that is the model itself."""
+    prompt = engine.encode(PROBLEMS[0])
+    ((_, drawn),) = engine.sample(iter([SampleRequest(0, prompt, (), 6, (1, 2, 3))]))
+    rows = [zip(engine.score(prompt, ids), ids, strict=True) for ids in drawn]
+    wanted = [sum(math.log(row.prob(token)) for row, token in some) for some in rows]
+    found = engine.loglikelihoods([(prompt, ids) for ids in drawn])
+    gap = max(abs(a - b) for a, b in zip(found, wanted, strict=True))
+    print(f"log-likelihoods: {len(drawn)} of up to 6 tokens, apart by {gap:.6f}", flush=True)
+    return gap < 0.01
 
 
 def _speed(engine: Engine, rollouts: int = 128) -> str:

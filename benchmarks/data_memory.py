@@ -3,8 +3,9 @@
     python benchmarks/data_memory.py --output benchmarks/results/data_memory.md
 
 Each number of rows is measured in a process of its own, which reports its largest resident memory
-before the rows (libraries and tokenizer) and behind each part. Rows are chats of one short
-exchange, or ids (`--ids`), which take a tenth of the time. The trainer takes a few steps of
+before the rows (libraries and tokenizer) and behind each part, and how much of its memory is
+anonymous at the end: the rest are pages of files, which the system may drop. Rows are chats of one
+exchange, 46 to 125 tokens, or ids (`--ids`), which take less time. The trainer takes a few steps of
 phi-nano, in the order in which it would take them all.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 SIZES = (10_000, 100_000, 1_000_000)
+NAMES = ("Ann", "Ben", "Cara", "Dan", "Ella", "Finn", "Grace")
 STEPS = 4
 PARTS = ("read", "encoded and written", f"{STEPS} steps trained")
 
@@ -33,8 +35,8 @@ def main() -> None:
     parser.add_argument("--ids", action="store_true", help="rows of ids instead of chats")
     told = parser.parse_args()
     lines = [
-        f"| rows | before | {' | '.join(PARTS)} | seconds | file |",
-        "|---|---|---|---|---|---|---|",
+        f"| rows | before | {' | '.join(PARTS)} | anonymous | seconds | tokens a row | file |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     spawned = multiprocessing.get_context("spawn")
     for size in told.sizes:
@@ -93,12 +95,16 @@ def measured(size: int, ids: bool) -> str:
         seconds.append(time.monotonic())
         trained(recipe, entry, policy, folder, mapped(rows.file), load_policy(policy, recipe.model))
         memory.append(peak())
+        own, tokens = anonymous(), rows.total("tokens") / size
         spent = [round(b - a) for a, b in itertools.pairwise(seconds)]
         file = rows.file.stat().st_size / 2**20
         shown = " | ".join(f"{size_mb:,.0f} MiB" for size_mb in memory)
         assert rows.total("kept") == size
         form = "ids" if ids else "chats"
-        return f"| {size:,} {form} | {shown} | {' + '.join(map(str, spent))} | {file:,.0f} MiB |"
+        return (
+            f"| {size:,} {form} | {shown} | {own:,.0f} MiB | {' + '.join(map(str, spent))} "
+            f"| {tokens:.0f} | {file:,.0f} MiB |"
+        )
 
 
 def trained(
@@ -119,15 +125,23 @@ def write(path: Path, size: int, ids: bool) -> None:
     """Chats of one exchange, or 40 ids of which the last 15 are trained on."""
     with path.open("w", encoding="utf-8") as file:
         for k in range(size):
-            n = k % 9973
+            who, n = NAMES[k % len(NAMES)], k % 89 + 2
+            more = [n + j for j in range(1, 2 + k % 4)]
+            says = " ".join(f"{who} buys {x} more, which makes {n + x}." for x in more)
             turns = [
-                {"role": "user", "content": f"How many are {n} and {n + 1}?"},
-                {"role": "assistant", "content": f"The answer is {2 * n + 1}."},
+                {"role": "user", "content": f"{who} has {n} apples. How many in the end?"},
+                {"role": "assistant", "content": f"{says} The answer is {n + more[-1]}."},
             ]
             row = [(k + j) % 400 for j in range(40)]
             labels = [-100] * 25 + row[25:]
             told = {"input_ids": row, "labels": labels} if ids else {"messages": turns}
             file.write(json.dumps(told) + "\n")
+
+
+def anonymous() -> float:
+    """Memory of this process now that no file stands behind, in MiB (Linux)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) / 1024
 
 
 def peak() -> float:

@@ -32,6 +32,28 @@ class LoRAConfig(Settings):
     """Dropout on the adapter's input."""
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the modules that get adapters; phi's fused ones are qkv_proj and gate_up_proj."""
+    load_in_4bit: bool = False
+    """QLoRA (Dettmers et al. 2023): hold the frozen matrices in 4 bits, through bitsandbytes; they
+    multiply in the recipe's dtype. The adapter is merged into the weights as they were before."""
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """Of 4 bits: values at the quantiles of a normal distribution, or floating point."""
+    bnb_4bit_use_double_quant: bool = True
+    """Of 4 bits: quantise the scales of the blocks too, 4.13 bits a weight instead of 4.5."""
+
+    of_4bit: ClassVar[tuple[str, ...]] = ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+    """Keys that mean nothing without `load_in_4bit`."""
+
+    @model_validator(mode="after")
+    def _check_4bit(self) -> Self:
+        told = [key for key in self.of_4bit if key in self.model_fields_set]
+        if told and not self.load_in_4bit:
+            raise ValueError(f"{', '.join(told)} needs load_in_4bit: true")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_4bit(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        idle = () if self.load_in_4bit else ("load_in_4bit", *self.of_4bit)
+        return {key: value for key, value in handler(self).items() if key not in idle}
 
 
 class TrainingConfig(Settings):
@@ -64,6 +86,43 @@ class TrainingConfig(Settings):
     none and takes the last."""
     lora: LoRAConfig | None = None
     """Train adapters instead of all weights."""
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention while the stage trains: PyTorch's (`sdpa`), written out (`eager`), or that of the
+    flash-attn package on CUDA (not run by us); `auto` leaves the choice to transformers."""
+    use_liger_kernel: bool = False
+    """Norms, rotary embedding and gated block by the Triton kernels of the liger-kernel package, on
+    CUDA (not run by us). Its fused loss stays off: the losses here are this project's and TRL's."""
+
+    at_defaults: ClassVar[tuple[str, ...]] = ("attn_implementation", "use_liger_kernel")
+    """Keys that are recorded where they differ from their defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_of_4bit(cls, data: Any) -> Any:
+        told = [key for key in (data if isinstance(data, dict) else ()) if "load_in_4bit" in key]
+        if told:
+            raise ValueError(
+                f"{told[0]}: belongs to lora, as in lora: {{load_in_4bit: true}}; weights in 4 "
+                "bits cannot be trained themselves"
+            )
+        return data
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        default = {key: type(self).model_fields[key].default for key in self.at_defaults}
+        data: dict[str, Any] = handler(self)
+        return {key: value for key, value in data.items() if default.get(key, ...) != value}
+
+
+class ChatTrainingConfig(TrainingConfig):
+    """What the stages share that train on chats."""
+
+    packing: bool = False
+    """Lay the rows of a forward pass end to end, in as few sequences as its longest row allows,
+    instead of padding each; every row attends to itself alone. Steps, rows and losses are the
+    same."""
+
+    at_defaults: ClassVar[tuple[str, ...]] = (*TrainingConfig.at_defaults, "packing")
 
 
 class SourceConfig(Settings):
@@ -202,7 +261,7 @@ class MixtureConfig(TrainingConfig):
     @model_serializer(mode="wrap")
     def _without_idle_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         idle = self._idle() if self.sources else ("sources", *self.of_sources)
-        data: dict[str, Any] = handler(self)
+        data: dict[str, Any] = TrainingConfig._without_defaults(self, handler)
         return {key: value for key, value in data.items() if key not in idle}
 
 

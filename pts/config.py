@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,10 @@ def _explain(kind: type[BaseModel], fault: Any, place: str, path: str) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where}: got {fault['input']!r}; {message[0].lower()}{message[1:]}"
+    hint = ""
+    if fault["type"] == "literal_error":
+        hint = did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
+    return f"{where}: got {fault['input']!r}; {message[0].lower()}{message[1:]}{hint}"
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

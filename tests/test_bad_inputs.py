@@ -18,6 +18,7 @@ from pts.runtime.journal import Journal
 from pts.verifiers.registry import ReferenceCheck, make_verifier
 from tests.bad_inputs import Bad, Place, Shared, bad, closed_port, outcome, served
 from tests.bad_inputs_of_models import ASKED_MODELS
+from tests.bad_inputs_of_training import TRAINING
 from tests.pts.scripted import ScriptedEngine, judge_odd, problems
 from tests.pts.slow_search import CONFIG
 
@@ -2668,6 +2669,7 @@ TABLE: dict[str, list[Bad]] = {
     "runs of align": RUNS_OF_ALIGN,
     "cleaning and comparing": CLEANING_AND_COMPARING,
     "models that are asked": ASKED_MODELS,
+    "training": TRAINING,
 }
 
 

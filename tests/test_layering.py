@@ -120,6 +120,7 @@ def test_pts_knows_nothing_of_align() -> None:
 def test_only_training_touches_trl_and_peft() -> None:
     allowed = {
         "align/training/loop.py",
+        "align/training/quantized.py",
         "align/training/sharding.py",
         "align/training/trl.py",
         "align/training/token_dpo.py",

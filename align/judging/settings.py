@@ -180,7 +180,7 @@ class JudgedConfig(RolloutsConfig):
 
     @model_serializer(mode="wrap")
     def _without_idle_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return self._without_judge(handler(self))
+        return self._without_judge(RolloutsConfig._without_defaults(self, handler))
 
     def _without_judge(self, data: dict[str, Any]) -> dict[str, Any]:
         idle = () if self.judge is not None else ("judge", *self.of_judge)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,9 +236,10 @@ def load_tokenizer(path: Path, config: ModelConfig) -> Any:
 
 
 def load_policy(
-    path: str | Path, config: ModelConfig
+    path: str | Path, config: ModelConfig, options: Mapping[str, Any] | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder, with the recipe's dtype, device and chat template.
+    """Model and tokenizer of a folder, with the recipe's dtype, device and chat template; `options`
+    are further arguments of transformers' `from_pretrained`.
 
     Raises:
         EngineError: as `pts.load_model_and_tokenizer`.
@@ -249,7 +251,9 @@ def load_policy(
 
     device = device_of(config)
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    model, tokenizer = load_model_and_tokenizer(path, dtype=getattr(torch, config.dtype))
+    model, tokenizer = load_model_and_tokenizer(
+        path, dtype=getattr(torch, config.dtype), model_options=options
+    )
     template = chat_template(config)
     if template is not None:
         tokenizer.chat_template = template

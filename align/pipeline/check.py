@@ -15,14 +15,12 @@ from align.models.load import (
     SMOLLM2,
     base_path,
     chat_template,
-    cuda_devices,
-    device_of,
     is_model,
 )
 from align.pipeline.judges import judge_faults
 from align.pipeline.recipe import Recipe
 from align.pipeline.source_rows import source_faults
-from align.settings import TrainingConfig
+from align.pipeline.training_faults import training_faults
 from align.stages import STAGES
 from align.tasks.base import Split, Task, place_of
 from align.tasks.registry import build_task
@@ -56,7 +54,7 @@ def check_recipe(recipe: Recipe) -> None:
             faults += error.problems
     faults += _model_faults(recipe)
     faults += _engine_faults(recipe)
-    faults += _launch_faults(recipe)
+    faults += training_faults(recipe)
     faults += [
         f"track: {name!r} is not installed; pip install {name}"
         for name in recipe.track
@@ -134,37 +132,6 @@ def _engine_faults(recipe: Recipe) -> list[str]:
         if getattr(config, "urls", ()) and len(policies[key]) > 1
     ]
     return faults
-
-
-def _launch_faults(recipe: Recipe) -> Iterator[str]:
-    """What is wrong with the processes that are to train."""
-    launch, n = recipe.launch, recipe.launch.processes
-    if launch.strategy != "deepspeed" and launch.deepspeed_config:
-        yield f"launch.deepspeed_config: has no place beside strategy {launch.strategy!r}"
-    if n == 1:
-        return
-    for entry in recipe.stages:
-        settings = entry.settings
-        if not isinstance(settings, TrainingConfig):
-            continue
-        if settings.gradient_accumulation % n:
-            yield (
-                f"{entry.name}.gradient_accumulation: got {settings.gradient_accumulation}, which "
-                f"{n} processes (launch.processes) cannot share; give a multiple of {n}, and a "
-                "batch_size that leaves the rows of a step as they were"
-            )
-        if settings.checkpoint_problems and launch.strategy != "ddp":
-            yield (
-                f"{entry.name}.checkpoint_problems: needs whole weights in a process; set it to 0, "
-                "or launch.strategy to ddp"
-            )
-    if launch.strategy == "deepspeed":
-        if importlib.util.find_spec("deepspeed") is None:
-            yield "launch.strategy: 'deepspeed' is not installed; pip install deepspeed"
-        if launch.deepspeed_config and not Path(launch.deepspeed_config).is_file():
-            yield f"launch.deepspeed_config: {launch.deepspeed_config!r}: no such file"
-    if device_of(recipe.model) == "cuda" and n > (here := cuda_devices()):
-        yield f"launch.processes: got {n}, but PyTorch finds {here} GPUs here; give {here} at most"
 
 
 def _loss_fault(name: str, loss: str) -> list[str]:

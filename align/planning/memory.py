@@ -2,7 +2,10 @@
 
 Weights that are all trained are held in float32, with gradients and two moments of AdamW: 4 + 4 + 8
 bytes a parameter. Under LoRA the frozen weights keep the recipe's dtype, and the adapter alone has
-16. `ddp` holds all of it on every device, `fsdp2` and `deepspeed` a part, and one layer whole.
+16. In 4 bits (QLoRA) a frozen matrix has half a byte a weight and a float32 scale for each block of
+64, under double quantisation a byte for the scale and a float32 for 256 of these; the one that is
+multiplied is unpacked into the recipe's dtype. `ddp` holds all of it on every device, `fsdp2` and
+`deepspeed` a part, and one layer whole.
 
 Activations: Korthikanti et al. (2022, "Reducing Activation Recomputation in Large Transformer
 Models") count 34 bytes a token, layer and hidden size in 16 bits (attention without stored scores).
@@ -76,16 +79,37 @@ def training_state(
     processes, sharded = recipe.launch.processes, _sharded(recipe)
     parts = processes if sharded else 1
     trained = shape.adapter(lora) if lora else shape.parameters
-    frozen = shape.parameters * BYTES[recipe.model.dtype] if lora else 0
+    frozen = held_bytes(recipe, lora, shape) if lora else 0
     mixed = gpu and recipe.model.dtype == "bfloat16"
     cast = 2.0 * trained if mixed else 0.0
     if sharded:  # the layer at hand and the next one, whole
         layer = (shape.parameters - shape.vocab * shape.hidden) / shape.layers
         cast = 2 * layer * (2 if mixed or lora else 4)
+    cast += _unpacked(recipe, lora, shape)
     buckets = 4 * trained if processes > 1 and not sharded else 0
     return (
         (frozen + 4 * trained) / parts, 4 * trained / parts, 8 * trained / parts, cast + buckets,
     )  # fmt: skip
+
+
+def held_bytes(recipe: Recipe, lora: LoRAConfig | None, shape: Shape) -> float:
+    """Bytes of a model's weights as a training stage loads them."""
+    if lora is None:
+        return float(BYTES["float32"] * shape.parameters)
+    width = BYTES[recipe.model.dtype]
+    if not lora.load_in_4bit:
+        return float(width * shape.parameters)
+    packed = sum(inputs * outputs for _, inputs, outputs in shape.linears)
+    scale = 1 + 4 / 256 if lora.bnb_4bit_use_double_quant else 4
+    return width * (shape.parameters - packed) + packed * (1 / 2 + scale / 64)
+
+
+def _unpacked(recipe: Recipe, lora: LoRAConfig | None, shape: Shape) -> float:
+    """Bytes of the largest matrix that is multiplied with out of 4 bits."""
+    if lora is None or not lora.load_in_4bit:
+        return 0.0
+    largest = max((inputs * outputs for _, inputs, outputs in shape.linears), default=0)
+    return float(BYTES[recipe.model.dtype] * largest)
 
 
 def _sharded(recipe: Recipe) -> bool:
@@ -151,13 +175,13 @@ def reference_memory(
     gpu: bool,
 ) -> Memory:  # fmt: skip
     """While one process asks the reference for what the training needs of it."""
-    dtype = recipe.model.dtype if config.lora else "float32"
     tokens = config.batch_size * counts.sides * counts.longest
     layer = _whole_layer(recipe, config.lora, shape, gpu)
     logits = 4 * shape.vocab * 2 * min(TILE, tokens)
     return Memory(
-        weights=BYTES[dtype] * shape.parameters, activations=layer * tokens, logits=logits,
-        process=told.process_bytes,
+        weights=held_bytes(recipe, config.lora, shape),
+        copies=_unpacked(recipe, config.lora, shape),
+        activations=layer * tokens, logits=logits, process=told.process_bytes,
     )  # fmt: skip
 
 

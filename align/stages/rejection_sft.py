@@ -22,12 +22,13 @@ from align.data.rollouts import answers_of, collect_right_answers
 from align.errors import StageError
 from align.judging.settings import JudgedConfig
 from align.models.engines import load_engine
+from align.settings import ChatTrainingConfig
 from align.stages.generators import gather
 from align.stages.judged import best_answers
 from align.stages.sampling import decoder, sample_answers, searched_problems
 
 
-class RejectionSFTConfig(JudgedConfig):
+class RejectionSFTConfig(JudgedConfig, ChatTrainingConfig):
     """SFT on the policy's own right answers (rejection sampling)."""
 
     num_problems: int = Field(400, ge=1, le=10**9)

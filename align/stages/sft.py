@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from align.context import SourceRows, StageContext, StageResult
-from align.settings import MixtureConfig
+from align.settings import ChatTrainingConfig, MixtureConfig
 
 
-class SFTConfig(MixtureConfig):
+class SFTConfig(MixtureConfig, ChatTrainingConfig):
     """Stage 1: supervised fine-tuning on chats, loss on the assistant's tokens only."""
 
     num_examples: int = Field(4800, ge=1, le=10**9)

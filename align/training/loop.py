@@ -7,9 +7,9 @@
     finish(context, trainer.model, tokenizer, metrics)
 
 The trainers themselves are in `align.training.token_dpo` (token-level DPO on transformers' Trainer)
-and `align.training.trl` (SFT and full-length DPO on TRL's trainers). These three files are the
-only ones that touch TRL, PEFT and accelerate. `align.training.launch` runs the same code in several
-processes; here rank 0 alone writes.
+and `align.training.trl` (SFT and full-length DPO on TRL's trainers). These three files and
+`align.training.quantized` are the only ones that touch TRL, PEFT and accelerate.
+`align.training.launch` runs the same code in several processes; here rank 0 alone writes.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from align.training import record
 from align.training.backbone import plain
 from align.training.checkpoints import MEASURED, CheckpointChoice, on_dev
 from align.training.monitors import METRICS, MetricsLogger, ProgressBar
+from align.training.quantized import in_4bit, loading, on_own_weights
 from align.training.ranks import outline, rank, wait_for_all, world
 from align.training.record import CHECKPOINTS
 from align.training.sharding import let_cpus_shard, sharding
@@ -53,10 +54,20 @@ def load_trainable(path: str | Path, model: ModelConfig, config: TrainingConfig)
 
     Weights that are all trained are held in float32, whatever the recipe's dtype: updates of
     1e-6 vanish in bfloat16. `finish` saves them in the recipe's dtype again. Under LoRA the frozen
-    weights keep the recipe's dtype, and PEFT holds the adapter in float32.
+    weights keep the recipe's dtype, or are held in 4 bits, and PEFT holds the adapter in float32.
+
+    Raises:
+        EngineError: as `load_policy`.
+        MissingExtra: bitsandbytes, which 4 bits need, is not installed.
     """
-    dtype = model.dtype if config.lora else "float32"
-    return load_policy(path, model.model_copy(update={"dtype": dtype}))
+    options: dict[str, Any] = {}
+    if config.attn_implementation != "auto":
+        options["attn_implementation"] = config.attn_implementation
+    if config.lora is None:
+        return load_policy(path, model.model_copy(update={"dtype": "float32"}), options)
+    if config.lora.load_in_4bit:
+        options |= loading(config.lora, model.dtype, device_of(model))
+    return load_policy(path, model, options)
 
 
 def arguments(
@@ -105,13 +116,15 @@ def _arguments(
         "bf16": device == "cuda" and context.recipe.model.dtype == "bfloat16",
         "dataloader_pin_memory": device == "cuda",
         "disable_tqdm": True,
+        "use_liger_kernel": config.use_liger_kernel,
+        # Its fused loss would replace the forward pass that TRL's losses and ours go through.
+        "liger_kernel_config": {"fused_linear_cross_entropy": False},
         "logging_nan_inf_filter": False,
     }
 
 
 def _is_large(model: Any) -> bool:
-    size: int = sum(p.numel() for p in model.parameters())
-    return size >= _LARGE
+    return int(plain(model).num_parameters()) >= _LARGE  # numbers in 4 bits are counted apart
 
 
 def switch_off_dropout(model: Any) -> None:
@@ -272,6 +285,9 @@ def finish(
 
 def _save(context: StageContext, model: Any, tokenizer: Any) -> None:
     """The policy stands in the stage's folder whole or not at all."""
+    if in_4bit(model):
+        on_cpu = context.recipe.model.model_copy(update={"device": "cpu"})
+        model = on_own_weights(model, load_policy(context.policy, on_cpu)[0])
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model = model.to(getattr(torch, context.recipe.model.dtype))

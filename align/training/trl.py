@@ -22,16 +22,17 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[att
 
 from align.context import StageContext, StageResult
 from align.data.chat import ChatIds
-from align.settings import TrainingConfig
+from align.settings import ChatTrainingConfig, TrainingConfig
 from align.training import loop as training
 from align.training.batches import StepSampler
+from align.training.packing import IGNORED, PackedCollator, check_packing
+from align.training.quantized import hold_adapter_in_float32, in_4bit
 from pts.types import Ids
 
 # TRL asks a property that transformers has renamed; nobody who runs a recipe can mend that.
 warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", "`use_liger_kernel=True` is deprecated", FutureWarning)
 
-IGNORED = -100
-"""Label of tokens without a loss (PyTorch's convention)."""
 PAIR_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 
@@ -43,9 +44,16 @@ class IdSFTTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         policy: Any = self.model
         _show_bias(policy.get_output_embeddings())
+        hold_adapter_in_float32(policy)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report tells what was trained."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Leave out TRL's count of tokens, which begins anew in a run that is continued, and does
+        not know packed rows."""
+        self._metrics["train"].pop("num_tokens", None)
+        super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
@@ -76,7 +84,7 @@ def _show_bias(head: Any) -> None:
 
 def sft_trainer(
     context: StageContext,
-    config: TrainingConfig,
+    config: ChatTrainingConfig,
     policy: Any,
     tokenizer: Any,
     rows: Sequence[ChatIds] | Dataset,
@@ -86,6 +94,9 @@ def sft_trainer(
 
     The loss is the mean over the masked tokens of an optimiser step. Steps are random draws from
     the data, not sorted by length, so short answers get no more weight than their tokens have.
+
+    Raises:
+        StageError: rows are to be packed, and the model does not keep them apart.
     """
     args = training.arguments(
         context,
@@ -99,10 +110,16 @@ def sft_trainer(
     if not isinstance(rows, Dataset):
         ids, targets = [list(row.ids) for row in rows], [labels(row) for row in rows]
         rows = Dataset.from_dict({"input_ids": ids, "labels": targets})
+    collator = None
+    if config.packing:
+        flash = config.attn_implementation == "flash_attention_2"
+        collator = PackedCollator(tokenizer.pad_token_id, whole=flash)
+        check_packing(policy, collator, rows[0]["input_ids"])
     return IdSFTTrainer(
         model=policy,
         args=args,
         train_dataset=rows,
+        data_collator=collator,
         processing_class=tokenizer,
         peft_config=training.adapter(config.lora, policy, new_tokens),
     )
@@ -110,7 +127,7 @@ def sft_trainer(
 
 def train_sft(
     context: StageContext,
-    config: TrainingConfig,
+    config: ChatTrainingConfig,
     policy: Any,
     tokenizer: Any,
     rows: Sequence[ChatIds] | Dataset,
@@ -145,6 +162,10 @@ class IdDPOTrainer(DPOTrainer):
     Nothing is appended to the ids and nothing is cut. Reference log-probabilities are computed
     once from the weights at hand, and kept in memory instead of a cache on disk.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        hold_adapter_in_float32(self.model)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report tells what was trained."""
@@ -218,7 +239,13 @@ def with_reference(
 ) -> Dataset:
     """Pairs with the log-probabilities of both sides under `reference`, or under `policy` as it is
     now; nothing is trained."""
-    whole = config.model_copy(update={"lora": None})
-    trainer = dpo_trainer(context, whole, config.beta, 0.0, policy, tokenizer, pairs, reference)
+    if in_4bit(policy):  # TRL takes no such model without an adapter; a fresh one changes nothing
+        asked = policy if reference is None else reference
+        trainer = dpo_trainer(context, config, config.beta, 0.0, asked, tokenizer, pairs)
+        adapted: Any = trainer.model
+        adapted.unload()
+    else:
+        whole = config.model_copy(update={"lora": None})
+        trainer = dpo_trainer(context, whole, config.beta, 0.0, policy, tokenizer, pairs, reference)
     found: Dataset = trainer.train_dataset
     return found

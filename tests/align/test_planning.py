@@ -23,8 +23,10 @@ from align.planning.difficulty import Difficulty, fitted
 from align.planning.disk import stage_disk
 from align.planning.measured import assumed_from, uncapped
 from align.planning.memory import (
+    held_bytes,
     kv_bytes,
     longest_that_fits,
+    reference_memory,
     token_bytes,
     training_memory,
     training_state,
@@ -116,6 +118,28 @@ def test_lora_holds_frozen_weights_in_the_recipe_s_dtype() -> None:
     adapter = 2 * 3 * 46
     state = training_state(recipe, lora, SHAPE, gpu=True)
     assert state == (2 * 340 + 4 * adapter, 4 * adapter, 8 * adapter, 2 * adapter)
+
+
+def test_matrices_in_4_bits_have_what_the_paper_says() -> None:
+    """Dettmers et al. 2023: double quantisation takes scales from 0.5 to 0.127 bits a weight."""
+    phi4 = KNOWN["microsoft/phi-4"]
+    recipe, double = nano("model.dtype=bfloat16"), LoRAConfig(r=3, load_in_4bit=True)
+    single = LoRAConfig(r=3, load_in_4bit=True, bnb_4bit_use_double_quant=False)
+    embeddings = 2 * phi4.vocab * phi4.hidden  # and the head, which stays as it is
+    norms = (2 * phi4.layers + 1) * phi4.hidden
+    packed = phi4.parameters - embeddings - norms
+    whole = 2 * (embeddings + norms)
+    assert held_bytes(recipe, single, phi4) == whole + packed * 4.5 / 8
+    assert held_bytes(recipe, double, phi4) == pytest.approx(whole + packed * 4.127 / 8, rel=1e-5)
+    config = recipe.settings("full_dpo").model_copy(update={"lora": double})
+    counts = Counts(longest=1_000, sides=2)
+    reference = reference_memory(recipe, config, phi4, counts, TOLD, gpu=True)
+    assert reference.weights == held_bytes(recipe, double, phi4)
+    assert reference.copies == 2 * 5120 * 2 * 17920  # gate_up_proj in bfloat16
+    state = training_state(recipe, double, phi4, gpu=True)
+    adapter = phi4.adapter(double)
+    assert state[0] == reference.weights + 4 * adapter
+    assert state[3] == reference.copies + 2 * adapter
 
 
 def test_activations_are_those_of_the_layer() -> None:

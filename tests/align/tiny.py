@@ -47,10 +47,9 @@ def tokenizer(chat: bool = True, name: str = "chatml") -> PreTrainedTokenizerFas
 
 def model(vocab: int, seed: int = 0, tied: bool = False, **more: Any) -> Phi3ForCausalLM:
     torch.manual_seed(seed)
+    size = {"hidden_size": 32, "intermediate_size": 48}
     config = Phi3Config(
         vocab_size=vocab,
-        hidden_size=32,
-        intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
@@ -60,7 +59,7 @@ def model(vocab: int, seed: int = 0, tied: bool = False, **more: Any) -> Phi3For
         pad_token_id=None,
         bos_token_id=None,
         eos_token_id=0,
-        **more,
+        **(size | more),
     )
     return Phi3ForCausalLM(config).eval()
 

@@ -7,7 +7,7 @@ numbers, other ones each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,12 +29,13 @@ def load_model_and_tokenizer(
     gguf_file: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    model_options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Any]:
     """The model (eval mode, adapter merged) and its tokenizer.
 
     `path` is a folder or a hub's name; a folder that holds a LoRA adapter is loaded with the base
     model that it names. dtype defaults to float32, on CUDA to the one in the config; `device` only
-    decides that.
+    decides that. `model_options` are further arguments of transformers' `from_pretrained`.
 
     Raises EngineError when a folder is missing, incomplete, damaged or not safetensors, and when
     tensors are missing, of another shape, or not the model's.
@@ -52,6 +53,7 @@ def load_model_and_tokenizer(
         ) from None
     options: dict[str, Any] = {"dtype": dtype or ("auto" if on_cuda else torch.float32)}
     options |= {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
+    options |= model_options or {}
     model = _loaded(folder, "a model", lambda: _model(folder, options))
     gguf = {"gguf_file": gguf_file} if gguf_file else {}
     tokenizer: Any = _loaded(

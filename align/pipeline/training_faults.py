@@ -1,0 +1,119 @@
+"""What is wrong with how a recipe's stages train: processes, packages, devices; before anything is
+loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from align.context import StageEntry
+from align.errors import RecipeError
+from align.models.load import cuda_devices, device_of
+from align.settings import TrainingConfig
+from pts.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from align.pipeline.recipe import Recipe
+
+FLASH = "flash_attention_2"
+
+
+def training_faults(recipe: Recipe) -> Iterator[str]:
+    """A line a fault."""
+    yield from _launch_faults(recipe)
+    for entry in recipe.stages:
+        if isinstance(entry.settings, TrainingConfig):
+            yield from _quantisation_faults(recipe, entry, entry.settings)
+            yield from _kernel_faults(recipe, entry, entry.settings)
+
+
+def _launch_faults(recipe: Recipe) -> Iterator[str]:
+    """What is wrong with the processes that are to train."""
+    launch, n = recipe.launch, recipe.launch.processes
+    if launch.strategy != "deepspeed" and launch.deepspeed_config:
+        yield f"launch.deepspeed_config: has no place beside strategy {launch.strategy!r}"
+    if n == 1:
+        return
+    for entry in recipe.stages:
+        settings = entry.settings
+        if not isinstance(settings, TrainingConfig):
+            continue
+        if settings.gradient_accumulation % n:
+            yield (
+                f"{entry.name}.gradient_accumulation: got {settings.gradient_accumulation}, which "
+                f"{n} processes (launch.processes) cannot share; give a multiple of {n}, and a "
+                "batch_size that leaves the rows of a step as they were"
+            )
+        if settings.checkpoint_problems and launch.strategy != "ddp":
+            yield (
+                f"{entry.name}.checkpoint_problems: needs whole weights in a process; set it to 0, "
+                "or launch.strategy to ddp"
+            )
+    if launch.strategy == "deepspeed":
+        if importlib.util.find_spec("deepspeed") is None:
+            yield "launch.strategy: 'deepspeed' is not installed; pip install deepspeed"
+        if launch.deepspeed_config and not Path(launch.deepspeed_config).is_file():
+            yield f"launch.deepspeed_config: {launch.deepspeed_config!r}: no such file"
+    if device_of(recipe.model) == "cuda" and n > (here := cuda_devices()):
+        yield f"launch.processes: got {n}, but PyTorch finds {here} GPUs here; give {here} at most"
+
+
+def _quantisation_faults(
+    recipe: Recipe, entry: StageEntry, settings: TrainingConfig
+) -> Iterator[str]:
+    """What is wrong with weights in 4 bits."""
+    if settings.lora is None or not settings.lora.load_in_4bit:
+        return
+    key, launch = f"{entry.name}.lora.load_in_4bit", recipe.launch
+    if importlib.util.find_spec("bitsandbytes") is None:
+        yield f"{key}: {MissingExtra('bitsandbytes', 'qlora')}"
+    if launch.processes > 1 and launch.strategy != "ddp":
+        yield (
+            f"{key}: weights in 4 bits are whole in each process; set launch.strategy to ddp, not "
+            f"{launch.strategy!r}"
+        )
+
+
+def _kernel_faults(recipe: Recipe, entry: StageEntry, settings: TrainingConfig) -> Iterator[str]:
+    """What is wrong with the kernels that a stage asks for."""
+    flash = settings.attn_implementation == FLASH
+    if not flash and not settings.use_liger_kernel:
+        return
+    device, name = _device(recipe), entry.name
+    asked = {"attn_implementation": FLASH} if flash else {}
+    asked |= {"use_liger_kernel": "true"} if settings.use_liger_kernel else {}
+    if device != "cuda":
+        yield from (
+            f"{name}.{key}: got {value}, which needs a CUDA device, but the model is on {device}; "
+            "leave the key out"
+            for key, value in asked.items()
+        )
+    if settings.use_liger_kernel and importlib.util.find_spec("liger_kernel") is None:
+        yield f"{name}.use_liger_kernel: {MissingExtra('liger-kernel', 'liger')}"
+    if not flash:
+        return
+    key = f"{name}.attn_implementation"
+    if importlib.util.find_spec("flash_attn") is None:
+        yield (
+            f"{key}: flash-attn is not installed; run: pip install flash-attn --no-build-isolation"
+        )
+    if recipe.model.dtype != "bfloat16":
+        yield f"{key}: {FLASH} takes 16 bits; set model.dtype to bfloat16, or give sdpa"
+    # Weights that are all trained are in float32, and only the trainer's passes are cast.
+    if settings.lora is None and hasattr(settings, "reference"):
+        yield f"{key}: the reference is asked in float32 unless there is lora; give lora, or sdpa"
+    if settings.checkpoint_problems:
+        yield (
+            f"{name}.checkpoint_problems: answers are not sampled with {FLASH}; set it to 0, or "
+            "attn_implementation to sdpa"
+        )
+
+
+def _device(recipe: Recipe) -> str:
+    """The device that trains, in words if it is not here."""
+    try:
+        return device_of(recipe.model)
+    except RecipeError:
+        return f"{recipe.model.device}, which PyTorch does not find here"

@@ -25,14 +25,13 @@ from .test_workers_killed import SECONDS, alive, asked_of, size, until
 
 __all__ = ["asked", "model"]  # fixtures
 
-MISSING = (
-    "" if importlib.util.find_spec("ray") else "ray is missing: pip install 'three-stage[ray]'"
-)
+HERE = importlib.util.find_spec("ray") is not None
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=MISSING),
+    pytest.mark.skipif(not HERE, reason="ray is missing: pip install 'three-stage[ray]'"),
     pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to find actors in"),
 ]
+PROBLEMS = "12"
 SECRET = "a-secret-of-the-environment"
 
 
@@ -50,7 +49,7 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def start(folder: Path, address: str = "local", workers: int = 2) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.pts.crowd", folder, workers, 20, address]
+    command = [sys.executable, "-m", "tests.pts.crowd", folder, workers, PROBLEMS, address]
     return subprocess.Popen([*map(str, command)], cwd=ROOT, start_new_session=True)
 
 
@@ -87,7 +86,7 @@ def until_recorded(folder: Path, search: subprocess.Popen[bytes], more: int) -> 
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Searched by one process without Ray."""
     folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-m", "tests.pts.crowd", str(folder), "1"]
+    command = [sys.executable, "-m", "tests.pts.crowd", str(folder), "1", PROBLEMS]
     subprocess.run(command, cwd=ROOT, check=True)
     return folder
 
@@ -115,7 +114,7 @@ def test_actors_and_drivers_killed_again_and_again(tmp_path: Path, whole: Path, 
             later = path.read_text().split()[asked_before.get(path, 0) :]
             assert not before & set(map(int, later)), "a journalled rollout was drawn again"
     search, draw, strikes = start(tmp_path), random.Random(9), 0
-    while until_recorded(tmp_path, search, 6000):
+    while until_recorded(tmp_path, search, 9000):
         if there := actors(home):
             os.kill(draw.choice(there), signal.SIGKILL)
             strikes += 1

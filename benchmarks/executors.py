@@ -5,11 +5,12 @@
 
 Every worker has one thread (`OMP_NUM_THREADS=1`) on a machine with two quiet cores. Without
 --policy the engine is tabular, so that the work is that of the search itself; with it, transformers
-on dev questions of --recipe (phi-nano). All arms search the same questions into a run folder of their own,
-so many that two workers are busy for --seconds, in turn, --rounds times, the order moving on. What
-is timed starts when all workers have loaded their engines and searched some questions, and ends
-when the last record is on file. CPU seconds are those of the driver, of the workers, and of all
-other processes that the driver has below it: Ray's own. Writes results/executors.json and .md.
+on dev questions of --recipe (phi-nano). All arms search the same questions into a run folder of
+their own, so many that two workers are busy for --seconds, in turn, --rounds times, the order
+moving on. What is timed starts when all workers have loaded their engines and searched some
+questions, and ends when the last record is on file. CPU seconds are those of the driver, of the
+workers, and of all other processes below the driver: Ray's own. Writes results/executors.json and
+.md.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ FOREIGN = {
     "ray": r"start (--head|--address=\w+:\d+)",
     "ollama": r"create [\w-]+ -f local/Modelfile",
 }
-"""Commands of other programs that pages show: their form, on files that `align export` writes; those
-of Ray as they were run."""
+"""Commands of other programs that pages show: their form, on files that `align export` writes, and
+on machines."""
 
 
 def parse(program: str, words: list[str]) -> None:

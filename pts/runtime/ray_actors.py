@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 """Messages that one answer of an actor holds at most."""
+NICENESS = "RAY_worker_niceness"
 STORE_BYTES = 256 * 2**20
 """Object store of a local Ray: only leases and messages over 100 kB pass through it."""
 
@@ -135,11 +136,13 @@ class RayLaunch:
 
     def _join(self, cpus: int | None) -> None:
         """Connect to the address; with `cpus`, a Ray of this process that has so many."""
+        # Ray gives way to all other programs; as processes would do, a search takes its share.
+        os.environ.setdefault(NICENESS, "0")
         local = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": cpus}
         address = self._settings.address
         try:
             self._ray.init(
-                address=address, logging_level=logging.WARNING, **(local if cpus else {})
+                address=address, logging_level=logging.ERROR, **(local if cpus else {})
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(

@@ -3,10 +3,11 @@
     pts.search(problems, load, verifier, output="runs/search", workers=16,
                executor=pts.RayActors(address="auto", gpus_per_worker=1))
 
-In each actor a thread does what a worker process does, on a pipe; the actor's methods are the other
-end of the pipe. The driver, which leases the questions and alone writes the journal, always has one
-call of `hear` under way at each actor. An actor that dies or whose machine does fails that call; it
-is never restarted by Ray, as its questions are leased again with what is on file by then.
+In each actor a thread does what a worker process does; instead of a pipe it has a mailbox, which
+the actor's methods empty and fill. The driver, which leases the questions and alone writes the
+journal, always has one call of `hear` under way at each actor. An actor that dies or whose machine
+does fails that call; it is never restarted by Ray, as its questions are leased again with what is
+on file by then.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import Field
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from pts.engines.base import Engine
     from pts.runtime.searcher import SearchSpec, Work
 
-BATCH = 256
-"""Messages that one answer of an actor holds at most."""
+BATCH = 1024
+"""Messages that one answer of an actor holds at most; with so many unheard a worker waits."""
+GATHER = 0.1
 NICENESS = "RAY_worker_niceness"
 STORE_BYTES = 256 * 2**20
 """Object store of a local Ray: only leases and messages over 100 kB pass through it."""
@@ -141,9 +142,7 @@ class RayLaunch:
         local = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": cpus}
         address = self._settings.address
         try:
-            self._ray.init(
-                address=address, logging_level=logging.ERROR, **(local if cpus else {})
-            )
+            self._ray.init(address=address, logging_level=logging.ERROR, **(local if cpus else {}))
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"no Ray cluster at {address!r} ({error}); start one with `ray start --head`, or "
@@ -223,32 +222,81 @@ def reason(error: BaseException) -> str:
 
 
 class ActorWorker:
-    """What an actor is made of. Its methods may run at the same time."""
+    """What an actor is made of. Its two methods may run at the same time."""
 
     def __init__(self, threads: str, pickled: bytes) -> None:
         os.environ[THREADS] = threads  # before what reads it is imported
         work, make_engine, spec = pickle.loads(pickled)
-        self._pipe, theirs = Pipe()
-        thread = threading.Thread(target=_live, args=(theirs, work, make_engine, spec), daemon=True)
-        thread.start()
+        self._mailbox = Mailbox()
+        given = (self._mailbox, work, make_engine, spec)
+        threading.Thread(target=_live, args=given, daemon=True).start()
 
     def order(self, order: bytes) -> None:
         """Hand a pickled order to the worker."""
-        with suppress(OSError):  # it has ended, and `hear` says so
-            self._pipe.send_bytes(order)
+        self._mailbox.order(order)
 
     def hear(self) -> list[bytes]:
         """What the worker has said, pickled; waits for the first message. Nothing once it ended."""
-        said = list[bytes]()
-        with suppress(EOFError, OSError):
-            while not said or (len(said) < BATCH and self._pipe.poll()):
-                said.append(self._pipe.recv_bytes())
-        return said
+        return self._mailbox.hear()
+
+
+class Mailbox:
+    """Both ends of the pipe of a worker that is a thread of this process.
+
+    A call of an actor costs a millisecond of both sides, so messages are gathered for GATHER
+    seconds, but no longer than until the worker waits for an order.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._said = list[bytes]()
+        self._orders = deque[bytes]()
+        self._waits = self._ended = False
+
+    # The worker's end, as of a `Connection`
+
+    def send_bytes(self, message: bytes) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._said) < BATCH)
+            self._said.append(message)
+            if len(self._said) in (1, BATCH):
+                self._changed.notify_all()
+
+    def recv_bytes(self) -> bytes:
+        with self._changed:
+            self._waits = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._orders)
+            self._waits = False
+            return self._orders.popleft()
+
+    def close(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    # The other end
+
+    def order(self, order: bytes) -> None:
+        with self._changed:
+            self._orders.append(order)
+            self._changed.notify_all()
+
+    def hear(self) -> list[bytes]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._said or self._ended)
+            self._changed.wait_for(self._urgent, GATHER)
+            said, self._said = self._said, []
+            self._changed.notify_all()
+            return said
+
+    def _urgent(self) -> bool:
+        return self._waits or self._ended or len(self._said) == BATCH
 
 
 def _live(
-    pipe: Connection, work: Work, make_engine: Callable[[], Engine], spec: SearchSpec
+    mailbox: Mailbox, work: Work, make_engine: Callable[[], Engine], spec: SearchSpec
 ) -> None:
-    """The life of a worker; however it ends, its pipe does too."""
-    with closing(pipe), suppress(SystemExit):
-        work(pipe, make_engine, spec)
+    """The life of a worker; however it ends, its mailbox says so."""
+    with closing(mailbox), suppress(SystemExit):
+        work(cast(Connection, mailbox), make_engine, spec)

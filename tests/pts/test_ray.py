@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pts.engines.base import SampleRequest
 from pts.errors import ConfigError, EngineError, MissingExtra
 from pts.runtime.leasing import DEATHS
 from pts.runtime.machine import THREADS
-from pts.runtime.ray_actors import RayActors, places, reason
+from pts.runtime.ray_actors import Mailbox, RayActors, places, reason
 from pts.types import Ids
 
 from .crowd import Killed, MortalEngine
@@ -131,6 +132,36 @@ def test_places_are_counted_machine_by_machine(cpus: int, gpus: float, expected:
     """On the first and the second; the third has no CPU."""
     nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 7.0, "GPU": 4.0}, {"GPU": 8.0}]
     assert places(nodes, cpus, gpus) == expected
+
+
+def test_a_mailbox_gathers_until_its_worker_waits_or_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No clock ends the gathering here."""
+    monkeypatch.setattr("pts.runtime.ray_actors.GATHER", None)
+    mailbox, heard = Mailbox(), list[list[bytes]]()
+    hearing = threading.Thread(target=lambda: heard.extend(mailbox.hear() for _ in range(3)))
+    hearing.start()
+    for message in (b"line", b"line", b"next"):
+        mailbox.send_bytes(message)
+    threading.Timer(0.01, mailbox.order, (b"lease",)).start()
+    assert mailbox.recv_bytes() == b"lease"
+    mailbox.send_bytes(b"done")
+    mailbox.close()
+    hearing.join()
+    assert heard == [[b"line", b"line", b"next"], [b"done"], []]
+
+
+def test_a_worker_that_nobody_hears_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pts.runtime.ray_actors.GATHER", None)
+    monkeypatch.setattr("pts.runtime.ray_actors.BATCH", 2)
+    mailbox = Mailbox()
+    talking = threading.Thread(target=lambda: [mailbox.send_bytes(b"line") for _ in range(5)])
+    talking.start()
+    talking.join(0.05)
+    assert talking.is_alive()
+    assert [mailbox.hear(), mailbox.hear()] == [[b"line"] * 2] * 2
+    talking.join()
 
 
 def test_why_an_actor_died_is_told_in_a_sentence() -> None:

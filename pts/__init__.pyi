@@ -37,6 +37,7 @@ from .planning.plan import plan_search as plan_search
 from .report.page import write_report as write_report
 from .runtime.export import export_dataset as export_dataset
 from .runtime.merge import merge_shards as merge_shards
+from .runtime.ray_actors import RayActors as RayActors
 from .runtime.results import read_results as read_results
 from .runtime.sample import ProblemSamples as ProblemSamples
 from .runtime.sample import read_samples as read_samples

@@ -46,9 +46,11 @@ def commands() -> list[str]:
 FOREIGN = {
     "llama-server": r"-m local/phi-nano-full_dpo-f32\.gguf --port \d+",
     "vllm": r"serve exported --served-model-name [\w-]+ --port \d+",
+    "ray": r"start (--head|--address=\w+:\d+)",
     "ollama": r"create [\w-]+ -f local/Modelfile",
 }
-"""Commands of other programs that pages show: their form, on files that `align export` writes."""
+"""Commands of other programs that pages show: their form, on files that `align export` writes, and
+on machines."""
 
 
 def parse(program: str, words: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeAlias
 
 from pts.cli.engine import engine_faults, load_engine
 from pts.cli.options import SearchOptions
@@ -19,6 +20,9 @@ from pts.runtime.shards import Shard
 from pts.verifiers.base import Verifier
 from pts.verifiers.registry import ReferenceCheck, make_verifier
 
+Executor: TypeAlias = str | Callable[..., Any]
+"""As `pts.search` takes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -30,11 +34,14 @@ class Inputs:
     verifier: Verifier
     config: SearchConfig
     shard: Shard | None
+    executor: Executor
 
 
-def read_inputs(given: SearchOptions, shard: str = "") -> Inputs:
-    """Read everything, `shard` as `Shard.parse` does; raises one ConfigError for all that is
-    wrong."""
+def read_inputs(
+    given: SearchOptions, shard: str = "", executor: Callable[[], Executor] = lambda: "pool"
+) -> Inputs:
+    """Read everything, `shard` as `Shard.parse` does, `executor` by calling it; raises one
+    ConfigError for all that is wrong."""
     columns = {"prompt": given.prompt, "reference": given.reference}
     named = {"id": given.id_column, "completions": given.completions}
     columns |= {field: column for field, column in named.items() if column}
@@ -46,6 +53,7 @@ def read_inputs(given: SearchOptions, shard: str = "") -> Inputs:
         lambda: load_problems(given.problems, columns, chat=given.chat, check=check)
     )
     part = faults.attempt(lambda: Shard.parse(shard)) if shard else None
+    searcher = faults.attempt(executor)
     faults.extend(engine_faults(given))
     if fault := output_fault(given.output, "journal.jsonl", WRITTEN):
         faults.append(f"--output: {given.output}: {fault}")
@@ -57,10 +65,11 @@ def read_inputs(given: SearchOptions, shard: str = "") -> Inputs:
     assert both is not None
     assert judge is not None
     assert asked is not None
+    assert searcher is not None
     config, sampling = both
     faults.extend(_too_long(given, sampling, asked))
     faults.raise_all()
-    return Inputs(asked, partial(load_engine, given, sampling), judge, config, part)
+    return Inputs(asked, partial(load_engine, given, sampling), judge, config, part, searcher)
 
 
 def _misfits(given: SearchOptions, config: SearchConfig, sampling: SamplingConfig) -> Iterator[str]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,8 +45,24 @@ def search(
     given: SearchOptions,
     *,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes, each with the model and WINDOW questions.")
+        int, typer.Option(min=1, help="Workers, each with the model and WINDOW questions.")
     ] = 1,
+    executor: Annotated[
+        str,
+        typer.Option(help="Workers are processes here (pool), or actors of Ray (ray)."),
+    ] = "pool",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT; by default Ray is started here."
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(help="Cores that Ray reserves for a worker.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs that Ray gives to a worker; 1 if there are any.")
+    ] = None,
     shard: Annotated[
         str,
         typer.Option(
@@ -57,14 +74,19 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search a model's answers to problems; write results, pairs and a report."""
-    with _inputs(given, shard) as inputs:
+    of_ray = {
+        "address": ray_address,
+        "cpus_per_worker": cpus_per_worker,
+        "gpus_per_worker": gpus_per_worker,
+    }
+    with _inputs(given, shard, executor, of_ray) as inputs:
         from pts.report.page import write_report
         from pts.runtime.search import search as run_search
 
         run = run_search(
             inputs.problems, inputs.engine, inputs.verifier, inputs.config, output=given.output,
-            seed=given.seed, window=given.window, workers=workers, shard=inputs.shard,
-            progress=not given.quiet,
+            seed=given.seed, window=given.window, workers=workers, executor=inputs.executor,
+            shard=inputs.shard, progress=not given.quiet,
         )  # fmt: skip
     if inputs.shard is not None:
         own = sum(run.summary.questions.values())
@@ -87,7 +109,7 @@ def plan(
 ) -> None:
     """Search a few of the problems and forecast what the search of all of them costs and brings.
 
-    Takes what `search` takes, but for --workers and --shard. `search` with the same --output goes
+    Takes what `search` takes, but for its workers and --shard. `search` with the same --output goes
     on from it.
     """
     with _inputs(given) as inputs:
@@ -108,12 +130,18 @@ def _log_to_stderr(quiet: bool = False) -> None:
 
 
 @contextmanager
-def _inputs(given: SearchOptions, shard: str = "") -> Iterator[Inputs]:
+def _inputs(
+    given: SearchOptions,
+    shard: str = "",
+    executor: str = "pool",
+    of_ray: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[Inputs]:
     """What is searched; Ctrl-C in the search says that it can be continued."""
+    from pts.cli.executor import chosen_executor
     from pts.cli.inputs import read_inputs
 
     _log_to_stderr(given.quiet)
-    inputs = read_inputs(given, shard)
+    inputs = read_inputs(given, shard, lambda: chosen_executor(executor, **of_ray))
     try:
         yield inputs
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Starts worker processes: their threads, their CUDA device, their signals.
+"""Workers as processes of this machine: how they are started, heard and ended.
 
 Processes are spawned, not forked: an engine's threads and CUDA contexts do not survive a fork.
 """
@@ -8,29 +8,55 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 from pts.engines.base import Engine
 from pts.errors import ConfigError
-from pts.runtime.searcher import SearchSpec
+from pts.runtime.machine import END_SECONDS, worker_environment
+from pts.runtime.searcher import SearchSpec, Work
 
-THREADS = "OMP_NUM_THREADS"
-DEVICES = "CUDA_VISIBLE_DEVICES"
-END_SECONDS = 10.0
-"""How long a worker may take to end after its last order."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkerProcess:
+    """A worker process and the parent's end of its pipe."""
+
+    process: SpawnProcess
+    pipe: Connection
+
+    def fileno(self) -> int:
+        """Of the pipe, for `multiprocessing.connection.wait`."""
+        return self.pipe.fileno()
+
+    def send(self, order: object) -> None:
+        self.pipe.send(order)
+
+    def recv(self) -> Any:
+        return self.pipe.recv()
+
+    def join(self, seconds: float) -> None:
+        self.process.join(seconds)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.pipe.close()
+
+    def end(self) -> str:
+        self.process.join(END_SECONDS)
+        self.kill()  # one that has lost its pipe without ending
+        self.process.join()
+        return _death(self.process.exitcode)
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
-    """How the workers of a run are started: `work(pipe, make_engine, spec)` in each."""
+class ProcessLaunch:
+    """How the worker processes of a run are started: `work(pipe, make_engine, spec)` in each."""
 
-    work: Callable[[Connection, Callable[[], Engine], SearchSpec], None]
+    work: Work
     make_engine: Callable[[], Engine]
     spec: SearchSpec
     workers: int
@@ -50,8 +76,11 @@ class Launch:
         if faults:
             raise ConfigError(*faults)
 
-    def start(self, number: int) -> tuple[SpawnProcess, Connection]:
-        """Start worker `number`: its process and the parent's end of its pipe."""
+    def open(self) -> None:
+        """Nothing is shared by the processes."""
+
+    def start(self, number: int) -> WorkerProcess:
+        """Start worker `number`."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
@@ -73,30 +102,19 @@ class Launch:
             os.environ.update(before)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
-        return process, ours
+        return WorkerProcess(process, ours)
+
+    def wait(self, workers: Sequence[Any]) -> list[Any]:
+        """Those that have said something or ended; waits for the first."""
+        return list(wait(workers))
+
+    def close(self) -> None:
+        """Nothing is left of ended processes."""
 
 
-def worker_environment(number: int, workers: int) -> dict[str, str]:
-    """Variables of worker `number`: its share of the cores, one CUDA device in turn.
-
-    A number of threads that is set already stays. CUDA was not run with several devices.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    set_to = {}
-    if THREADS not in os.environ:
-        set_to[THREADS] = str(max(1, (cores or 1) // workers))
-    devices = _devices()
-    if devices:
-        set_to[DEVICES] = devices[number % len(devices)]
-    return set_to
-
-
-def _devices() -> list[str]:
-    """CUDA devices as CUDA_VISIBLE_DEVICES names them, found without touching CUDA."""
-    listed = os.environ.get(DEVICES)
-    if listed is not None:
-        return [name for name in listed.split(",") if name]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return [str(i) for i in range(sum(line.startswith("GPU ") for line in told.splitlines()))]
+def _death(status: int | None) -> str:
+    """How a process ended, as words."""
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"ended with status {status}"

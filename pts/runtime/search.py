@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sized
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pts.algorithm.criteria import check_criteria
 from pts.algorithm.question import search_question
@@ -24,10 +24,11 @@ from pts.algorithm.sequential import SequentialTest, retested, sequential_test
 from pts.config import SearchConfig, parse_settings
 from pts.engines.base import Engine
 from pts.errors import ConfigError
-from pts.runtime.pool import Pool
+from pts.runtime.executors import executor_named
+from pts.runtime.leasing import LeasingExecutor
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.searcher import QuestionSearcher, SearchSpec, describe_verifier
-from pts.runtime.session import RunSession
+from pts.runtime.session import Executor, RunSession
 from pts.runtime.shards import Shard
 from pts.runtime.summary import RunSummary, SearchRun
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
@@ -46,6 +47,7 @@ def search(
     seed: int = 0,
     window: int = 64,
     workers: int = 1,
+    executor: str | Callable[..., Any] = "pool",
     shard: Shard | None = None,
     progress: bool = True,
 ) -> SearchRun:
@@ -64,19 +66,22 @@ def search(
     With `workers` > 1 that many processes search, each with its own engine, `window` questions
     and share of the cores; `engine` is then a function without arguments that loads one, and it
     and the verifier must be picklable (a script must start the search under
-    `if __name__ == "__main__"`). For the number of workers what `Engine.reproducible` promises for
-    batches holds: results do not depend on it, apart from rounding. It may change between sessions.
+    `if __name__ == "__main__"`). With `executor="ray"`, or `pts.RayActors` with settings, the
+    workers, one or more, are actors of Ray on this machine or a cluster. For the number and kind of
+    workers what `Engine.reproducible` promises for batches holds: results do not depend on it,
+    apart from rounding. It may change between sessions.
 
     With `shard` only its part of `problems` is searched, which are to be the same for all shards;
     `output` is a folder of its own. `pts.merge_shards` makes one run of them, and selects its
     pairs: those of a shard alone are selected among its own.
 
-    Raises ConfigError for unknown criteria, JournalError if `output` belongs to another run
-    (policy, stop ids, sampling, configuration, verifier, seed or shard differ), holds another
-    question under the id of one of these, or is in use, DataError for repeated problem ids and for
-    problems and completions that cannot be searched (all at once if `problems` has a length, before
-    anything is sampled), EngineError and VerifierError as `pts.runtime.scheduler.run` does
-    (questions with too many UNSCORED rollouts do not raise: they end with status "unscored").
+    Raises ConfigError for unknown criteria and executors, MissingExtra without Ray, JournalError if
+    `output` belongs to another run (policy, stop ids, sampling, configuration, verifier, seed or
+    shard differ), holds another question under the id of one of these, or is in use, DataError for
+    repeated problem ids and for problems and completions that cannot be searched (all at once if
+    `problems` has a length, before anything is sampled), EngineError and VerifierError as
+    `pts.runtime.scheduler.run` does (questions with too many UNSCORED rollouts do not raise: they
+    end with status "unscored").
     """
     start = time.monotonic()
     config = config or SearchConfig()
@@ -86,30 +91,38 @@ def search(
             raise ConfigError(f"{name} must be at least 1, got {value}")
     spec = SearchSpec(search_question, verifier, config, seed, window)
     with ExitStack() as stack:
-        executor = _executor(engine, spec, workers, stack)
+        searcher = _searcher(engine, spec, workers, executor, stack)
         if isinstance(problems, Sized):  # can be iterated again
-            executor.check(p for p in problems if shard is None or shard.holds(p.id))
-        session = RunSession(executor, spec, shard)
+            searcher.check(p for p in problems if shard is None or shard.holds(p.id))
+        session = RunSession(searcher, spec, shard)
         if output is not None:
             session.open(Path(output), stack)
         session.drive(problems, progress)
         return session.end(time.monotonic() - start)
 
 
-def _executor(
-    engine: Engine | Callable[[], Engine], spec: SearchSpec, workers: int, stack: ExitStack
-) -> QuestionSearcher | Pool:
+def _searcher(
+    engine: Engine | Callable[[], Engine],
+    spec: SearchSpec,
+    workers: int,
+    executor: str | Callable[..., Any],
+    stack: ExitStack,
+) -> Executor:
+    """Who searches: an engine in this process, or workers, which end with the stack."""
+    launch = executor_named(executor) if isinstance(executor, str) else executor
+    here = workers == 1 and executor == "pool"
     # isinstance would not see what a wrapper's __getattr__ gives; a class makes engines.
     if hasattr(engine, "sample") and not isinstance(engine, type):
-        if workers > 1:
-            raise ConfigError(
-                f"with {workers} workers, engine must be a function that loads one in each of "
-                "them, e.g. functools.partial(pts.TransformersEngine.load, path, sampling)"
-            )
-        return QuestionSearcher(cast(Engine, engine), spec)
-    if workers == 1:
+        if here:
+            return QuestionSearcher(cast(Engine, engine), spec)
+        count = f"{workers} workers" if workers > 1 else "a worker"
+        raise ConfigError(
+            f"with {count}, engine must be a function that loads one there, "
+            "e.g. functools.partial(pts.TransformersEngine.load, path, sampling)"
+        )
+    if here:
         return QuestionSearcher(engine(), spec)
-    return stack.enter_context(Pool(engine, spec, workers))
+    return stack.enter_context(LeasingExecutor(launch, engine, spec, workers))
 
 
 def reselect(

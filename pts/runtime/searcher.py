@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
 from pts.config import SamplingConfig, SearchConfig
@@ -36,6 +37,10 @@ class SearchSpec:
     seed: int
     window: int
     """Questions that one engine has under way at a time, at most."""
+
+
+Work: TypeAlias = Callable[[Connection, Callable[[], Engine], SearchSpec], None]
+"""What a worker runs (`pts.runtime.worker.work`): its pipe, what makes its engine, the search."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One call of `search`: where records go, what is finished already, the files of the run.
 
-Questions are searched by an `Executor`: an engine in this process (`QuestionSearcher`) or worker
-processes (`Pool`). All else (the journal's lock, results, their order, pairs, totals) is here, in
+Questions are searched by an `Executor`: an engine in this process (`QuestionSearcher`) or workers
+(`LeasingExecutor`). All else (the journal's lock, results, their order, pairs, totals) is here, in
 one process, whoever searches. Nothing here grows with the number of questions but their ids and, in
 the output folder, a few bytes for each.
 """
@@ -38,7 +38,7 @@ from pts.types import Problem, QuestionResult
 
 
 class Executor(Protocol):
-    """Who searches the questions: an engine in this process, or worker processes."""
+    """Who searches the questions: an engine in this process, or workers."""
 
     @property
     def engine_info(self) -> EngineInfo: ...

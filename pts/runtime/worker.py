@@ -1,6 +1,6 @@
-"""What a worker process does: loads an engine, searches the questions it is leased, one pipe out.
+"""What a worker does: loads an engine, searches the questions it is leased, one pipe out.
 
-The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, each a pair:
+The parent (`pts.runtime.leasing`) sends orders; the worker answers with messages, each a pair:
 
     ("ready", engine_info)    the engine is loaded
     ("next", None)            room for a question: the parent sends a `LeasedQuestion`
@@ -11,7 +11,7 @@ The parent (`pts.runtime.pool`) sends orders; the worker answers with messages, 
     ("answer", value)         of a method of `QuestionSearcher` that was ordered, as a `partial`
     ("failed", error)         the worker ends
 
-A worker ends by itself when its parent does, however that dies.
+A worker process ends by itself when its parent does, however that dies; Ray ends its actors.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SearchOrder:
 
 
 def work(pipe: Connection, make_engine: Callable[[], Engine], spec: SearchSpec) -> None:
-    """Serve orders until there is None; the whole life of a worker process."""
+    """Serve orders until there is None; the whole life of a worker."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     line = _Line(pipe)
     try:
@@ -172,5 +172,5 @@ def portable(error: Exception) -> Exception:
         copy: Exception = pickle.loads(pickle.dumps(error))
     except Exception:  # whatever a foreign class raises when it is copied
         copy = EngineError(f"{type(error).__name__}: {error}")
-    copy.add_note("in a worker process:\n" + "".join(lines))
+    copy.add_note("in a worker:\n" + "".join(lines))
     return copy

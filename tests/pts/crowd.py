@@ -1,7 +1,8 @@
 """Engines and workers for tests of `pts.search(workers=N)`; a search to be killed from outside.
 
-`python -m tests.pts.crowd FOLDER WORKERS [PROBLEMS]` searches with real processes. `Threads` puts
-threads in the place of processes: an engine that raises `Killed` ends its worker without a word.
+`python -m tests.pts.crowd FOLDER WORKERS [PROBLEMS [RAY_ADDRESS]]` searches with real processes, or
+with actors of Ray. `Threads` puts threads in the place of processes: an engine that raises `Killed`
+ends its worker without a word.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pts.engines.base import SampleRequest
-from pts.runtime.processes import Launch
+from pts.runtime.processes import ProcessLaunch, WorkerProcess
+from pts.runtime.ray_actors import RayActors
 from pts.runtime.search import search
 from pts.runtime.worker import work
 from pts.types import Ids
@@ -33,7 +34,7 @@ class Killed(BaseException):
 
 
 class Thread:
-    """What `Pool` uses of a process."""
+    """What `WorkerProcess` uses of a process."""
 
     exitcode = -9
 
@@ -48,12 +49,12 @@ class Thread:
         """A thread cannot be; it ends when its pipe is closed."""
 
 
-class Threads(Launch):
+class Threads(ProcessLaunch):
     """Workers as threads. A killed one leaves `torn`, half a message, in its pipe."""
 
     torn: ClassVar[bytes] = b""
 
-    def start(self, number: int) -> tuple[Any, Connection]:
+    def start(self, number: int) -> WorkerProcess:
         ours, theirs = Pipe()
 
         def live() -> None:
@@ -67,7 +68,8 @@ class Threads(Launch):
             finally:
                 theirs.close()
 
-        return Thread(live), ours
+        process: Any = Thread(live)
+        return WorkerProcess(process, ours)
 
 
 class MortalEngine(ScriptedEngine):
@@ -106,9 +108,10 @@ class SlowEngine(ScriptedEngine):
             yield request, completions
 
 
-def main(folder: Path, workers: int, n: int) -> None:
+def main(folder: Path, workers: int, n: int, ray_address: str = "") -> None:
     folder.mkdir(exist_ok=True)
     asked = problems(n)
+    executor = RayActors(address=ray_address, cpus_per_worker=1) if ray_address else "pool"
     search(
         asked,
         partial(SlowEngine, folder),
@@ -117,8 +120,9 @@ def main(folder: Path, workers: int, n: int) -> None:
         output=folder,
         window=4,
         workers=workers,
+        executor=executor,
     )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int((sys.argv[3:] or ["20"])[0]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int((sys.argv[3:] or ["20"])[0]), *sys.argv[4:])

@@ -14,11 +14,13 @@ import pytest
 
 from pts.engines.base import SampleRequest
 from pts.errors import ConfigError, DataError, EngineError, JournalError, MissingExtra
+from pts.runtime.executors import EXECUTORS
 from pts.runtime.journal import Journal, read_header
-from pts.runtime.pool import DEATHS, share
-from pts.runtime.processes import DEVICES, THREADS, worker_environment
+from pts.runtime.leasing import DEATHS
+from pts.runtime.machine import DEVICES, THREADS, worker_environment
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.search import search
+from pts.runtime.searcher import share
 from pts.runtime.summary import used_ids
 from pts.runtime.worker import portable
 from pts.types import Grade, Ids, Problem
@@ -49,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pts.runtime.pool.Launch", Threads)
+    monkeypatch.setitem(EXECUTORS, "pool", Threads)
 
 
 def parts(folder: Path) -> list[int]:
@@ -265,7 +267,7 @@ def test_a_question_that_kills_its_workers_is_named(
             raise Killed
 
     MortalEngine.reset(die)
-    with pytest.raises(EngineError, match=r"question 'q5' has ended 3 worker processes in a row"):
+    with pytest.raises(EngineError, match=r"question 'q5' has ended 3 workers in a row"):
         crowd(tmp_path, problems(8))
     assert deaths[True] in (3, 4), "with others beside it, then alone; alone at once if it is late"
     good = [problem for problem in problems(8) if problem.id != "q5"]
@@ -275,7 +277,7 @@ def test_a_question_that_kills_its_workers_is_named(
 
 
 def test_workers_that_die_at_once_end_the_run(tmp_path: Path, threads: None) -> None:
-    with pytest.raises(EngineError, match=r"3 worker processes have died before .*SIGKILL"):
+    with pytest.raises(EngineError, match=r"died 3 times in a row before .*SIGKILL"):
         crowd(tmp_path, problems(3), engine=killed)
 
 
@@ -303,7 +305,7 @@ def test_errors_of_a_worker_are_raised_here(tmp_path: Path, threads: None) -> No
     unfinished = [Problem("q0", "a", "odd", completions=((1, 2),))]
     with pytest.raises(DataError, match="no stop token") as caught:
         crowd(tmp_path, unfinished)
-    assert "in a worker process" in caught.value.__notes__[0]
+    assert "in a worker" in caught.value.__notes__[0]
 
 
 def test_two_runs_on_one_journal_are_refused(tmp_path: Path, threads: None) -> None:

@@ -1,37 +1,37 @@
-"""Several worker processes for one run: leases of questions, deaths, takeovers.
+"""Several workers for one run: leases of questions, deaths, takeovers.
 
 Every worker owns an engine. It is leased questions one by one as it has room, each with what the
 journal holds of it; finished queries, which only this process writes to the journal, and results
-come back over its pipe. When a worker dies (killed, out of memory, a crash in a library) its pipe
-is read to the end. Then its questions are leased again with all that is on file of them, so that no
-recorded rollout is drawn again, and another process takes its place.
+come back. When a worker dies (killed, out of memory, a crash in a library) what it has sent is
+heard to the end. Then its questions are leased again with all that is on file of them, so that no
+recorded rollout is drawn again, and another worker takes its place.
 
 A lease may be larger than a pipe holds. It is sent only when a worker has asked for it and reads.
 
 Which of its questions killed it is not known, so each of them is from then on searched alone in a
-process. One that ends `DEATHS` processes at the same rollout ends the run with its name.
+worker. One that ends `DEATHS` workers at the same rollout ends the run with its name.
+
+What a worker runs in is not known here: `Launch` is a process (`pts.runtime.processes`) or an actor
+of Ray (`pts.runtime.ray_actors`).
 """
 
 from __future__ import annotations
 
 import logging
-import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, Protocol
 
 from pts.engines.base import Engine
 from pts.errors import EngineError
 from pts.runtime.completions import may_outgrow
 from pts.runtime.journal import Journal, RecordedRollouts
-from pts.runtime.processes import END_SECONDS, Launch
+from pts.runtime.machine import END_SECONDS
 from pts.runtime.results import Record
 from pts.runtime.scheduler import Progress
-from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec, share
+from pts.runtime.searcher import EngineInfo, QuestionSearcher, SearchSpec, Work, share
 from pts.runtime.worker import LeasedQuestion, SearchOrder, work
 from pts.types import Problem
 
@@ -39,6 +39,45 @@ DEATHS = 3
 """Workers that one question, or the loading of the engine, may cost in a row."""
 
 _log = logging.getLogger(__name__)
+
+
+class WorkerHandle(Protocol):
+    """A worker as it is seen from here."""
+
+    def send(self, order: object) -> None:
+        """Give it an order. OSError if it is known to be gone."""
+
+    def recv(self) -> Any:
+        """Its next message (`pts.runtime.worker`). EOFError or OSError when it has ended and all
+        that came of it is heard."""
+
+    def join(self, seconds: float) -> None:
+        """After the order None: wait for it to end, but no longer."""
+
+    def kill(self) -> None:
+        """End it, without waiting."""
+
+    def end(self) -> str:
+        """Wait until it has ended, and see to it; how it ended, as words."""
+
+
+class Launch(Protocol):
+    """How the workers of a run are started and heard."""
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be handed to a worker."""
+
+    def open(self) -> None:
+        """Get ready to start workers."""
+
+    def start(self, number: int) -> WorkerHandle:
+        """Start worker `number`, counted from 0; another one after its death."""
+
+    def wait(self, workers: Sequence[Any]) -> Sequence[Any]:
+        """Those of the handles whose `recv` returns or raises at once; waits for the first."""
+
+    def close(self) -> None:
+        """Let go of what `open` took, once all workers have ended."""
 
 
 @dataclass(slots=True)
@@ -49,32 +88,39 @@ class WorkItem:
     recorded: bool = False
     """The journal has got lines about it since it was last leased."""
     deaths: int = 0
-    """In a row at the same rollout, while it was alone in its process."""
+    """In a row at the same rollout, while it was alone in its worker."""
 
 
 @dataclass(slots=True)
 class _Worker:
     number: int
-    process: SpawnProcess
-    pipe: Connection
+    handle: WorkerHandle
     leases: dict[str, WorkItem] = field(default_factory=dict)
     ready: bool = False
     busy: bool = False
     alone: bool = False
-    """It has a question that may share its process with no other."""
+    """It has a question that may share its worker with no other."""
 
 
-class Pool:
+class LeasingExecutor:
     """The workers of a run, an executor and a context; each has `window` questions under way.
 
-    `engine_info` waits for the first engine to be loaded.
+    `executor` is one of `pts.runtime.executors`. `engine_info` waits for the first engine to be
+    loaded.
 
-    Raises ConfigError when the engine or the verifier cannot be handed to a process, EngineError
+    Raises ConfigError when the engine or the verifier cannot be handed to a worker, EngineError
     when workers die again and again; errors of a worker are raised here.
     """
 
-    def __init__(self, make_engine: Callable[[], Engine], spec: SearchSpec, workers: int) -> None:
-        self._launch = Launch(work, make_engine, spec, workers)
+    def __init__(
+        self,
+        executor: Callable[[Work, Callable[[], Engine], SearchSpec, int], Launch],
+        make_engine: Callable[[], Engine],
+        spec: SearchSpec,
+        workers: int,
+    ) -> None:
+        self._spec, self._count = spec, workers
+        self._launch = executor(work, make_engine, spec, workers)
         self._launch.check()
         self._workers: dict[int, _Worker] = {}
         self._facts: EngineInfo | None = None
@@ -82,7 +128,8 @@ class Pool:
         self._search: SearchOrder | None = None
         self._stream: Iterator[Problem] | None = None
         self._lost: deque[WorkItem] = deque()
-        self._wasted = 0
+        self._wasted = Counter[int]()
+        """Deaths in a row without a question in hand, by the number of the worker."""
         self._answer: Any = None
         self._progress: Counter[str] = Counter()
         self._token_texts: dict[int, str] = {}
@@ -98,7 +145,7 @@ class Pool:
     def check(self, problems: Iterable[Problem]) -> None:
         """Raise DataError if any problem or completion cannot be searched."""
         longest, limit = self.engine_info.max_model_len, self.engine_info.sampling.max_new_tokens
-        room, own = longest and longest - limit, self._launch.spec.config.paths
+        room, own = longest and longest - limit, self._spec.config.paths
         told = [p for p in problems if not own or p.completions or may_outgrow(p, room)]
         if told:
             self._call(partial(QuestionSearcher.check, problems=told))
@@ -134,7 +181,7 @@ class Pool:
     ) -> Iterator[Record]:
         """Search the problems (`left` of them, if that is known); yield records as they finish."""
         self._stream, self._journal = iter(problems), journal
-        window = share(left, self._launch.spec.window, self._launch.workers)
+        window = share(left, self._spec.window, self._count)
         self._search = SearchOrder(window, journal.path if journal else None)
         while self._employ():
             yield from self._listen()
@@ -159,9 +206,9 @@ class Pool:
         return any(worker.busy for worker in self._workers.values())
 
     def _start_missing(self) -> None:
-        for number in range(self._launch.workers):
+        for number in range(self._count):
             if number not in self._workers:
-                self._workers[number] = _Worker(number, *self._launch.start(number))
+                self._workers[number] = _Worker(number, self._launch.start(number))
 
     def _next_item(self, worker: _Worker) -> LeasedQuestion:
         """The next question for a worker; None when it is to finish what it has."""
@@ -185,16 +232,16 @@ class Pool:
 
     def _listen(self) -> list[Record]:
         """Wait until workers say something; hear one message of each; finished questions."""
-        pipes = {worker.pipe: worker for worker in self._workers.values()}
+        by_handle = {worker.handle: worker for worker in self._workers.values()}
         return [
             record
-            for pipe in wait(list(pipes))
-            for record in self._hear(pipes[pipe])  # type: ignore[index]
+            for handle in self._launch.wait(list(by_handle))
+            for record in self._hear(by_handle[handle])
         ]
 
     def _hear(self, worker: _Worker) -> list[Record]:
         try:
-            kind, value = worker.pipe.recv()
+            kind, value = worker.handle.recv()
         except (EOFError, OSError):
             self._bury(worker)
             return []
@@ -202,7 +249,7 @@ class Pool:
             record, texts = value
             del worker.leases[record.result.problem_id]
             self._token_texts.update(texts)
-            self._wasted = 0
+            self._wasted.clear()
             return [record]
         if kind == "line" and self._journal is not None:
             question, line = value
@@ -224,26 +271,22 @@ class Pool:
 
     def _send(self, worker: _Worker, order: object) -> None:
         try:
-            worker.pipe.send(order)
+            worker.handle.send(order)
         except OSError:
-            _log.debug("worker %d is gone; its pipe will say so", worker.number)
+            _log.debug("worker %d is gone, as will be heard", worker.number)
 
     # Deaths
 
     def _bury(self, worker: _Worker) -> None:
-        """Take a dead worker's questions back. Its pipe has ended: all that it sent is heard."""
-        worker.process.join(END_SECONDS)
-        worker.process.kill()  # one that has lost its pipe without ending
-        worker.process.join()
-        worker.pipe.close()
+        """Take a dead worker's questions back: all that came of it is heard."""
         del self._workers[worker.number]
-        how = _death(worker.process.exitcode)
+        how = worker.handle.end()
         if not worker.leases:
-            self._wasted += 1
-            if self._wasted >= DEATHS:
+            self._wasted[worker.number] += 1
+            if self._wasted[worker.number] >= DEATHS:
                 raise EngineError(
-                    f"{self._wasted} worker processes have died before they searched anything "
-                    f"(the last {how}); run with one worker to see why. A script that gives "
+                    f"a worker has died {DEATHS} times in a row before it searched anything "
+                    f"(at last it {how}); run with one worker to see why. A script that gives "
                     "workers must start its search under if __name__ == '__main__'"
                 )
         _log.warning(
@@ -254,33 +297,26 @@ class Pool:
                 lease.deaths = 1 if lease.recorded else lease.deaths + 1
             if lease.deaths >= DEATHS:
                 raise EngineError(
-                    f"question {lease.problem.id!r} has ended {DEATHS} worker processes in a row "
+                    f"question {lease.problem.id!r} has ended {DEATHS} workers in a row "
                     f"at the same rollout (the last {how}); drop it from the problems, or give "
                     "it more memory or a verifier that survives it, and run the same command"
                 )
             self._lost.append(lease)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> LeasingExecutor:
+        self._launch.open()
         self._start_missing()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End all workers: idle ones in peace, the others, and all after an error, by SIGKILL."""
+        """End all workers: idle ones in peace, the others, and all after an error, by force."""
         peaceful = self._idle if kind is None else []
         for worker in peaceful:
             self._send(worker, None)
         for worker in peaceful:
-            worker.process.join(END_SECONDS)
+            worker.handle.join(END_SECONDS)
         for worker in self._workers.values():
-            worker.process.kill()
-            worker.pipe.close()
+            worker.handle.kill()
         for worker in self._workers.values():
-            worker.process.join()
-
-
-def _death(status: int | None) -> str:
-    """How a process ended, as words."""
-    if status is not None and status < 0:
-        name = signal.Signals(-status).name
-        return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"ended with status {status}"
+            worker.handle.end()
+        self._launch.close()

@@ -1,6 +1,6 @@
 """Log-likelihoods of given continuations, by whichever engine: what multiple choice is decided by.
 
-    scores = log_likelihoods(engine, [(context_ids, continuation_ids), ...])
+    scores = loglikelihoods(engine, [(context_ids, continuation_ids), ...])
 
 A continuation is cut out of the ids of context and continuation together, as
 lm-evaluation-harness does (spaces at a context's end count to the continuation), so that numbers
@@ -47,12 +47,12 @@ def check_scoring(load: Load, benchmark: Benchmark, question: Question, kind: st
     if not hasattr(engine, "tokenizer"):
         raise StageError(f"{place} cannot give for texts: it has no `tokenizer`; {remedy}")
     try:
-        log_likelihoods(engine, continuations(engine, question, benchmark.joint)[:1])
+        loglikelihoods(engine, continuations(engine, question, benchmark.joint)[:1])
     except EngineError as error:
         raise StageError(f"{place} does not give: {error}; {remedy}") from error
 
 
-def log_likelihoods(engine: Engine, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
+def loglikelihoods(engine: Engine, pairs: Sequence[tuple[Ids, Ids]]) -> list[float]:
     """Sum of the model's own log-probabilities (nats) of each continuation's tokens.
 
     Of an engine without `loglikelihoods` whole rows are asked for; a context then loses its

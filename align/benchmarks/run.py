@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from align.benchmarks.likelihood import continuations, log_likelihoods, scoring_engine
+from align.benchmarks.likelihood import continuations, loglikelihoods, scoring_engine
 from align.benchmarks.questions import Question, build_questions, reference_text
 from align.benchmarks.rows import Row
 from align.benchmarks.scores import MAIN, SCORES, Score
@@ -155,7 +155,7 @@ def _choose(
             some = left[start : start + CHUNK]
             pairs = [continuations(engine, question, benchmark.joint) for question in some]
             flat = [pair for several in pairs for pair in several]
-            scores = iter(log_likelihoods(engine, flat))
+            scores = iter(loglikelihoods(engine, flat))
             for question, several in zip(some, pairs, strict=True):
                 known[question.id] = [next(scores) for _ in several]
                 row = {"id": question.id, "likelihoods": known[question.id]}

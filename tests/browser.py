@@ -174,11 +174,10 @@ class Browser:
             json.loads(entry["message"])["message"]
             for entry in self._ask("/se/log", type="performance")
         ]
-        return [
-            m["params"]["request"]["url"]
-            for m in messages
-            if m["method"] == "Network.requestWillBeSent"
-        ]
+        sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        # The window that the browser begins with has a page of the browser's own.
+        own = ("chrome://", "chrome-untrusted://")
+        return [str(p["request"]["url"]) for p in sent if not p["documentURL"].startswith(own)]
 
     def least_contrast(self) -> tuple[float, str]:
         """Ratio and beginning of the text that is hardest to read."""

@@ -119,7 +119,7 @@ def test_every_question_opens(browser: Browser, run: RunFolder, tmp_path: Path) 
     for number, question in enumerate(report_data(run)["questions"]):
         browser.click("#rows button", number)
         assert browser.text("#question h2") == question["id"]
-        assert question["status"] in browser.text("#question .engine_info")
+        assert question["status"] in browser.text("#question .facts")
         answers = len(question["paths"])
         assert (
             len(browser.all("#question .answer"))
@@ -240,3 +240,36 @@ def test_a_post_train_is_read_on_any_screen(browser: Browser, tmp_path: Path) ->
     assert browser.all("img, script, i") == []
     browser.click("a")
     assert browser.run("return document.title") == "Pivotal token search"
+
+
+def test_data_of_a_recipe_are_read_on_any_screen(browser: Browser, tmp_path: Path) -> None:
+    from align.pipeline.data import view_data
+    from align.pipeline.recipe import parse_recipe
+    from align.report.data_page import write_data_page
+    from tests.align.test_data_command import recipe
+
+    views = view_data(parse_recipe(recipe(tmp_path), "own.yaml"), [], samples=8)
+    page = tmp_path / "data.html"
+    write_data_page(views, "<i>own</i>", page)
+    check(browser, page, tmp_path, "data")
+    assert browser.run("return document.title") == "Data of <i>own</i>"
+    hidden = (
+        "return [...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    )
+    assert browser.run(hidden) == [0, 0], "trained tokens stand far right, and are seen"
+    assert "it is 0<|im_end|>" in browser.run(
+        "return [...document.querySelectorAll('.sample .trained')].map(e => e.textContent).join('')"
+    )
+
+
+def test_a_comparison_is_read_on_any_screen(browser: Browser, tmp_path: Path) -> None:
+    from align.compare.pairing import compare
+    from align.compare.readers import read_results
+    from align.compare.table import write_page
+    from tests.align.test_compare import FILES
+
+    page = tmp_path / "compare.html"
+    found = compare(read_results(FILES / "lm_eval_a"), read_results(FILES / "lm_eval_b"))
+    write_page(found, page)
+    check(browser, page, tmp_path, "compare")
+    assert browser.run("return document.querySelectorAll('svg circle').length") == len(found.rows)

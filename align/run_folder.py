@@ -81,13 +81,18 @@ class Manifest:
             raise ManifestError(
                 f"{folder}: another process is running here; wait for it or give --output"
             ) from None
-        data = read_manifest(folder) if (folder / "manifest.json").exists() else {"stages": {}}
-        data["recipe"] = recipe.plain()
-        data["labels"] = recipe.labels()
-        data["git"] = git_state()
-        data["versions"] = versions()
-        data["machine"] = {**machine(), **({"device": device} if device else {})}
-        write_json(folder / "manifest.json", data)  # from now on this is the folder of a run
+        found = read_manifest(folder) if (folder / "manifest.json").exists() else {}
+        data = {
+            "stages": {},
+            **found,
+            "recipe": recipe.plain(),
+            "labels": recipe.labels(),
+            "git": git_state(),
+            "versions": versions(),
+            "machine": {**machine(), **({"device": device} if device else {})},
+        }
+        if data != found:  # a finished run that is repeated is left as it is
+            write_json(folder / "manifest.json", data)  # from now on this is the folder of a run
         return cls(folder, data, lock)
 
     def __enter__(self) -> Manifest:

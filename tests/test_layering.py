@@ -29,7 +29,7 @@ ALIGN = [
     {"training", "evaluation", "judging"},
     {"run_folder", "tasks", "models", "mixture"},
     {"decontamination"},
-    {"context", "data", "settings", "ledger"},
+    {"context", "data", "settings", "ledger", "controls"},
     {"engines"},
     {"errors"},
 ]

@@ -19,14 +19,14 @@ from pts.types import Ids, Purpose, TokenPair
 
 
 @dataclass(frozen=True, slots=True)
-class RightAnswers:
-    """Rows of a search's right answers, and what was counted on the way."""
+class AnswerRows:
+    """Rows of a search's answers, and what was counted on the way."""
 
     rows: list[ChatIds]
     questions: int
-    """Those with a right answer."""
+    """Those with such an answer."""
     duplicates: int
-    """Right answers that were there already."""
+    """Answers that were there already."""
     left_out: int
     """Distinct ones above the limit of a question."""
 
@@ -39,29 +39,33 @@ def right_answers_of(run: Path, purposes: Collection[Purpose] = PURPOSES) -> lis
     Raises:
         pts.errors.DataError: the run kept no rollouts, or the file is damaged.
     """
-    return collect_right_answers(run, purposes).rows
+    return collect_answers(run, purposes).rows
 
 
-def collect_right_answers(
+def collect_answers(
     run: Path,
     purposes: Collection[Purpose] = PURPOSES,
     max_per_question: int = 0,
     seed: int = 0,
-) -> RightAnswers:
-    """As `right_answers_of`, at most `max_per_question` of a question (0: all), drawn evenly.
+    outcomes: Sequence[bool] = (True,),
+) -> AnswerRows:
+    """As `right_answers_of`, at most `max_per_question` of a question (0: all), drawn evenly; also
+    or only the wrong ones, as `outcomes` says.
 
     `run` is a run folder or its rollouts.jsonl.
     """
     rows, questions, duplicates, left_out = list[ChatIds](), 0, 0, 0
     for question in read_rollouts(run):
-        drawn = sum(k.rollout.success and k.purpose in purposes for k in question.rollouts)
-        answers = question.answers(purposes=purposes)
+        drawn = sum(
+            k.rollout.success in outcomes and k.purpose in purposes for k in question.rollouts
+        )
+        answers = [ids for right in outcomes for ids in question.answers(right, purposes) if ids]
         kept = _some(answers, max_per_question, f"{seed}|{question.problem_id}")
         rows += [answer_row(question.prompt_ids, ids) for ids in kept]
         questions += bool(answers)
         duplicates += drawn - len(answers)
         left_out += len(answers) - len(kept)
-    return RightAnswers(rows, questions, duplicates, left_out)
+    return AnswerRows(rows, questions, duplicates, left_out)
 
 
 def _some(answers: Sequence[Ids], most: int, seed: str) -> list[Ids]:

@@ -87,7 +87,10 @@ class Recipe(Settings):
 
     def pairs_of(self, entry: StageEntry) -> str:
         """Name of the stage whose pairs a stage trains on; empty if there is none before it."""
-        named: str = getattr(entry.settings, "pairs", "")
+        told: Any = entry.settings
+        # Continuations of a search's rollouts follow the prefixes of that search's own pairs.
+        own = told.rollouts if getattr(told, "pairs_of", "") == "continuations" else ""
+        named: str = getattr(told, "pairs", "") or own
         return named or self._before(entry, "pairs")
 
     def rollouts_of(self, entry: StageEntry) -> str:

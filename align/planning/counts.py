@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from align.context import StageEntry
+from align.controls.cliffs import CANDIDATES, ROLLOUTS
 from align.errors import RecipeError
 from align.planning.assumptions import Assumptions, capped
 from align.planning.difficulty import Difficulty
@@ -20,10 +21,12 @@ from align.planning.difficulty import Difficulty
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
 
-CONTROL_ROLLOUTS = {"search": 0, "uncertain": 48, "uniform": 48, "coin": 0}
+CONTROL_ROLLOUTS = {"uncertain": 48, "uniform": 48, "coin": 0}
 """Rollouts of a control arm's two siblings together, after the one that gives the position."""
 CONTROL_PAIRS = 0.5
 """Pairs of a control arm by its questions: others have no position, or a tie."""
+CLIFFS, CLIFF_PAIRS = 1.0, 4.0
+"""Of one completion, where cliffs are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,10 @@ def _search(
 def _of_question(config: Any, told: Assumptions, answer: float) -> Counts:
     """A search of one question, on average."""
     search = config.search
+    if config.pairs_from == "cliffs":
+        before, others = ROLLOUTS * answer, ROLLOUTS * CANDIDATES * CLIFFS
+        tokens = answer * (1 + before * told.search_share + others * told.confirm_share)
+        return Counts(1, 1 + before + others, 1 + before + others, tokens, pairs=CLIFF_PAIRS)
     if config.pairs_from != "search":
         rollouts = CONTROL_ROLLOUTS[config.pairs_from]
         tokens = answer * (1 + rollouts * told.confirm_share)

@@ -31,10 +31,11 @@ class PTSConfig(Settings):
 
     num_problems: int = Field(256, ge=1, le=10**9)
     """Problems offered to the filter."""
-    pairs_from: Literal["search", "uncertain", "uniform", "coin"] = "search"
+    pairs_from: Literal["search", "uncertain", "uniform", "coin", "cliffs"] = "search"
     """`search` is the method; the others are control arms, a pair a question: `uncertain` draws a
     position with 1 - q >= p_gap (the search's own bound) and measures p of both siblings; `uniform`
-    does so at any position; `coin` draws uncertain ones and decides by a coin."""
+    does so at any position; `coin` draws uncertain ones and decides by a coin; `cliffs` measures
+    every token of a completion, as published (arXiv 2606.25524), with several pairs a question."""
     search: SearchConfig = SearchConfig()
     """Settings of the search itself."""
     match: tuple[str, ...] = ()
@@ -49,6 +50,10 @@ class PTSConfig(Settings):
             raise ValueError(
                 "match_by: got 'pairs', but the pairs of a search are selected at its end; match "
                 "'generated_tokens', or take another pairs_from"
+            )
+        if self.match_by == "pairs" and self.pairs_from == "cliffs":
+            raise ValueError(
+                "match_by: got 'pairs', but cliffs make several pairs a question; set num_problems"
             )
         return self
 

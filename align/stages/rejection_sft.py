@@ -18,7 +18,7 @@ from pydantic import Field
 from align.context import StageContext, StageResult
 from align.data.chat import ChatIds, answer_row
 from align.data.preferences import Sampled, count_outcomes
-from align.data.rollouts import answers_of, collect_right_answers
+from align.data.rollouts import answers_of, collect_answers
 from align.errors import StageError
 from align.judging.settings import JudgedConfig
 from align.models.engines import load_engine
@@ -44,18 +44,25 @@ class RejectionSFTConfig(JudgedConfig, ChatTrainingConfig):
     """With a `judge`, answers of a question that it is shown at most, all in one call: the first of
     the policy and of each generator, then the second of each; the one with the highest mean of
     accuracy, style and detail becomes the row."""
-    judged_among: Literal["right", "all"] = "right"
-    """With a `judge`, whether it chooses among the right answers, or among all."""
+    answers: Literal["right", "all"] = "right"
+    """Answers that may become rows: the right ones, or all (as a control; or with a `judge`, which
+    then chooses among all)."""
     max_length: int = Field(1024, ge=8)
     """Longer rows are dropped, counted and shown, never cut."""
 
-    of_judge: ClassVar[tuple[str, ...]] = (*JudgedConfig.of_judge, "judged_answers", "judged_among")
+    of_judge: ClassVar[tuple[str, ...]] = (*JudgedConfig.of_judge, "judged_answers")
     beside_judge: ClassVar[tuple[str, ...]] = ("max_per_question",)
+    at_defaults: ClassVar[tuple[str, ...]] = (*ChatTrainingConfig.at_defaults, "answers")
 
     @property
     def kept(self) -> Literal["right", "all"]:
         """Rollouts that a search must have kept for this stage."""
-        return self.judged_among
+        return self.answers
+
+    @property
+    def outcomes(self) -> tuple[bool, ...]:
+        """Of answers that may become rows: whether they are right."""
+        return (True,) if self.answers == "right" else (True, False)
 
 
 def run(context: StageContext) -> StageResult:
@@ -103,7 +110,7 @@ def _rows(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
 
 def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
     sampled, counts = _sample(context)
-    rows = right_answers(sampled)
+    rows = answer_rows(sampled, context.settings.answers)
     if not rows:
         raise _none_right(context, len(sampled))
     return rows, counts
@@ -122,10 +129,10 @@ def _judged(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
     config = context.settings
     sampled, counts = _sample(context) if context.rollouts is None else _stored(context)
     answered, offered = gather(context, sampled, config.generators)
-    usable = any(c.right or config.judged_among == "all" for q in answered for c in q.candidates)
+    usable = any(c.right or config.answers == "all" for q in answered for c in q.candidates)
     if not usable:
         raise _none_right(context, len(sampled))
-    best, told = best_answers(context, answered, config.judged_answers, config.judged_among)
+    best, told = best_answers(context, answered, config.judged_answers, config.answers)
     return best, {**counts, **offered, **told}
 
 
@@ -133,8 +140,7 @@ def _stored(context: StageContext) -> tuple[list[Sampled], dict[str, Any]]:
     """The answers of a search, as if they were sampled here."""
     config, run = context.settings, context.rollouts
     assert run is not None
-    outcomes = (True,) if config.judged_among == "right" else (True, False)
-    found = list(answers_of(run, config.purposes, decoder(context), outcomes))
+    found = list(answers_of(run, config.purposes, decoder(context), config.outcomes))
     problems = searched_problems(context, {one.problem_id for one in found})
     sampled = [replace(one, problem=problems[one.problem_id]) for one in found]
     return sampled, {"questions": len(sampled), "generated_tokens": 0}
@@ -156,8 +162,8 @@ def _none_right(context: StageContext, questions: int) -> StageError:
 def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
     config, run = context.settings, context.rollouts
     assert run is not None
-    found = collect_right_answers(
-        run, config.purposes, config.max_per_question, context.seed("rows")
+    found = collect_answers(
+        run, config.purposes, config.max_per_question, context.seed("rows"), config.outcomes
     )
     if not found.rows:
         raise _none_right(context, found.questions)
@@ -169,10 +175,12 @@ def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
     }
 
 
-def right_answers(sampled: Sequence[Sampled]) -> list[ChatIds]:
-    """A row for each distinct right answer of a question. A cut answer is never right."""
+def answer_rows(sampled: Sequence[Sampled], which: Literal["right", "all"]) -> list[ChatIds]:
+    """A row for each distinct right answer of a question, or for each that is not empty. A cut
+    answer is never right."""
     rows = []
     for question in sampled:
-        distinct = dict.fromkeys(answer.ids for answer in question.answers if answer.right)
+        kept = (answer for answer in question.answers if answer.right or which == "all")
+        distinct = dict.fromkeys(answer.ids for answer in kept if answer.ids)
         rows += [answer_row(question.prompt_ids, ids) for ids in distinct]
     return rows

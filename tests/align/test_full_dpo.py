@@ -177,7 +177,21 @@ def test_rejection_sft_trains_on_right_answers_as_sampled(base: Path, tmp_path: 
     assert result.metrics["steps"] == math.ceil(result.metrics["rows"] / 4)
 
 
-@pytest.mark.parametrize("source", ["search", "uncertain", "uniform", "coin"])
+def test_self_sft_trains_on_wrong_answers_too(base: Path, tmp_path: Path) -> None:
+    """The control of rejection sampling: as many tokens, nothing left out for being wrong."""
+    settings = {**SETTINGS, "max_length": 64, "max_steps": 1}
+    settings.pop("beta")
+    rows = {}
+    for which in ("right", "all"):
+        asked = context(base, tmp_path / which, rejection_sft={**settings, "answers": which})
+        rows[which] = rejection_sft.run(asked).metrics
+    answers = [*read_samples(tmp_path / "all" / "answers" / "samples.jsonl")]
+    distinct = sum(len({r.ids for r in a.rollouts if not r.truncated}) for a in answers)
+    assert rows["all"]["rows"] == distinct > rows["right"]["rows"]
+    assert rows["all"]["generated_tokens"] == rows["right"]["generated_tokens"]
+
+
+@pytest.mark.parametrize("source", ["search", "uncertain", "uniform", "coin", "cliffs"])
 def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: str) -> None:
     search = {"filter_rollouts": 8, "confirm_rollouts": 12, "max_rollouts": 40, "fdr": 0.5}
     asked = context(base, tmp_path, pts={"num_problems": 8, "pairs_from": source, "search": search})
@@ -195,6 +209,8 @@ def test_pairs_of_search_and_control_arms(base: Path, tmp_path: Path, source: st
     if source == "coin":
         assert all(pair.expected_gain == 0 and pair.gap.n == 0 for pair in pairs)
         assert result.metrics["rollouts"] == 8
+    if source == "cliffs":
+        assert result.metrics["rollouts"] > 8 * 64
     again = pivotal_tokens.run(asked)
     assert again.metrics == result.metrics
     assert read_pairs(tmp_path / "pairs.jsonl") == pairs
@@ -230,7 +246,8 @@ def test_a_pts_stage_matches_too(base: Path, tmp_path: Path, source: str, budget
 def test_siblings_come_from_uncertain_positions_without_the_sampled_token() -> None:
     import numpy as np
 
-    from align.stages.control_pairs import Siblings, draw_position, draw_siblings
+    from align.controls.drawn import draw_position, draw_siblings
+    from align.controls.pairs import Siblings
 
     def drawn_at(
         ids: Ids, rows: Sequence[TokenDistribution], least: float, seed: int

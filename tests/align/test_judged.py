@@ -527,7 +527,7 @@ def test_a_recipe_with_a_judge_survives_being_written_out() -> None:
 def test_without_a_judge_settings_are_dumped_as_before() -> None:
     assert not {"judge", "generators", "judged_pairs"} & FullDPOConfig().model_dump().keys()
     plain = rejection_sft.RejectionSFTConfig().model_dump()
-    assert not {"judge", "generators", "judged_answers", "judged_among"} & plain.keys()
+    assert not {"judge", "generators", "judged_answers", "answers"} & plain.keys()
 
 
 def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

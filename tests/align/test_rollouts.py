@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from align.data.preferences import read_preferences
-from align.data.rollouts import collect_right_answers, right_answers_of
+from align.data.rollouts import collect_answers, right_answers_of
 from align.errors import StageError
 from align.pipeline.background import BackgroundWorker
 from align.pipeline.run import PipelineRun
@@ -77,15 +77,30 @@ def test_right_answers_are_rows_of_prompt_and_answer(searched: Path) -> None:
 
 def test_duplicates_and_what_is_above_the_limit_are_counted(searched: Path) -> None:
     passed = sum(k.rollout.success for q in read_rollouts(searched) for k in q.rollouts)
-    whole = collect_right_answers(searched)
+    whole = collect_answers(searched)
     assert len(whole.rows) + whole.duplicates == passed
     assert whole.left_out == 0
-    few = collect_right_answers(searched, max_per_question=2, seed=3)
-    assert few.rows == collect_right_answers(searched, max_per_question=2, seed=3).rows
+    few = collect_answers(searched, max_per_question=2, seed=3)
+    assert few.rows == collect_answers(searched, max_per_question=2, seed=3).rows
     assert len(few.rows) + few.left_out == len(whole.rows)
     assert few.questions == whole.questions <= 8
     assert len(few.rows) <= 2 * few.questions
     assert {row.ids for row in few.rows} <= {row.ids for row in whole.rows}
+
+
+def test_wrong_answers_are_rows_where_all_are_asked_for(searched: Path) -> None:
+    questions = [*read_rollouts(searched)]
+    every = collect_answers(searched, outcomes=(True, False))
+    expected = {
+        (*q.prompt_ids, *ids)
+        for q in questions
+        for right in (True, False)
+        for ids in q.answers(right)
+    }
+    assert {row.ids for row in every.rows} == expected
+    assert len(every.rows) + every.duplicates == sum(len(q.rollouts) for q in questions)
+    wrong = collect_answers(searched, outcomes=(False,))
+    assert {row.ids for row in wrong.rows} < expected
 
 
 @pytest.mark.parametrize("purposes", [["filter"], ["filter", "search", "confirm"]])
@@ -96,7 +111,7 @@ def test_rejection_sft_trains_on_a_search(
         base, searched, tmp_path, "rejection_sft", **SETTINGS, max_steps=2, purposes=purposes
     )
     metrics = rejection_sft.run(asked).metrics
-    found = collect_right_answers(searched, purposes)
+    found = collect_answers(searched, purposes)
     assert metrics["rows"] + metrics["rows_other_stop"] == len(found.rows)
     assert metrics["questions"] == found.questions
     assert metrics["duplicates"] == found.duplicates

@@ -226,3 +226,14 @@ def test_a_stage_from_outside_is_one_function_and_one_line() -> None:
     [entry] = recipe.stages
     result = STAGES[entry.kind].run(context(recipe, entry))
     assert result == StageResult(Path("x"), {"times": 3})
+
+
+def test_continuations_follow_the_pairs_of_the_search_that_drew_them() -> None:
+    stages = (
+        "[sft, pts, {kind: pts, name: other, from: sft, pairs_from: uncertain}, "
+        "{kind: token_dpo, pairs: other}, "
+        "{kind: full_dpo, from: sft, rollouts: pts, pairs_of: continuations}]"
+    )
+    text = f"{{name: n, model: {{path: x}}, task: {{kind: word_problems}}, stages: {stages}}}"
+    recipe = parsed(text)
+    assert recipe.pairs_of(recipe.stages[-1]) == "pts"

@@ -45,6 +45,9 @@ PACKAGES = (
     "three-stage",
 )
 
+CIRCUMSTANCES = ("versions", "machine", "git")
+"""What a manifest tells of how a run was made, beside its recipe."""
+
 LONGEST_SECONDS = 1e10
 """Of a stage; what is longer is no time."""
 
@@ -82,14 +85,18 @@ class Manifest:
                 f"{folder}: another process is running here; wait for it or give --output"
             ) from None
         found = read_manifest(folder) if (folder / "manifest.json").exists() else {}
+        now = {
+            "git": git_state(),
+            "versions": versions(),
+            "machine": {**machine(), **({"device": device} if device else {})},
+        }
         data = {
             "stages": {},
             **found,
             "recipe": recipe.plain(),
             "labels": recipe.labels(),
-            "git": git_state(),
-            "versions": versions(),
-            "machine": {**machine(), **({"device": device} if device else {})},
+            **now,
+            **_earlier(found, now),
         }
         if data != found:  # a finished run that is repeated is left as it is
             write_json(folder / "manifest.json", data)  # from now on this is the folder of a run
@@ -201,6 +208,23 @@ def chain_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**stage, "label": labels.get(stage["name"], stage["name"])} for stage in stages]
 
 
+def _earlier(found: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Circumstances that finished stages were made in before a run was continued in other ones."""
+    listed = found.get("earlier", [])
+    counted = {name for one in listed for name in one["stages"]}
+    made = [name for name in found.get("stages", {}) if name not in counted]
+    before = {key: found[key] for key in CIRCUMSTANCES if key in found}
+    if made and before != dict(now):
+        listed = [*listed, {"stages": made, **before}]
+    return {"earlier": listed} if listed else {}
+
+
+def circumstances_of(manifest: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Code, versions and machine that a stage was finished with."""
+    told = next((one for one in manifest.get("earlier", ()) if stage in one["stages"]), manifest)
+    return {key: told[key] for key in CIRCUMSTANCES if key in told}
+
+
 def _damage(data: Any) -> str:
     """What is wrong with the form of a manifest; empty if nothing is."""
     if not isinstance(data, dict):
@@ -218,6 +242,9 @@ def _damage(data: Any) -> str:
         return "'labels' and 'git' must hold text"
     if broken_text(data):
         return BROKEN_TEXT
+    earlier = data.get("earlier", [])
+    if not (isinstance(earlier, list) and all(map(_is_earlier, earlier))):
+        return "'earlier' must be a list of objects with the names of their stages"
     stages = recipe.get("stages", [])
     if not isinstance(stages, list) or not all(map(_is_named, stages)):
         return "'recipe.stages' must be a list of objects with a name"
@@ -228,6 +255,12 @@ def _damage(data: Any) -> str:
         if lacking:
             return f"the record of stage {name!r} has no {' and no '.join(lacking)}"
     return ""
+
+
+def _is_earlier(one: object) -> bool:
+    if not isinstance(one, dict) or not isinstance(one.get("stages"), list):
+        return False
+    return all(isinstance(one.get(key, {}), dict) for key in CIRCUMSTANCES)
 
 
 def _is_named(stage: object) -> bool:

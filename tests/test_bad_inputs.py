@@ -2223,6 +2223,12 @@ RUNS_OF_ALIGN = [
         "restore it",
     ),
     bad(
+        "manifest's earlier circumstances",
+        manifest(lambda held: held.update(earlier=[{"stages": "sft"}]), report),
+        "'earlier' must be a list of objects with the names of their stages",
+        "restore it",
+    ),
+    bad(
         "manifest's model of a recipe",
         manifest(lambda held: held["recipe"].update(model="x"), report),
         "'recipe.model' must be an object, got str",

@@ -17,7 +17,7 @@ from align.export.policy import Policy
 from align.export.private import redacted
 from align.models import smollm2
 from align.models.load import NANO, SMOLLM2
-from align.run_folder import chain_of
+from align.run_folder import chain_of, circumstances_of
 from align.settings import data_folder
 
 TAGS = ("three-stage", "post-training")
@@ -174,13 +174,13 @@ def _limits(policy: Policy, license_: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _provenance(policy: Policy, weights: Mapping[str, str]) -> Iterator[str]:
-    manifest = policy.manifest
-    git = manifest.get("git", {})
+    made = circumstances_of(policy.manifest, policy.stage)
+    git = made.get("git", {})
     yield from (f"SHA-256 of `{name}`: `{digest}`" for name, digest in weights.items())
     yield f"Digest of the stage's policy in the run's manifest: `{policy.digest}`"
     changed = " with uncommitted changes" if git.get("changes") else ""
     yield f"Commit of the code that ran: {git.get('commit') or 'unknown'}{changed}"
-    versions = (f"{name} {version}" for name, version in manifest.get("versions", {}).items())
+    versions = (f"{name} {version}" for name, version in made.get("versions", {}).items())
     yield f"Versions: {', '.join(versions) or 'unknown'}"
 
 

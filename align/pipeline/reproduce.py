@@ -13,19 +13,18 @@ elsewhere the manifests tell what is other, which may be the reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from align.errors import RecipeError
 from align.pipeline.recipe import Recipe
-from align.run_folder import chain_of, differences, read_manifest
+from align.run_folder import CIRCUMSTANCES, chain_of, circumstances_of, differences, read_manifest
 from pts.errors import did_you_mean
 
 NO_RESULTS = frozenset({"seconds"})
 """Keys of figures that two equal runs do not share."""
-CIRCUMSTANCES = ("versions", "machine", "git")
 """Sections of a manifest that tell with what a run was made."""
 
 
@@ -135,7 +134,8 @@ def compare(first: Path, second: Path) -> Reproduction:
         for name, record in old.items()
         if name.removeprefix("eval/") in chain
     )
-    return Reproduction(first, second, stages, tuple(_circumstances(*manifests)))
+    told = _circumstances(*manifests, [stage.name for stage in stages])
+    return Reproduction(first, second, stages, tuple(told))
 
 
 def _compared(
@@ -176,9 +176,18 @@ def _results(value: Any) -> Any:
     return value
 
 
-def _circumstances(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def _circumstances(
+    old: Mapping[str, Any], new: Mapping[str, Any], stages: Collection[str]
+) -> Iterator[str]:
+    """What differs, for any of the stages; a run that was continued has several."""
+    pairs = [(circumstances_of(old, name), circumstances_of(new, name)) for name in stages]
+    told = (line for before, after in pairs for line in _differing(before, after))
+    yield from dict.fromkeys(told)
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     for section in CIRCUMSTANCES:
-        if section not in old:
+        if section not in before:
             yield f"{section}: the first run's manifest tells nothing of it"
-        elif found := differences(old[section], new[section], section):
+        elif found := differences(before[section], after[section], section):
             yield found

@@ -98,7 +98,15 @@ def _facts(manifest: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "stages": " > ".join(stage["name"] for stage in recipe.get("stages", ())),
         "folder": folder.resolve().name,
         **{k: v for k, v in manifest.get("versions", {}).items() if k in VERSIONS},
+        **_continued(manifest),
     }
+
+
+def _continued(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Of a run that was continued elsewhere: which stages the versions above did not make."""
+    before = [name for one in manifest.get("earlier", ()) for name in one["stages"]]
+    told = "with other code, versions or machine (manifest.json: earlier)"
+    return {told: ", ".join(before)} if before else {}
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,14 @@ from align.context import StageResult
 from align.errors import ManifestError, RecipeError
 from align.pipeline.recipe import load_recipe, parse_recipe
 from align.pipeline.run import evaluate_again, fresh_seed
-from align.run_folder import Manifest, check_policies, data_digests, read_manifest, tree_digest
+from align.run_folder import (
+    Manifest,
+    check_policies,
+    circumstances_of,
+    data_digests,
+    read_manifest,
+    tree_digest,
+)
 from align.settings import FilesTask
 
 RECIPE = load_recipe("phi-nano")
@@ -71,6 +78,26 @@ def test_manifest_says_what_ran(tmp_path: Path) -> None:
     assert data["recipe"]["name"] == "phi-nano"
     assert {"python", "torch", "transformers"} <= data["versions"].keys()
     assert {"commit", "changes"} == data["git"].keys()
+
+
+def test_a_run_that_goes_on_elsewhere_keeps_what_made_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished(tmp_path)
+    first = read_manifest(tmp_path)
+    with Manifest.open(tmp_path, RECIPE):
+        pass
+    assert read_manifest(tmp_path) == first
+    monkeypatch.setattr("align.run_folder.versions", lambda: {"torch": "9.0"})
+    for _ in range(2):
+        with Manifest.open(tmp_path, RECIPE):
+            pass
+    told = read_manifest(tmp_path)
+    [name] = first["stages"]
+    assert told["versions"] == {"torch": "9.0"}
+    assert [one["stages"] for one in told["earlier"]] == [[name]]
+    assert circumstances_of(told, name) == circumstances_of(first, name)
+    assert circumstances_of(told, "next")["versions"] == {"torch": "9.0"}
 
 
 def test_digest_sees_names_and_bytes(tmp_path: Path) -> None:

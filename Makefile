@@ -55,7 +55,7 @@ test-servers: $(VENV)/ready-dev $(SERVERS)/vllm/ready $(SERVERS)/llama-cpp/ready
 
 # One CUDA device, a few minutes; not run by us so far.
 test-gpu: $(VENV)/ready-dev
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python benchmarks/gpu.py
 
 $(SERVERS)/vllm/ready:
 	$(PYTHON) -m venv $(SERVERS)/vllm

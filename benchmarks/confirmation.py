@@ -120,12 +120,18 @@ def fixed(n: int) -> Design:
     return Design(f"fixed {n}", test, by_pvalue, LEVEL)
 
 
+def none_ended(count: int) -> Ends:
+    """Pairs that have drawn nothing."""
+    drawn, chosen, rejected = np.zeros((3, count), dtype=np.int64)
+    return Ends(drawn, chosen, rejected, np.ones(count))
+
+
 def sequential(most: int) -> Design:
     """The test that pts uses."""
     plan = sequential_test(most, MARGIN)
 
     def test(first: Ints, second: Ints) -> Ends:
-        ends = Ends(*(np.zeros(len(first), dtype=np.int64) for _ in range(3)), np.ones(len(first)))
+        ends = none_ended(len(first))
         going = np.ones(len(first), dtype=bool)
         for look in plan.looks:
             a, b = first[:, look.n], second[:, look.n]
@@ -143,7 +149,7 @@ def e_process(most: int, stop_at: float) -> Design:
     """The e-process, stopped at an e-value of `stop_at`."""
 
     def test(first: Ints, second: Ints) -> Ends:
-        ends = Ends(*(np.zeros(len(first), dtype=np.int64) for _ in range(3)), np.ones(len(first)))
+        ends = none_ended(len(first))
         going = np.ones(len(first), dtype=bool)
         for n in range(8, most + 1, 4):
             a, b = first[:, n], second[:, n]
@@ -263,11 +269,11 @@ def sizes(test: SequentialTest) -> Iterator[Sequence[str]]:
     inner_p = (places * (1 - gaps) + gaps).ravel()
     for level in (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05):
         at_edge = max(
-            operating_characteristics(test, part + MARGIN, part, level)[0].max()
+            operating_characteristics(test, list(part + MARGIN), list(part), level)[0].max()
             for part in np.array_split(edge, 10)
         )
         inside = max(
-            operating_characteristics(test, p, p - g, level)[0].max()
+            operating_characteristics(test, list(p), list(p - g), level)[0].max()
             for p, g in zip(
                 np.array_split(inner_p, 5), np.array_split(gaps.ravel(), 5), strict=True
             )

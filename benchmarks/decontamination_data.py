@@ -156,7 +156,7 @@ def python_sources(packages: bool) -> Iterator[str]:
     """Code and docstrings of Python's own library (tuning) or of installed packages (held out)."""
     import numpy
 
-    root = Path((numpy if packages else json).__file__).parents[1]
+    root = Path(str((numpy if packages else json).__file__)).parents[1]
     for path in sorted(root.rglob("*.py")):
         if packages or "site-packages" not in path.parts:
             try:

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -102,7 +102,7 @@ def measured(given: argparse.Namespace, arm: str, questions: int) -> dict[str, A
         start, before = time.monotonic(), spent()
         session.drive(problems[:questions], progress=False)
         seconds, after = time.monotonic() - start, spent()
-    cpu = Counter[str]()
+    cpu = defaultdict[str, float](float)
     for process, (kind, used) in after.items():
         cpu[kind] += used - before.get(process, (kind, 0.0))[1]
     return {

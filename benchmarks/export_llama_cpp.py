@@ -38,6 +38,7 @@ from align.pipeline.recipe import load_recipe
 from align.run_folder import versions
 from align.tasks.registry import build_task
 from pts import load_model_and_tokenizer
+from pts.types import Problem
 
 TIE = 1e-3
 """Gap between two logits that fp32 sums in another order may close."""
@@ -100,11 +101,17 @@ def post(url: str, path: str, body: dict[str, Any]) -> Any:
         return json.load(reply)
 
 
+def asked(problem: Problem) -> str:
+    """What a problem's last message says."""
+    prompt = problem.prompt
+    return prompt if isinstance(prompt, str) else prompt[-1].content
+
+
 def prompts(tokenizer: Any, count: int) -> list[list[int]]:
     """Questions, words and word problems as ids, in the chat template if there is one."""
     problems = build_task(load_recipe("phi-nano").task).problems("test", count, 0)
     sentences = (f"Use the word '{word}' in a sentence." for word in WORDS.split())
-    texts = [*ASKED, *sentences, *(problem.prompt[-1].content for problem in problems)][:count]
+    texts = [*ASKED, *sentences, *(asked(problem) for problem in problems)][:count]
     if tokenizer.chat_template is None:
         return [tokenizer(f"Question: {text}\nAnswer:")["input_ids"] for text in texts]
     chats = [[{"role": "user", "content": text}] for text in texts]

@@ -1,7 +1,7 @@
 """What a GPU must show, in one script of a few minutes: `make test-gpu` on a machine that has one.
 
-    python -m benchmarks.gpu                                  # one CUDA device
-    python -m benchmarks.gpu --device cpu --small --output .  # tries the script itself
+    python benchmarks/gpu.py                                  # one CUDA device
+    python benchmarks/gpu.py --device cpu --small --output .  # tries the script itself
 
 1. The conformance suite on `TransformersEngine`, in float32 and bfloat16.
 2. Sampled tokens a second of the engine and of `generate`, on the same prefixes.
@@ -27,13 +27,13 @@ from typing import Any
 
 import torch
 import transformers
+from real_servers import NANO, PROBLEMS, SETTINGS
 from rich.console import Console
+from rollout_throughput import build_model, build_requests, by_engine, by_generate
 
 from align.pipeline.recipe import load_recipe
 from align.pipeline.run import run
 from align.run_folder import read_manifest
-from benchmarks.real_servers import NANO, PROBLEMS, SETTINGS
-from benchmarks.rollout_throughput import build_model, build_requests, by_engine, by_generate
 from pts.config import SamplingConfig
 from pts.engines.transformers.engine import TransformersEngine
 from pts.testing import check_engine
@@ -61,7 +61,8 @@ def conformance(device: str, dtype: str) -> dict[str, Any]:
 
 def throughput(device: str, small: bool) -> dict[str, Any]:
     """Sampled tokens a second, the better of two turns each; the first also warms up."""
-    model = build_model().to(device)
+    model: Any = build_model()
+    model = model.to(device)
     requests = build_requests(*((4, 4, 8) if small else (32, 16, 32)))
     contenders = {"engine": by_engine(model, 512), "generate": by_generate(model, 512)}
     rates: dict[str, float] = dict.fromkeys(contenders, 0.0)

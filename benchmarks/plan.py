@@ -64,8 +64,8 @@ def chain(name: str, like: Path) -> Recipe:
 
 def run_chain(name: str, like: Path, folder: Path) -> None:
     """Run a chain and note each step's peak memory beside its manifest."""
-    clock: Any = SimpleNamespace(monotonic=time.process_time)
-    pipeline.time = clock
+    patched: Any = pipeline
+    patched.time = SimpleNamespace(monotonic=time.process_time)
     peaks: dict[str, int] = {}
     stage, evaluation = pipeline.run_stage, pipeline.run_evaluation
 
@@ -75,7 +75,7 @@ def run_chain(name: str, like: Path, folder: Path) -> None:
     def run_evaluation(recipe: Any, policy: str, *rest: Any) -> Any:
         return _peak(peaks, f"eval/{policy}", lambda: evaluation(recipe, policy, *rest))
 
-    pipeline.run_stage, pipeline.run_evaluation = run_stage, run_evaluation
+    patched.run_stage, patched.run_evaluation = run_stage, run_evaluation
     began = time.monotonic()
     try:
         pipeline.run(chain(name, like), folder, Console(), progress=False, parallel=False)
@@ -159,7 +159,7 @@ def tables(like: Path, folders: list[Path]) -> None:
     (RESULTS / "plan.md").write_text("\n".join(lines) + "\n")
 
 
-def _table(steps: list[dict[str, Any]]) -> list[str]:
+def _table(steps: Any) -> list[str]:
     names = list(steps[0]["planned"])
     rows = [f"| step | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
     for step in steps:

@@ -32,7 +32,7 @@ def main() -> None:
     print(f"{len(costs)} questions, {options.draws} probes of each size")
     for size in options.probes:
         drawn = (rng.permutation(len(costs))[:size] for _ in range(options.draws))
-        found = [forecast(costs[rows], len(costs)) for rows in drawn]
+        found = [forecast(costs[rows].tolist(), len(costs)) for rows in drawn]
         for k, name in enumerate(WHAT):
             held = np.mean([f[k].low <= totals[k] <= f[k].high for f in found])
             width = np.mean([(f[k].high - f[k].low) / totals[k] for f in found])

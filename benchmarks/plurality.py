@@ -56,6 +56,12 @@ def main() -> None:
     print(table(found, folders))
 
 
+def asked_of(problem: Problem) -> str:
+    """What a problem's last message says."""
+    prompt = problem.prompt
+    return prompt if isinstance(prompt, str) else prompt[-1].content
+
+
 def of_seed(seed: int, folder: Path) -> Mapping[str, Any]:
     """Fates of the questions, shares of right labels and rows, accuracies by policy."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +70,7 @@ def of_seed(seed: int, folder: Path) -> Mapping[str, Any]:
     task = build_task(start.task)
     problems = task.problems("train", QUESTIONS, 10_000 + seed)
     source = folder / "questions.jsonl"
-    asked = [{"prompt": [{"role": "user", "content": p.prompt[-1].content}]} for p in problems]
+    asked = [{"prompt": [{"role": "user", "content": asked_of(p)}]} for p in problems]
     write(source, asked)
     model = folder / "start" / "sft" / "model"
     config = SynthesisConfig(
@@ -73,7 +79,7 @@ def of_seed(seed: int, folder: Path) -> Mapping[str, Any]:
     )  # fmt: skip
     made = synthesize([str(source)], folder / "made", config)
     kept = [json.loads(line) for line in (folder / "made" / "sft.jsonl").open(encoding="utf-8")]
-    by_text = {problem.prompt[-1].content: problem for problem in problems}
+    by_text = {asked_of(problem): problem for problem in problems}
     everything = finished(source, config, folder / "made" / CALLS)
     rows = {
         "kept": kept,

@@ -156,8 +156,9 @@ def measure(
             for at in tested[name]:
                 wanted[name] |= {path.ids[:at]: None, path.ids[: at + 1]: None}
         for pair in searched.pairs:
-            at = completion_prefix(searched, pair)
-            wanted[pair.problem_id] |= {(*at, pair.chosen): None, (*at, pair.rejected): None}
+            prefix = completion_prefix(searched, pair)
+            sides = (pair.chosen, pair.rejected)
+            wanted[pair.problem_id] |= {(*prefix, token): None for token in sides}
     fingerprint = {"policy_digest": engine.policy_digest, "n": n, "seed": TRUTH_SEED}
     asked = [problem for problem in problems if wanted[problem.id]]
     with (

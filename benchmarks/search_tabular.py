@@ -19,10 +19,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.random import Generator
 from search_references import every_token, oracle
 from search_tables import P_GAP, ZONE, report, tables
 
@@ -42,6 +44,7 @@ from pts.types import (
     Cost,
     Estimate,
     Ids,
+    LogprobQuery,
     Problem,
     Rollout,
     RolloutQuery,
@@ -75,23 +78,26 @@ TRIALS = {
 KNOWN = {**SEARCHES, **TRIALS}
 
 Reference: TypeAlias = Callable[
-    [ScoredCompletion, Floats, Sequence[int], np.random.Generator], tuple[list[int], int]
+    [ScoredCompletion, Floats, Sequence[int], Generator], tuple[list[int], int]
 ]
 """(path, its known p, tokens to be found, generator): reported positions and rollouts spent."""
+
+
+def _cliffs(
+    gap: float, path: ScoredCompletion, curve: Floats, sought: Sequence[int], rng: Generator
+) -> tuple[list[int], int]:
+    return every_token(curve, gap, rng)
+
+
+def _told(
+    n: int, path: ScoredCompletion, curve: Floats, sought: Sequence[int], rng: Generator
+) -> tuple[list[int], int]:
+    return oracle(path, curve, sought, n, SearchConfig(), rng) if sought else [], n
+
+
 REFERENCES: dict[str, Reference] = {
-    **{
-        f"every token, gap {gap}": lambda path, curve, sought, rng, gap=gap: every_token(
-            curve, gap, rng
-        )
-        for gap in (0.1, 0.2)
-    },
-    **{
-        f"oracle, {n} rollouts": lambda path, curve, sought, rng, n=n: (
-            oracle(path, curve, sought, n, SearchConfig(), rng) if sought else [],
-            n,
-        )
-        for n in BUDGETS
-    },
+    **{f"every token, gap {gap}": partial(_cliffs, gap) for gap in (0.1, 0.2)},
+    **{f"oracle, {n} rollouts": partial(_told, n) for n in BUDGETS},
 }
 
 
@@ -99,7 +105,7 @@ def searched(
     path: ScoredCompletion,
     rollouts: Sequence[Rollout],
     config: SearchConfig,
-    rng: np.random.Generator,
+    rng: Generator,
 ) -> SearchRoutine[PathAnalysis]:
     if config.method == "branch":
         return (yield from search_branch(path, rollouts, config, rng))
@@ -108,7 +114,7 @@ def searched(
 
 
 def parts(
-    given: Ids | None, config: SearchConfig, rng: np.random.Generator
+    given: Ids | None, config: SearchConfig, rng: Generator
 ) -> SearchRoutine[tuple[PathAnalysis, list[CandidatePair], dict[str, Cost]] | None]:
     """One path of one question, its costs kept apart; None if the filter sets it aside."""
     meter: dict[str, dict[Any, Cost]] = {k: {} for k in ("filter", "search", "screen", "confirm")}
@@ -121,7 +127,7 @@ def parts(
     if given is not None:
         ((judged,),) = yield from request([RolloutQuery(given, 1, "search")])
         ids, verdict = given, judged.verdict
-    (rows,) = yield from request_logprobs([ids])
+    (rows,) = yield from request_logprobs([LogprobQuery(ids)])
     path = ScoredCompletion(ids, verdict, tuple(rows))
     finding = yield from with_cost(searched(path, rollouts, config, rng), meter["search"])
     proposals = yield from with_cost(screen(finding, config), meter["screen"])
@@ -319,10 +325,10 @@ def measure(shape: str, searches: Sequence[Lines], instances: int, seed: int) ->
     first = list(SHAPES).index(shape) * 10_000
     stream = cases(shape, seed, done[-1]["offset"] + 1 if done else first)
     for k in range(len(done), instances):
-        offset, *case = next(stream)
+        offset, instance, engine = next(stream)
         for lines in searches:
             if len(lines.rows) == k:
-                row = run_one(shape, offset, (case[0], case[1]), lines.name, seed)
+                row = run_one(shape, offset, (instance, engine), lines.name, seed)
                 lines.add({"offset": offset, **row})
             if lines.rows[k]["offset"] != offset:
                 raise SystemExit(f"{lines.path}: line {k + 2} is of another instance; move it away")

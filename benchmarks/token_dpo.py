@@ -116,7 +116,7 @@ def _measure(cell: str, options: argparse.Namespace) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         build: Callable[[], Any]
         if model in WRAPPED:
-            answers = (right_answers_of(options.run / "pts", ("filter",)) * count)[:count]
+            answers = (right_answers_of(options.run / "pts", ["filter"]) * count)[:count]
             build = _wrapped(model, rest[0], policy, tokenizer, answers, Path(folder), options)
         else:
             rows = token_rows(options.run, int(rest[0]), options.batch, count)

@@ -218,6 +218,22 @@ def test_the_worlds_are_sweeps(world: str) -> None:
     assert {*loaded.file.arms} >= {"start", "again", "full", "uncertain"}
 
 
+@pytest.mark.parametrize("name", ["soft_more", "soft_questions"])
+def test_further_arms_share_the_start_of_the_soft_world(name: str) -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "worlds"
+    recipes = []
+    for file in (f"{name}.yaml", "soft.yaml"):
+        asked = plan(load_sweep(folder / file))
+        check_recipe(asked.recipe_for(asked.cells(0)))
+        recipes.append(asked.recipe_for(asked.cells(0)))
+    more, soft = recipes
+    assert more.settings("start") == soft.settings("start")
+    assert more.task == soft.task
+    if name == "soft_more":
+        for stage in ("search", "pairs"):
+            assert more.settings(stage) == soft.settings(stage)
+
+
 def test_the_ablation_of_table_9_is_a_sweep() -> None:
     loaded = load_sweep(Path(__file__).parents[2] / "benchmarks" / "ablation.yaml")
     asked = plan(loaded)

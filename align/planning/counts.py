@@ -26,7 +26,7 @@ CONTROL_ROLLOUTS = {"uncertain": 48, "uniform": 48, "coin": 0}
 CONTROL_PAIRS = 0.5
 """Pairs of a control arm by its questions: others have no position, or a tie."""
 CLIFFS, CLIFF_PAIRS = 1.0, 4.0
-"""Of one completion, where cliffs are looked for."""
+"""Of one completion, where cliffs are looked for: assumed, not measured."""
 
 
 @dataclass(frozen=True, slots=True)

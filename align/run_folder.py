@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from align.circumstances import CIRCUMSTANCES, circumstances, earlier
 from align.context import StageResult
 from align.errors import ManifestError
 from align.settings import FilesTask, MixtureConfig
@@ -33,20 +31,6 @@ from pts.files import output_fault, write_json
 
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "numpy",
-    "three-stage",
-)
-
-CIRCUMSTANCES = ("versions", "machine", "git")
-"""What a manifest tells of how a run was made, beside its recipe."""
 
 LONGEST_SECONDS = 1e10
 """Of a stage; what is longer is no time."""
@@ -85,18 +69,14 @@ class Manifest:
                 f"{folder}: another process is running here; wait for it or give --output"
             ) from None
         found = read_manifest(folder) if (folder / "manifest.json").exists() else {}
-        now = {
-            "git": git_state(),
-            "versions": versions(),
-            "machine": {**machine(), **({"device": device} if device else {})},
-        }
+        now = circumstances(device)
         data = {
             "stages": {},
             **found,
             "recipe": recipe.plain(),
             "labels": recipe.labels(),
             **now,
-            **_earlier(found, now),
+            **earlier(found, now),
         }
         if data != found:  # a finished run that is repeated is left as it is
             write_json(folder / "manifest.json", data)  # from now on this is the folder of a run
@@ -208,23 +188,6 @@ def chain_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**stage, "label": labels.get(stage["name"], stage["name"])} for stage in stages]
 
 
-def _earlier(found: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Circumstances that finished stages were made in before a run was continued in other ones."""
-    listed = found.get("earlier", [])
-    counted = {name for one in listed for name in one["stages"]}
-    made = [name for name in found.get("stages", {}) if name not in counted]
-    before = {key: found[key] for key in CIRCUMSTANCES if key in found}
-    if made and before != dict(now):
-        listed = [*listed, {"stages": made, **before}]
-    return {"earlier": listed} if listed else {}
-
-
-def circumstances_of(manifest: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Code, versions and machine that a stage was finished with."""
-    told = next((one for one in manifest.get("earlier", ()) if stage in one["stages"]), manifest)
-    return {key: told[key] for key in CIRCUMSTANCES if key in told}
-
-
 def _damage(data: Any) -> str:
     """What is wrong with the form of a manifest; empty if nothing is."""
     if not isinstance(data, dict):
@@ -242,8 +205,8 @@ def _damage(data: Any) -> str:
         return "'labels' and 'git' must hold text"
     if broken_text(data):
         return BROKEN_TEXT
-    earlier = data.get("earlier", [])
-    if not (isinstance(earlier, list) and all(map(_is_earlier, earlier))):
+    before = data.get("earlier", [])
+    if not (isinstance(before, list) and all(map(_is_earlier, before))):
         return "'earlier' must be a list of objects with the names of their stages"
     stages = recipe.get("stages", [])
     if not isinstance(stages, list) or not all(map(_is_named, stages)):
@@ -326,57 +289,6 @@ def recipe_digest(recipe: Recipe, data: Mapping[str, str]) -> str:
     """Twelve hex digits that name a recipe, and the data files that it names."""
     text = json.dumps(recipe.plain()) + "".join(f"{k}={v}" for k, v in data.items())
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def git_state() -> dict[str, str | None]:
-    """Commit of the code that runs, and a digest of its uncommitted changes (None if clean)."""
-    root = Path(__file__).parent.parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel").strip()) != root:
-            return {"commit": None, "changes": None}
-        commit, diff = git("rev-parse", "HEAD").strip(), git("diff", "HEAD")
-    except (subprocess.CalledProcessError, FileNotFoundError):
-        return {"commit": None, "changes": None}
-    return {
-        "commit": commit,
-        "changes": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine() -> dict[str, str]:
-    """What of the machine can shape a rounding: the processor, and how many cores and threads."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        told = []
-    names = (line.partition(":")[2].strip() for line in told if line.startswith("model name"))
-    return {
-        "processor": next(names, "") or platform.processor() or platform.machine(),
-        "cores": str(cores()),
-        "threads": os.environ.get("OMP_NUM_THREADS", "one a core"),
-    }
 
 
 def _relative(path: Path | None, folder: Path) -> str | None:

@@ -29,13 +29,13 @@ from real_servers import NANO, running
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from align.circumstances import versions
 from align.export.gguf_file import write_gguf
 from align.export.gguf_tokenizer import CL100K, read_tokenizer
 from align.export.model_folder import stop_ids
 from align.models.load import template_text
 from align.models.smollm2 import convert
 from align.pipeline.recipe import load_recipe
-from align.run_folder import versions
 from align.tasks.registry import build_task
 from pts import load_model_and_tokenizer
 from pts.types import Problem

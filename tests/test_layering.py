@@ -29,7 +29,7 @@ ALIGN = [
     {"training", "evaluation", "judging"},
     {"run_folder", "tasks", "models", "mixture"},
     {"decontamination"},
-    {"context", "data", "settings", "ledger", "controls"},
+    {"context", "data", "settings", "ledger", "controls", "circumstances"},
     {"engines"},
     {"errors"},
 ]

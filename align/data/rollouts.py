@@ -59,7 +59,7 @@ def collect_answers(
         drawn = sum(
             k.rollout.success in outcomes and k.purpose in purposes for k in question.rollouts
         )
-        answers = [ids for right in outcomes for ids in question.answers(right, purposes) if ids]
+        answers = [ids for right in outcomes for ids in question.answers(right, purposes)]
         kept = _some(answers, max_per_question, f"{seed}|{question.problem_id}")
         rows += [answer_row(question.prompt_ids, ids) for ids in kept]
         questions += bool(answers)

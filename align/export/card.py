@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
+from align.circumstances import circumstances_of
 from align.evaluation.tables import build_table
 from align.export.policy import Policy
 from align.export.private import redacted
 from align.models import smollm2
 from align.models.load import NANO, SMOLLM2
-from align.run_folder import chain_of, circumstances_of
+from align.run_folder import chain_of
 from align.settings import data_folder
 
 TAGS = ("three-stage", "post-training")

@@ -17,7 +17,7 @@ from multiprocessing.synchronize import Event
 from types import TracebackType
 from typing import TypeVar
 
-from align.run_folder import cores
+from align.circumstances import cores
 
 T = TypeVar("T")
 

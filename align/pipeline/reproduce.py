@@ -18,9 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from align.circumstances import CIRCUMSTANCES, circumstances_of
 from align.errors import RecipeError
 from align.pipeline.recipe import Recipe
-from align.run_folder import CIRCUMSTANCES, chain_of, circumstances_of, differences, read_manifest
+from align.run_folder import chain_of, differences, read_manifest
 from pts.errors import did_you_mean
 
 NO_RESULTS = frozenset({"seconds"})

@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from align.circumstances import cores
 from align.context import BASE, StageContext, StageEntry, StageResult
 from align.engines.settings import engine_inputs
 from align.errors import RecipeError
@@ -34,7 +35,6 @@ from align.report.page import write_report
 from align.run_folder import (
     Manifest,
     check_policies,
-    cores,
     data_digests,
     read_manifest,
     recipe_digest,

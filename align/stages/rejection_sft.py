@@ -176,11 +176,11 @@ def _of_search(context: StageContext) -> tuple[list[ChatIds], dict[str, int]]:
 
 
 def answer_rows(sampled: Sequence[Sampled], which: Literal["right", "all"]) -> list[ChatIds]:
-    """A row for each distinct right answer of a question, or for each that is not empty. A cut
-    answer is never right."""
+    """A row for each distinct right answer of a question, or for each answer. A cut answer is never
+    right."""
     rows = []
     for question in sampled:
         kept = (answer for answer in question.answers if answer.right or which == "all")
-        distinct = dict.fromkeys(answer.ids for answer in kept if answer.ids)
+        distinct = dict.fromkeys(answer.ids for answer in kept)
         rows += [answer_row(question.prompt_ids, ids) for ids in distinct]
     return rows

@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
+from align.circumstances import git_state, versions
 from align.errors import SweepError
 from align.evaluation.policy import measure
 from align.evaluation.records import Evaluation, read_evaluation
@@ -31,11 +32,9 @@ from align.pipeline.background import begin_worker
 from align.pipeline.recipe import Recipe, measured_otherwise
 from align.run_folder import (
     data_digests,
-    git_state,
     read_manifest,
     source_digests,
     tree_digest,
-    versions,
 )
 from align.sweep.cells import FOLDER, Cell, best_points, cell_of, check_cell, read_cell, write_cell
 from align.sweep.claims import claimed, holder

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from align.circumstances import cores
 from align.pipeline.background import BackgroundWorker, share_cores
-from align.run_folder import cores
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from align.circumstances import circumstances_of
 from align.context import StageResult
 from align.errors import ManifestError, RecipeError
 from align.pipeline.recipe import load_recipe, parse_recipe
@@ -16,7 +17,6 @@ from align.pipeline.run import evaluate_again, fresh_seed
 from align.run_folder import (
     Manifest,
     check_policies,
-    circumstances_of,
     data_digests,
     read_manifest,
     tree_digest,
@@ -88,7 +88,7 @@ def test_a_run_that_goes_on_elsewhere_keeps_what_made_its_stages(
     with Manifest.open(tmp_path, RECIPE):
         pass
     assert read_manifest(tmp_path) == first
-    monkeypatch.setattr("align.run_folder.versions", lambda: {"torch": "9.0"})
+    monkeypatch.setattr("align.circumstances.versions", lambda: {"torch": "9.0"})
     for _ in range(2):
         with Manifest.open(tmp_path, RECIPE):
             pass

@@ -25,8 +25,8 @@ CONTROL_ROLLOUTS = {"uncertain": 48, "uniform": 48, "coin": 0}
 """Rollouts of a control arm's two siblings together, after the one that gives the position."""
 CONTROL_PAIRS = 0.5
 """Pairs of a control arm by its questions: others have no position, or a tie."""
-CLIFFS, CLIFF_PAIRS = 1.0, 4.0
-"""Of one completion, where cliffs are looked for: assumed, not measured."""
+CLIFFS = CLIFF_PAIRS = 1 / 6
+"""Of one completion, where cliffs are looked for: six questions of the soft world gave one pair."""
 
 
 @dataclass(frozen=True, slots=True)

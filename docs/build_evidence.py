@@ -1,18 +1,24 @@
 """The pictures and tables of docs/evidence.md: what each arm reached, world by world.
 
-`python docs/build.py` writes them from the cells of the experiment and of its pilot, and from the
-tables that `align sweep` made of these cells.
+`python docs/build.py` writes them, and table.md and table.json beside the cells, from the cells of
+the experiment and of its pilot: whole seeds alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from align.evaluation.statistics import paired_mean
+from align.evaluation.statistics import mean_interval, paired_mean
+from align.evaluation.tables import points
 from align.report.charts import gains, gains_side_by_side, standalone
+from align.sweep.cells import Cell, read_cell
+from align.sweep.file import load_sweep
+from align.sweep.plan import CellKey
+from align.sweep.table import ContrastRow, SweepTable, sweep_table, values_of
 from pts.types import Estimate
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +49,41 @@ CONTRASTS = (
     ("pairs", "coin"),
 )
 """The first three are primary."""
+TOLD = (
+    "pairs",
+    "rollouts",
+    "both",
+    "again",
+    "full",
+    "uncertain",
+    "as-many",
+    "coin",
+    "chain",
+    "twice",
+)
+"""Arms in the tables, after the start."""
+SAMPLED_BY = {
+    "pairs": ["search"],
+    "again": ["again"],
+    "full": ["full"],
+    "uncertain": ["uncertain"],
+    "as-many": ["as_many"],
+    "coin": ["coin"],
+    "chain": ["search", "chain"],
+    "twice": ["again", "twice"],
+}
+"""The stages after the start that sample for an arm; `uncertain`, `as-many` and `coin` are held
+along the search's right answers besides."""
+LESS = "above 0, less than the first"
+PREDICTED = {
+    ("both", "rollouts"): dict.fromkeys(("soft", "late", "rare"), "5 or more")
+    | dict.fromkeys(("even", "fatal"), "within 1"),
+    ("chain", "twice"): dict.fromkeys(("soft", "late", "rare"), LESS)
+    | dict.fromkeys(("even", "fatal"), "0 or below"),
+    ("pairs", "as-many"): dict.fromkeys(("soft", "late", "rare"), "5 or more")
+    | {"even": "within 1", "fatal": "0 or above"},
+}
+"""Of the differences in points at T = 0.7, world by world."""
 PILOT = {
     "pairs": "50 confirmed pairs",
     "as-many": "50 pairs at uncertain places",
@@ -55,89 +96,191 @@ PILOT = {
 
 def files() -> dict[Path, str]:
     """What `python docs/build.py` writes for this part."""
-    pilot = [(label, _gain("pilot", arm, [100])) for arm, label in PILOT.items()]
-    panels = {}
-    for world, planned in WORLDS.items():
-        if seeds := _finished(world):
-            rows = [(label, _gain(world, arm, seeds)) for arm, label in ARMS.items()]
-            panels[f"{world} ({len(seeds)} of {planned} seeds)"] = rows
-    return {
+    worlds = {world: World.of(world) for world in WORLDS}
+    pilot = [(label, _pilot_gain(arm)) for arm, label in PILOT.items()]
+    panels = {
+        f"{name} ({len(world.seeds)} of {WORLDS[name]} seeds)": [
+            (label, world.gains(arm)) for arm, label in ARMS.items()
+        ]
+        for name, world in worlds.items()
+    }
+    written = {
         PICTURES / "pilot.svg": standalone(gains(pilot)),
         PICTURES / "worlds.svg": standalone(gains_side_by_side(panels)),
-        PAGE: _page(PAGE.read_text(encoding="utf-8")),
+        PAGE: _page(PAGE.read_text(encoding="utf-8"), worlds),
     }
+    for name, world in worlds.items():
+        folder = RESULTS / f"worlds_{name}"
+        written[folder / "table.md"] = world.table.to_markdown()
+        written[folder / "table.json"] = json.dumps(world.table.to_json(), indent=2) + "\n"
+    return written
 
 
-def _page(text: str) -> str:
+@dataclass(frozen=True)
+class World:
+    """The finished seeds of a world."""
+
+    planned: int
+    table: SweepTable
+    cells: Mapping[CellKey, Cell]
+
+    @classmethod
+    def of(cls, name: str) -> World:
+        """Read the cells of all seeds whose every arm is there."""
+        sweep = load_sweep(ROOT / "benchmarks" / "worlds" / f"{name}.yaml")
+        folder = RESULTS / f"worlds_{name}" / "cells"
+        seeds = [int(path.stem.rpartition("seed")[2]) for path in folder.glob("start-seed*.json")]
+        cells = {}
+        for seed in sorted(seeds):
+            keys = [CellKey(arm, seed) for arm in sweep.file.arms]
+            if all((folder / f"{key.name}.json").exists() for key in keys):
+                cells |= {key: read_cell(folder / f"{key.name}.json") for key in keys}
+        made = {(cell.source, str(cell.made.get("commit"))) for cell in cells.values()}
+        assert len(made) == 1, f"{name}: cells of {len(made)} versions"
+        return cls(WORLDS[name], sweep_table(sweep, cells), cells)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """In their order."""
+        return self.table.rows[0].seeds
+
+    @property
+    def complete(self) -> bool:
+        """Whether all seeds that were declared are there."""
+        return len(self.seeds) == self.planned
+
+    def row(self, second: str, first: str) -> ContrastRow:
+        """A contrast at T = 0.7."""
+        return next(
+            row
+            for row in self.table.contrasts
+            if row.arms == (first, second) and row.measure == "sampled"
+        )
+
+    def means(self, value: Callable[[Cell], float]) -> dict[str, float]:
+        """Of each arm, the seeds' mean."""
+        return {
+            row.arm: statistics.mean(value(self.cells[CellKey(row.arm, s)]) for s in self.seeds)
+            for row in self.table.rows
+        }
+
+    def gains(self, arm: str) -> list[float]:
+        """`arm` less the start at T = 0.7, seed by seed."""
+        start, reached = (
+            [values_of(self.cells[CellKey(one, s)].measured.items, "sampled") for s in self.seeds]
+            for one in ("start", arm)
+        )
+        return [float((b - a).mean()) for a, b in zip(start, reached, strict=True)]
+
+
+def _page(text: str, worlds: Mapping[str, World]) -> str:
     """The page with its tables made anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    tables = {world: _table(world) for world in WORLDS}
     blocks = [
-        _accuracies("sampled", "T = 0.7", tables),
-        _accuracies("greedy", "greedy", tables),
-        _costs(tables),
-        _differences(tables),
+        _accuracies("T = 0.7", lambda cell: cell.measured.metrics["sampled"], worlds),
+        _differences(worlds),
+        _predictions(worlds),
+        _accuracies("greedy", lambda cell: cell.measured.metrics["greedy"], worlds),
+        _accuracies("pass@4", lambda cell: cell.measured.metrics["pass_at_k"], worlds),
+        _entropies(worlds),
+        _costs(worlds),
     ]
     return before + "\n\n".join([BEGIN, *blocks, END]) + after
 
 
-def _table(world: str) -> dict[str, Any]:
-    table: dict[str, Any] = json.loads((RESULTS / f"worlds_{world}" / "table.json").read_text())
-    arms = {row["arm"]: row for row in table["arms"]}
-    told = [len(row["seeds"]) for row in arms.values()]
-    assert set(told) == {len(_finished(world))}, f"{world}: make its table again"
-    contrasts = {tuple(r["arms"]): r for r in table["contrasts"] if r["measure"] == "sampled"}
-    return {"seeds": told[0], "arms": arms, "contrasts": contrasts}
+def _heads(worlds: Mapping[str, World]) -> list[str]:
+    return [f"{name} ({len(world.seeds)} of {world.planned})" for name, world in worlds.items()]
 
 
-def _accuracies(measure: str, name: str, tables: dict[str, Any]) -> str:
+def _accuracies(name: str, value: Callable[[Cell], float], worlds: Mapping[str, World]) -> str:
     """Means over the seeds; the best arm of a world in bold."""
-    arms = next(iter(tables.values()))["arms"]
-    means = {
-        world: {arm: 100 * row["means"][measure]["mean"] for arm, row in table["arms"].items()}
-        for world, table in tables.items()
-    }
+    means = [world.means(value) for world in worlds.values()]
     rows = []
-    for arm in (arm for arm in arms if arm != "sft"):
-        told = [(means[world][arm], max(means[world].values())) for world in tables]
+    for arm in ("start", *TOLD):
+        told = [(100 * of[arm], 100 * max(of.values())) for of in means]
         rows.append(
             [f"`{arm}`", *(f"**{x:.1f}**" if x == most else f"{x:.1f}" for x, most in told)]
         )
-    heads = [f"{world} ({table['seeds']})" for world, table in tables.items()]
-    return _markdown([f"{name}, %, mean of the seeds", *heads], rows)
+    return _markdown([f"{name}, %, mean of the seeds", *_heads(worlds)], rows)
 
 
-def _costs(tables: dict[str, Any]) -> str:
-    """Of the search and of what is matched to it: generated tokens from the start on."""
+def _entropies(worlds: Mapping[str, World]) -> str:
+    means = [w.means(lambda cell: cell.measured.metrics["entropy"]) for w in worlds.values()]
+    rows = [[f"`{arm}`", *(f"{of[arm]:.3f}" for of in means)] for arm in ("start", *TOLD)]
+    return _markdown(["entropy, nats a token", *_heads(worlds)], rows)
+
+
+def _costs(worlds: Mapping[str, World]) -> str:
+    """Of the stages after the start that sample for an arm: generated tokens and verifier calls."""
     rows = []
-    for arm in ("start", "pairs", "chain", "uncertain"):
-        spent = [table["arms"][arm]["ledger"]["generated_tokens"] for table in tables.values()]
-        rows.append([f"`{arm}`", *(f"{tokens / 1000:,.0f}k" for tokens in spent)])
-    return _markdown(["generated tokens from SFT on", *tables], rows)
+    for arm, stages in SAMPLED_BY.items():
+        cells = []
+        for world in worlds.values():
+            found = [world.cells[CellKey(arm, seed)].stages for seed in world.seeds]
+            tokens, calls = (
+                statistics.mean(sum(of[stage][what] for stage in stages) for of in found)
+                for what in ("generated_tokens", "verifier_calls")
+            )
+            cells.append(f"{tokens / 1000:,.0f}k / {calls / 1000:.1f}k")
+        rows.append([f"`{arm}`", *cells])
+    return _markdown(["generated tokens / verifier calls after the start", *_heads(worlds)], rows)
 
 
-def _differences(tables: dict[str, Any]) -> str:
+def _differences(worlds: Mapping[str, World]) -> str:
     """Differences at T = 0.7 with their intervals over the seeds, and the seeds' own."""
     rows = []
     for second, first in CONTRASTS:
         cells = []
-        for table in tables.values():
-            row = table["contrasts"][first, second]
-            own = [100 * one["difference"]["mean"] for one in row["found"]["per_seed"]]
-            mean = sum(own) / len(own)
-            text = f"**{mean:+.1f}**" if len(own) > 1 else f"{mean:+.1f}"
-            if row["found"]["over_seeds"]:
-                difference = row["found"]["over_seeds"]["difference"]
-                text += " [{:+.1f}, {:+.1f}]".format(
-                    *(100 * difference[bound] for bound in ("low", "high"))
-                )
-                text += "<br>" + ", ".join(f"{x:+.1f}" for x in own)
-            if row["adjusted"] is not None:
-                text += f"<br>p = {row['adjusted']:.3f}"
+        for world in worlds.values():
+            row = world.row(second, first)
+            own = [100 * one.difference.mean for one in row.found.per_seed]
+            mean, interval = points(row.found.difference).split(" ", 1)
+            text = f"**{mean}** {interval}<br>" + ", ".join(f"{x:+.1f}" for x in own)
+            if row.adjusted is not None:
+                said = f"p = {row.adjusted:.3f}, {row.verdict}" if world.complete else "interim"
+                text += f"<br>{said}"
             cells.append(text.replace("-", "−"))
         rows.append([f"`{second}` − `{first}`", *cells])
-    return _markdown(["points at T = 0.7", *tables], rows)
+    return _markdown(["points at T = 0.7", *_heads(worlds)], rows)
+
+
+def _predictions(worlds: Mapping[str, World]) -> str:
+    """What was predicted of the primary contrasts, and what the intervals say of it."""
+    rows = []
+    for (second, first), predicted in PREDICTED.items():
+        cells = []
+        for name, world in worlds.items():
+            prediction = predicted[name]
+            said = _judged(prediction, world, (second, first))
+            cells.append(f"{prediction}: {said if world.complete else said + ' so far'}")
+        rows.append([f"`{second}` − `{first}`", *cells])
+    return _markdown(["predicted: found", *_heads(worlds)], rows)
+
+
+def _judged(prediction: str, world: World, arms: tuple[str, str]) -> str:
+    """`met` where the interval lies inside what was predicted, `contradicted` outside, else `open`.
+
+    "Within 1" is met where the 90 % interval lies inside.
+    """
+    found = world.row(*arms).found
+    low, high = 100 * found.difference.low, 100 * found.difference.high
+    if prediction == "within 1":
+        met, out = bool(found.equivalent), low > 1 or high < -1
+    elif prediction == LESS:
+        other = world.row("both", "rollouts").found
+        less = mean_interval(
+            [
+                a.difference.mean - b.difference.mean
+                for a, b in zip(other.per_seed, found.per_seed, strict=True)
+            ]
+        )
+        met, out = low > 0 and less.low > 0, high <= 0 or less.high <= 0
+    else:
+        at, sign = {"5 or more": (5, 1), "0 or above": (0, 1), "0 or below": (0, -1)}[prediction]
+        near, far = (low, high) if sign > 0 else (-high, -low)
+        met, out = near >= at, far < at
+    return "met" if met else "contradicted" if out else "open"
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -145,22 +288,11 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _finished(world: str) -> list[int]:
-    """The seeds whose every arm is there."""
-    cells = RESULTS / f"worlds_{world}" / "cells"
-    seeds = [int(path.stem.rpartition("seed")[2]) for path in cells.glob("start-seed*.json")]
-    arms = ("start", *ARMS)
-    return sorted(s for s in seeds if all((cells / f"{a}-seed{s}.json").exists() for a in arms))
-
-
-def _gain(world: str, arm: str, seeds: Sequence[int]) -> Estimate:
-    """`arm` less the start over all problems of the seeds; paired by problem."""
-    start, rates = ([r for s in seeds for r in _rates(world, a, s)] for a in ("start", arm))
+def _pilot_gain(arm: str) -> Estimate:
+    """`arm` less the start over the problems of the pilot's one seed; paired by problem."""
+    folder = RESULTS / "worlds_pilot" / "cells"
+    start, rates = (
+        values_of(read_cell(folder / f"{a}-seed100.json").measured.items, "sampled")
+        for a in ("start", arm)
+    )
     return paired_mean(start, rates).difference
-
-
-def _rates(world: str, arm: str, seed: int) -> list[float]:
-    """Success rate of every problem at T = 0.7."""
-    cell = RESULTS / f"worlds_{world}" / "cells" / f"{arm}-seed{seed}.json"
-    items: dict[str, Any] = json.loads(cell.read_text())["measured"]["items"]
-    return [passed / n for passed, n in zip(items["passed"], items["samples"], strict=True)]

@@ -339,9 +339,9 @@ def number(estimate: Estimate, digits: int) -> str:
 
 
 def points(estimate: Estimate) -> str:
-    """A difference in percentage points with its interval, signed."""
+    """A difference in percentage points with its interval, signed: "-0.0" is just below 0."""
     mean, low, high = (
-        f"{round(100 * value, 1) + 0.0:+.1f}"  # + 0.0 turns -0.0 into 0.0
+        f"{100 * value + 0.0:+.1f}"  # + 0.0 turns a 0 of either sign into +0.0
         for value in (estimate.mean, estimate.low, estimate.high)
     )
     return f"{mean} [{low}, {high}]"

@@ -98,18 +98,18 @@ def gains(rows: Sequence[tuple[str, Estimate]], margin: float = 0.0, width: int 
     return _svg(width, bottom + 22, parts, "differences in points, with 95 % intervals")
 
 
-def gains_side_by_side(panels: Mapping[str, Sequence[tuple[str, Estimate]]]) -> Markup:
-    """`gains` of several settings beside each other, on one scale; all have the same rows.
+def gains_side_by_side(panels: Mapping[str, Sequence[tuple[str, Sequence[float]]]]) -> Markup:
+    """Differences of several settings beside each other, on one scale; all have the same rows.
 
     Args:
-        panels: a title and its rows each, as `gains` takes them; the labels of the first are shown.
+        panels: a title and its rows each; a row is a label and a difference of rates for each seed,
+            drawn as a stroke each and a dot at their mean. The labels of the first panel are shown.
     """
     left, gap, inner, row_height, top = 200, 26, 140, 24, 26
     labels = [label for label, _ in next(iter(panels.values()))]
     bottom = top + row_height * len(labels)
-    estimates = [e for rows in panels.values() for _, e in rows]
-    low = 100 * min(0.0, *(e.low for e in estimates)) - 1
-    high = 100 * max(0.0, *(e.high for e in estimates)) + 1
+    values = [value for rows in panels.values() for _, seeds in rows for value in seeds]
+    low, high = 100 * min(0.0, *values) - 1, 100 * max(0.0, *values) + 1
     step = _tick(high - low)
     parts = [
         _text(left - 10, top + row_height * (k + 0.5) + 4, label, "end", "label")
@@ -123,10 +123,19 @@ def gains_side_by_side(panels: Mapping[str, Sequence[tuple[str, Estimate]]]) -> 
 
         parts.append(_text(start + inner / 2, top - 10, title, "middle", "label"))
         parts.append(_points_axis(x, low, high, step, top, bottom))
-        for k, (_, estimate) in enumerate(rows):
-            parts.append(_whisker(x, top + row_height * (k + 0.5), estimate, 0))
+        parts += [
+            _seeds(x, top + row_height * (k + 0.5), seeds) for k, (_, seeds) in enumerate(rows)
+        ]
     width = left + len(panels) * (inner + gap)
-    return _svg(width, bottom + 22, parts, "differences in points, with 95 % intervals")
+    return _svg(width, bottom + 22, parts, "differences in points: strokes are seeds, dots means")
+
+
+def _seeds(x: Scale, y: float, values: Sequence[float]) -> str:
+    """A stroke a seed, and a dot at their mean."""
+    mean = sum(values) / len(values)
+    said = f"{100 * mean:+.1f} (" + ", ".join(f"{100 * value:+.1f}" for value in values) + ")"
+    strokes = [_line(x(value), y - 6, x(value), y + 6, "mark") for value in values]
+    return f'<g class="c0"><title>{said}</title>{"".join(strokes)}{_marker(x(mean), y, 0)}</g>'
 
 
 def _points_axis(x: Scale, low: float, high: float, step: float, top: float, bottom: float) -> str:

@@ -4,8 +4,8 @@
     table.to_text(), table.to_markdown(), table.to_json(), table.picture()
 
 An arm's interval is Student's over the seeds. A contrast takes the seeds that have both arms. The
-p values of the primary contrasts are adjusted for their number (Holm), each measure by itself; the
-other contrasts are described by their intervals alone.
+p values of the primary contrasts are adjusted for their number (Holm), each measure by itself; only
+the deciding measure gets a verdict. The other contrasts are described by their intervals alone.
 """
 
 from __future__ import annotations
@@ -79,11 +79,13 @@ class ContrastRow:
     found: SeedContrast
     adjusted: float | None
     """p over the seeds after Holm; None for what is only described, and for a single seed."""
+    decides: bool
+    """Whether this is the measure that the sweep's file decides by."""
 
     @property
     def verdict(self) -> str:
-        """What may be said; of a contrast that is not primary nothing."""
-        if not self.primary:
+        """What may be said; of a contrast or a measure that decides nothing, nothing."""
+        if not (self.primary and self.decides):
             return ""
         if self.adjusted is None:
             return "one seed: nothing can be said of new training runs"
@@ -218,11 +220,13 @@ def _contrasts(
         for names, _, contrast in found
         if names in sweep.file.primary and contrast.over_seeds
     ]
-    adjusted = dict(zip((n for n, _ in tested), holm([p for _, p in tested]), strict=True))
+    absent = [1.0] * (len(sweep.file.primary) - len(tested))  # the family stays as declared
+    adjusted = dict(
+        zip((n for n, _ in tested), holm([*(p for _, p in tested), *absent]), strict=False)
+    )
+    primary, decides = sweep.file.primary, measure == sweep.file.measure
     return [
-        ContrastRow(
-            names, measure, names in sweep.file.primary, seeds, contrast, adjusted.get(names)
-        )
+        ContrastRow(names, measure, names in primary, seeds, contrast, adjusted.get(names), decides)
         for names, seeds, contrast in found
     ]
 

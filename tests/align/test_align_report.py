@@ -153,8 +153,8 @@ def test_problems_are_picked_by_rule(tmp_path: Path) -> None:
 
 
 def test_panels_of_gains_share_one_scale() -> None:
-    def panel(mean: float) -> list[tuple[str, Estimate]]:
-        return [("a", Estimate(0.0, 0.0, 0.0, 4, "t")), ("b", Estimate(mean, mean, mean, 4, "t"))]
+    def panel(mean: float) -> list[tuple[str, list[float]]]:
+        return [("a", [0.0]), ("b", [mean, mean])]
 
     svg = gains_side_by_side({"one & all": panel(0.1), "two": panel(-0.1)})
     assert "one &amp; all" in svg

@@ -45,6 +45,21 @@ def test_three_seeds_never_have_more_than_two_degrees_of_freedom() -> None:
         assert found.pvalue > 1e-3
 
 
+def test_seeds_that_agree_by_chance_are_no_surer_than_their_items() -> None:
+    # Both seeds gain 0.1; by its items (variance 0.1 * 0.9 * n / (n - 1), n = 1000) the error of a
+    # seed is sqrt(0.09 / 999), and that of two by sqrt(2) less. The seeds' own spread would be 0.
+    got = compare_arms(arms(0.5, 0.5, n=1000), arms(0.6, 0.6, n=1000)).over_seeds
+    error = math.sqrt(0.09 / 999 / 2)
+    assert got is not None
+    assert got.difference.mean == pytest.approx(0.1)
+    assert got.difference.low == pytest.approx(0.1 - error * math.tan(0.475 * math.pi))
+    assert got.pvalue == pytest.approx(1 - 2 * math.atan(0.1 / error) / math.pi)
+    # Where the seeds differ by more than their items explain, their spread alone decides.
+    apart = compare_arms(arms(0.5, 0.5, n=1000), arms(0.55, 0.65, n=1000)).over_seeds
+    assert apart is not None
+    assert apart.difference.low == pytest.approx(0.1 - 0.05 * math.tan(0.475 * math.pi))
+
+
 def test_rates_are_paired_by_their_means() -> None:
     before = [np.array([0.25, 0.5, 0.75]), np.array([0.5, 0.5, 0.5])]
     after = [b + d for b, d in zip(before, (0.125, 0.25), strict=True)]

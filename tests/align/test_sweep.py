@@ -159,10 +159,23 @@ def test_only_primary_contrasts_are_tested_and_adjusted(tmp_path: Path) -> None:
     assert [row.primary for row in rows] == [True, True, False]
     assert rows[2].adjusted is None
     assert rows[2].verdict == ""
+    greedy = [r for r in sweep_table(asked.plan.sweep, asked.cells()).contrasts if not r.decides]
+    assert {row.measure for row in greedy} == {"greedy"}
+    assert {row.verdict for row in greedy} == {""}, "a measure that decides nothing"
     ps = [row.found.over_seeds.pvalue for row in rows[:2] if row.found.over_seeds]
     assert sorted(row.adjusted for row in rows[:2]) == sorted(  # type: ignore[type-var]
         [min(1.0, 2 * min(ps)), max(2 * min(ps), max(ps))]
     )
+
+
+def test_the_family_is_as_large_as_declared(tmp_path: Path) -> None:
+    asked = work(tmp_path, [0, 1, 2, 3])
+    make_cells(asked)
+    cells = {key: cell for key, cell in asked.cells().items() if key.arm != "rejection"}
+    row = next(r for r in sweep_table(asked.plan.sweep, cells).contrasts if r.decides)
+    assert row.arms == ("start", "pairs")
+    assert row.found.over_seeds is not None
+    assert row.adjusted == min(1.0, 2 * row.found.over_seeds.pvalue), "two contrasts are primary"
 
 
 def test_one_seed_says_nothing_of_new_runs(tmp_path: Path) -> None:
@@ -218,20 +231,20 @@ def test_the_worlds_are_sweeps(world: str) -> None:
     assert {*loaded.file.arms} >= {"start", "again", "full", "uncertain"}
 
 
-@pytest.mark.parametrize("name", ["soft_more", "soft_questions"])
-def test_further_arms_share_the_start_of_the_soft_world(name: str) -> None:
+@pytest.mark.parametrize("name", ["soft_more", "soft_questions", "late_more", "tune_again"])
+def test_further_arms_share_the_start_of_their_world(name: str) -> None:
     folder = Path(__file__).parents[2] / "benchmarks" / "worlds"
+    world = "late" if name == "late_more" else "soft"
     recipes = []
-    for file in (f"{name}.yaml", "soft.yaml"):
+    for file in (f"{name}.yaml", f"{world}.yaml"):
         asked = plan(load_sweep(folder / file))
         check_recipe(asked.recipe_for(asked.cells(0)))
         recipes.append(asked.recipe_for(asked.cells(0)))
-    more, soft = recipes
-    assert more.settings("start") == soft.settings("start")
-    assert more.task == soft.task
-    if name == "soft_more":
-        for stage in ("search", "pairs"):
-            assert more.settings(stage) == soft.settings(stage)
+    more, first = recipes
+    assert more.settings("start") == first.settings("start")
+    assert more.task == first.task
+    for stage in {"search", "pairs", "again"} & {entry.name for entry in more.stages}:
+        assert more.settings(stage) == first.settings(stage)
 
 
 def test_the_ablation_of_table_9_is_a_sweep() -> None:

@@ -230,6 +230,8 @@ def sweep(
     from align.sweep.settings import parse_seeds
     from align.sweep.work import Work, run_sweep, what_is_left
 
+    if keep and not sample:
+        raise RecipeError(f"--keep: got {keep} without --sample; it keeps points of random search")
     loaded = load_sweep(file, overrides or [])
     check_recipe(loaded.recipe)
     work = Work(

@@ -30,7 +30,9 @@ class LoRAConfig(Settings):
     """Scale; the update is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
+        "all-linear"
+    )
     """Names of the modules that get adapters; phi's fused ones are qkv_proj and gate_up_proj."""
     load_in_4bit: bool = False
     """QLoRA (Dettmers et al. 2023): hold the frozen matrices in 4 bits, through bitsandbytes; they
@@ -99,7 +101,9 @@ class TrainingConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _place_of_4bit(cls, data: Any) -> Any:
-        told = [key for key in (data if isinstance(data, dict) else ()) if "load_in_4bit" in key]
+        told = [
+            key for key in (data if isinstance(data, dict) else ()) if "load_in_4bit" in str(key)
+        ]
         if told:
             raise ValueError(
                 f"{told[0]}: belongs to lora, as in lora: {{load_in_4bit: true}}; weights in 4 "

@@ -190,6 +190,9 @@ def _uses(recipe: Recipe, task: Task) -> Iterator[tuple[str, Callable[[], object
     demonstrations = [name for name, what in drawing.items() if what == "demonstrations"]
     if demonstrations:
         yield ", ".join(demonstrations), lambda: _demonstration(task, demonstrations)
+    for entry in recipe.stages:
+        if getattr(entry.settings, "checkpoint_problems", 0):
+            yield f"{entry.name}.checkpoint_problems", lambda: _draw(task, "dev", 1)
     policies = [e.name for e in recipe.stages if STAGES[e.kind].makes == "policy"]
     measured = {BASE, *policies} - {*config.skip}
     if not measured:

@@ -43,11 +43,10 @@ def parse_override(item: str) -> Override:
     keys = key.split(".")
     try:
         return Override(keys, read_yaml(value), item)
-    except ValueError:
-        raise RecipeError(
-            f"override {item!r}: {value!r} is not a YAML value; text is quoted: "
-            f"{keys[-1]}=\"'...'\""
-        ) from None
+    except ValueError as error:
+        twice = "stands twice" in str(error)
+        remedy = f"{error}" if twice else f"text is quoted: {keys[-1]}=\"'...'\""
+        raise RecipeError(f"override {item!r}: {value!r} is not a YAML value; {remedy}") from None
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ A section with the name of a stage holds its settings too. Overrides read `NAME.
 
 from __future__ import annotations
 
-import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -200,7 +200,7 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
     Raises:
         RecipeError: every fault at once.
     """
-    values = copy.deepcopy(dict(data))
+    values: dict[str, Any] = _apart(data)
     changes = [parse_override(item) for item in overrides]
     for change in changes:
         if change.keys == ["stages"]:
@@ -229,7 +229,11 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
             f"{name}.{key}: told in `stages` and in the section {name!r}; tell it once"
             for key in inline.keys() & section.keys()
         )
-        own = merged(merged(inline, section), overridden.pop(name, {}))
+        over = overridden.pop(name, {})
+        if not isinstance(over, dict):
+            faults.append(f"{name}: must hold keys and values, got {over!r}")
+            return None
+        own = merged(merged(inline, section), over)
         if "engine" in own:
             told = {"engine": own.pop("engine")}
             found = _attempt(lambda: parse_settings(_Engine, told, "", path=name), faults)
@@ -260,6 +264,13 @@ def measured_otherwise(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return parse_recipe(data, "overrides", overrides)
 
 
+def _apart(data: Any) -> Any:
+    """A copy in which nothing stands twice: what YAML's aliases share is changed by itself."""
+    if isinstance(data, Mapping):
+        return {key: _apart(value) for key, value in data.items()}
+    return [_apart(value) for value in data] if isinstance(data, list) else data
+
+
 def _attempt(build: Callable[[], T], faults: list[str]) -> T | None:
     try:
         return build()
@@ -280,8 +291,11 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
                 yield f"{entry.name}.{key}: no stage {name!r} before this one{hint}"
         if entry.start and known.get(entry.start, "policy") != "policy":
             yield f"{entry.name}.from: {entry.start!r} trains no policy to start from"
-        for name in getattr(entry.settings, "match", ()):
+        matched = Counter(getattr(entry.settings, "match", ()))
+        for name, times in matched.items():
             used.add(name)
+            if times > 1:
+                yield f"{entry.name}.match: {name!r} is named {times} times; name it once"
             yield from _match_misfits(recipe, entry, name, known)
         if stage.needs_pairs:
             source = recipe.pairs_of(entry)
@@ -292,6 +306,8 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
         if source := recipe.rollouts_of(entry):
             used.add(source)
             yield from _rollouts_misfits(recipe, entry, source, known)
+        else:
+            yield from _idle_keys(entry)
         known[entry.name] = stage.makes
     for name, makes in known.items():
         if makes == "pairs" and name not in used:
@@ -307,12 +323,24 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
             yield f"evaluate.skip: no stage {name!r}{did_you_mean(name, known)}"
 
 
+def _idle_keys(entry: StageEntry) -> Iterator[str]:
+    """Keys that say something of a search's rollouts, where the stage takes none."""
+    for key, value in entry.settings.model_dump(include={"pairs_of", "max_per_question"}).items():
+        if value not in ("answers", 0):
+            yield (
+                f"{entry.name}.{key}: got {value!r}, which is about the rollouts of a search; name "
+                "it in rollouts, or leave the key out"
+            )
+
+
 def _match_misfits(
     recipe: Recipe, entry: StageEntry, name: str, known: Mapping[str, str]
 ) -> Iterator[str]:
     named = next((other for other in recipe.stages if other.name == name), None)
     if recipe.rollouts_of(entry):
         yield f"{entry.name}.match: its rollouts are there already; leave out match or rollouts"
+    elif name == BASE:
+        yield f"{entry.name}.match: {name!r} samples nothing; name a stage that does"
     elif named is None or name not in known:
         yield f"{entry.name}.match: no stage {name!r} before this one{did_you_mean(name, known)}"
     elif recipe.draws(named) != "problems":

@@ -130,7 +130,8 @@ def fresh_seed(folder: Path) -> str:
 
 def run_recipe(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe that a run's manifest keeps, with overrides applied."""
-    return parse_recipe(read_manifest(folder)["recipe"], f"{folder}/manifest.json", overrides)
+    place = f"{folder}/manifest.json" + (f" with {' '.join(overrides)}" if overrides else "")
+    return parse_recipe(read_manifest(folder)["recipe"], place, overrides)
 
 
 def background(recipe: Recipe, parallel: bool = True) -> BackgroundWorker:

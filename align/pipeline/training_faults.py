@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from align.context import StageEntry
 from align.errors import RecipeError
-from align.models.load import cuda_devices, device_of
+from align.models.adapters import is_adapter
+from align.models.load import base_path, cuda_devices, device_of
 from align.settings import TrainingConfig
-from pts.errors import MissingExtra
+from pts.errors import ConfigError, MissingExtra, did_you_mean
 
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
@@ -27,6 +28,7 @@ def training_faults(recipe: Recipe) -> Iterator[str]:
         if isinstance(entry.settings, TrainingConfig):
             yield from _quantisation_faults(recipe, entry, entry.settings)
             yield from _kernel_faults(recipe, entry, entry.settings)
+            yield from _adapter_faults(recipe, entry, entry.settings)
 
 
 def _launch_faults(recipe: Recipe) -> Iterator[str]:
@@ -74,6 +76,44 @@ def _quantisation_faults(
             f"{key}: weights in 4 bits are whole in each process; set launch.strategy to ddp, not "
             f"{launch.strategy!r}"
         )
+
+
+def _adapter_faults(recipe: Recipe, entry: StageEntry, settings: TrainingConfig) -> Iterator[str]:
+    """Names of modules that the base model has not, where its files tell."""
+    if settings.lora is None or settings.lora.target_modules == "all-linear":
+        return
+    modules = _modules(recipe)
+    known = sorted({name.rpartition(".")[2] for name in modules})
+    for target in settings.lora.target_modules if modules else ():
+        if not any(f".{name}".endswith(f".{target}") for name in modules):
+            yield (
+                f"{entry.name}.lora.target_modules: the model has no module {target!r}"
+                f"{did_you_mean(target, known) or '; known: ' + ', '.join(known)}"
+            )
+
+
+def _modules(recipe: Recipe) -> set[str]:
+    """Names of the modules with a matrix of weights; none where the files are not at hand."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        folder = Path(base_path(recipe.model, to_load=False))
+    except ConfigError:
+        return set()
+    found = set()
+    for file in () if is_adapter(folder) else folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                names = tensors.keys()
+                shapes = {name: tensors.get_slice(name).get_shape() for name in names}
+        except (OSError, SafetensorError):
+            return set()  # said elsewhere
+        found |= {
+            name.removesuffix(".weight")
+            for name, shape in shapes.items()
+            if name.endswith(".weight") and len(shape) == 2
+        }
+    return found
 
 
 def _kernel_faults(recipe: Recipe, entry: StageEntry, settings: TrainingConfig) -> Iterator[str]:

@@ -58,6 +58,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     recipe = load_recipe(file.recipe, [*file.overrides, *overrides], stages)
     faults = [*_arms_faults(file, recipe), *_ranges_faults(file, recipe)]
     faults += _also_faults(file, recipe)
+    faults += [
+        f"overrides: got {text!r}, but a sweep's seeds are those of --seeds; leave it out"
+        for text in (*file.overrides, *overrides)
+        if text.partition("=")[0] == "seed"
+    ]
     if faults:
         raise RecipeError(*(f"{path}: {fault}" for fault in faults))
     return Sweep(file, recipe)
@@ -110,8 +115,13 @@ def _arms_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:
                     yield f"{key}: no arm {arm!r}{did_you_mean(arm, file.arms)}"
             if pair[0] == pair[1]:
                 yield f"{key}: {pair[0]!r} is compared with itself; name two arms"
-    both = {*file.primary} & {*file.contrasts}
-    yield from (f"contrasts: {[*pair]} is primary already; name it once" for pair in sorted(both))
+    named = dict[frozenset[str], str]()
+    for key, pairs in (("primary", file.primary), ("contrasts", file.contrasts)):
+        for pair in pairs:
+            if before := named.get(frozenset(pair)):
+                where = "is primary already" if before != key else "stands twice"
+                yield f"{key}: {[*pair]} {where}; name it once, one way round"
+            named.setdefault(frozenset(pair), key)
 
 
 def _also_faults(file: SweepFile, recipe: Recipe) -> Iterator[str]:

@@ -11,6 +11,9 @@ from align.errors import RecipeError
 from pts.config import Settings, parse_settings
 from pts.errors import ConfigError, did_you_mean
 
+MOST_SEEDS = 10_000
+"""Of one part of `--seeds`."""
+
 Pair = tuple[str, str]
 
 
@@ -75,6 +78,8 @@ def parse_seeds(text: str) -> list[int]:
         ends = [first, last if dash else first]
         if not all(end.isdecimal() and len(end) < 10 for end in ends) or int(first) > int(ends[1]):
             raise RecipeError(f"--seeds: got {text!r}; give numbers and ranges, e.g. 0-11 or 3,5,7")
+        if int(ends[1]) - int(first) >= MOST_SEEDS:
+            raise RecipeError(f"--seeds: got {text!r}; give {MOST_SEEDS:,} seeds at most")
         seeds |= dict.fromkeys(range(int(first), int(ends[1]) + 1))
     return [*seeds]
 

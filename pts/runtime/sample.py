@@ -69,7 +69,8 @@ def sample(
     arguments draws only what is missing (a larger `n` goes on where the smaller one ended), and
     samples.jsonl holds the result. Rollout i of a problem has one seed, whatever the order, `n`,
     or the interruptions. A problem of whose completions more than `unscored_limit` could not be
-    judged has none, with the verifier's reason.
+    judged has none, with the verifier's reason; nor has one whose prompt leaves no room for
+    `max_new_tokens` in the engine's context.
 
     Raises ConfigError for `n` below 1, JournalError if `output` belongs to another run (policy,
     stop ids, sampling, verifier or seed differ) or is in use, and EngineError and DataError as
@@ -83,7 +84,8 @@ def sample(
     def routines() -> Iterable[tuple[Problem, SearchRoutine[ProblemSamples]]]:
         for problem in problems:
             order.append(problem.id)
-            yield problem, _completions(problem.id, engine.encode(problem), n)
+            prompt = engine.encode(problem)
+            yield problem, _completions(problem.id, prompt, n, _too_long(prompt, engine))
 
     total = len(problems) if isinstance(problems, Sized) else None
     with ExitStack() as stack:
@@ -112,9 +114,22 @@ def read_samples(path: Path | str) -> JsonLines[ProblemSamples]:
     return JsonLines(path, _SAMPLES.validate_json)
 
 
-def _completions(problem_id: str, prompt: Ids, n: int) -> SearchRoutine[ProblemSamples]:
+def _completions(problem_id: str, prompt: Ids, n: int, fault: str) -> SearchRoutine[ProblemSamples]:
+    if fault:
+        return ProblemSamples(problem_id, prompt, (), fault)
     [rollouts] = yield from request([RolloutQuery((), n, "sample")])
     return ProblemSamples(problem_id, prompt, tuple(rollouts))
+
+
+def _too_long(prompt: Ids, engine: Engine) -> str:
+    """Why a prompt leaves no room for a completion; empty if it does."""
+    longest, new = getattr(engine, "max_model_len", None), engine.sampling.max_new_tokens
+    if longest is None or len(prompt) + new <= longest:
+        return ""
+    return (
+        f"its prompt has {len(prompt)} tokens, which with max_new_tokens = {new} exceed the "
+        f"engine's {longest}"
+    )
 
 
 def _skipped(about: SkippedQuestion) -> ProblemSamples:

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from align.errors import RecipeError
 from align.models.load import base_path, device_of, prepare_base
 from align.pipeline.check import check_recipe
-from align.pipeline.recipe import Recipe, load_recipe
+from align.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from align.settings import ModelConfig, data_folder
 
 SHIPPED = sorted(data_folder("recipes").rglob("recipe.yaml"))
@@ -59,8 +59,16 @@ def test_all_faults_are_reported_at_once() -> None:
         ("token_dpo.beta=.inf", "finite number"),
         ("task.kind=x", "input tag 'x'"),
         ("seed", "must read key.path=value"),
+        ("sft=null", r"sft: must hold keys and values, got None"),
+        ("pts=[1]", r"pts: must hold keys and values, got \[1\]"),
+        ("sft={1: 2}", "sft.1: got 1; keys should be strings"),
+        ("sft.lora.target_modules=[]", "sft.lora.target_modules"),
+        ("full_dpo.match=[pts, pts]", "full_dpo.match: 'pts' is named 2 times; name it once"),
+        ("full_dpo.match=[base]", "full_dpo.match: 'base' samples nothing"),
+        ("full_dpo.pairs_of=continuations", "full_dpo.pairs_of: .* about the rollouts of a search"),
         ("seed.x=1", "holds a value, not keys"),
         ("description=2024-13-45", "'2024-13-45' is not a YAML value; text is quoted"),
+        ("sft={epochs: 2, epochs: 3}", "is not a YAML value; line 1: 'epochs' stands twice"),
         ("description=!!timestamp x", "is not a YAML value"),
         ("description=" + "[" * 5000, "is not a YAML value"),
     ],
@@ -68,6 +76,25 @@ def test_all_faults_are_reported_at_once() -> None:
 def test_bad_override_says_why(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_recipe("phi-nano", [override])
+
+
+def test_modules_of_an_adapter_are_those_of_the_model() -> None:
+    names = "sft.lora.target_modules=[qkv_prj, o_proj, lm]"
+    with pytest.raises(RecipeError) as caught:
+        check_recipe(load_recipe("phi-nano", ["sft.lora.r=4", names]))
+    first, second = caught.value.problems
+    assert "the model has no module 'qkv_prj'; did you mean 'qkv_proj'" in first
+    assert second.startswith("sft.lora.target_modules: the model has no module 'lm'")
+    check_recipe(load_recipe("phi-nano", ["sft.lora.target_modules=[qkv_proj, o_proj]"]))
+
+
+def test_what_an_alias_shares_is_overridden_by_itself() -> None:
+    shared = {"kind": "transformers", "options": {"max_rows": 8}}
+    data = load_recipe("phi-nano").plain()
+    data["engine"] = data["evaluate"]["engine"] = shared
+    recipe = parse_recipe(data, "own", ["engine.options.max_rows=4"])
+    asked = [engine.options["max_rows"] for engine in (recipe.engine, recipe.evaluate.engine)]  # type: ignore[union-attr]
+    assert asked == [4, 8]
 
 
 def test_worth_cannot_weigh_pairs_whose_worth_was_not_measured() -> None:

@@ -91,6 +91,18 @@ def test_problems_that_cannot_be_judged_say_why(engine: Counting) -> None:
     assert [s.reason for s in found] == ["", "no such reference", ""]
 
 
+def test_a_prompt_without_room_for_an_answer_is_not_sampled(engine: Counting) -> None:
+    engine.max_model_len = 60  # a prompt of one token and 60 new ones are 61
+    found = draw(engine, 3)
+    assert engine.drawn == 0
+    assert [s.rollouts for s in found] == [(), (), ()]
+    assert found[0].reason == (
+        "its prompt has 1 tokens, which with max_new_tokens = 60 exceed the engine's 60"
+    )
+    engine.max_model_len = 61
+    assert [len(s.rollouts) for s in draw(engine, 3)] == [3, 3, 3]
+
+
 def test_another_run_s_folder_is_refused(engine: Counting, tmp_path: Path) -> None:
     draw(engine, 1, tmp_path)
     with pytest.raises(JournalError, match="seed"):

@@ -132,8 +132,11 @@ def problems(
     """Write problems of a recipe's task as JSONL, for `pts search --chat` and the like."""
     from align.pipeline.recipe import load_recipe
     from align.tasks.registry import write_problems
+    from pts.files import file_fault
 
     loaded = load_recipe(recipe, overrides or [])
+    if not output.is_dir() and (fault := file_fault(output, r'\{"id": ', "problems")):
+        raise RecipeError(f"--output: {output}: {fault}")
     try:
         found = write_problems(loaded.task, split, count, loaded.seed, output)
     except OSError as error:

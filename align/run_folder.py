@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LONGEST_SECONDS = 1e10
 """Of a stage; what is longer is no time."""
+CELLS = "cells"
+"""A sweep's folder of results, beside its tables."""
 
 
 class Manifest:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError, model_validator
 
 from pts.errors import ConfigError, did_you_mean
 from pts.types import Keep
@@ -40,48 +40,82 @@ def parse_settings(kind: type[S], data: Mapping[str, Any], place: str, path: str
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
+        faults: list[dict[str, Any]] = [
+            {**fault, "loc": tuple(part for part in fault["loc"] if not _names_a_type(part))}
+            for fault in error.errors(include_url=False)
+        ]
     # A list whose members are wrong is reported as too short as well: once is enough.
     around = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    own = [fault for fault in faults if fault["loc"] not in around]
-    raise ConfigError(*(_explain(kind, fault, place, path) for fault in own))
+    own: dict[tuple[Any, ...], list[Any]] = {}
+    for fault in faults:
+        if fault["loc"] not in around:
+            own.setdefault(fault["loc"], []).append(fault)
+    raise ConfigError(*(_explain(kind, same, place, path) for same in own.values()))
 
 
-def _explain(kind: type[BaseModel], fault: Any, place: str, path: str) -> str:
+def _names_a_type(part: Any) -> bool:
+    """Whether a part of a fault's path is a type that was tried ("tuple[str, ...]"), not a key."""
+    types = r"(tuple|list|dict|literal|nullable|function-\w+)\[.*\]"
+    return isinstance(part, str) and re.fullmatch(types, part) is not None
+
+
+def _explain(kind: type[BaseModel], faults: Sequence[Any], place: str, path: str) -> str:
+    """The line of a value that is wrong; of one that may have several types a fault for each."""
+    fault = faults[0]
     keys = ".".join(filter(None, [path, *map(str, fault["loc"])]))
-    where = ": ".join(filter(None, [place, keys]))
+    where = "".join(f"{part}: " for part in (place, keys) if part)
     if fault["type"] == "extra_forbidden":
-        known = _fields_at(kind, fault["loc"][:-1])
-        hint = did_you_mean(str(fault["loc"][-1]), known)
-        return f"{where}: no such key{hint or '; known: ' + ', '.join(sorted(known))}"
+        given = str(fault["loc"][-1])
+        known = {name for name in _fields_at(kind, fault["loc"][:-1]) if name != given}
+        hint = did_you_mean(given, sorted(known))
+        return f"{where}no such key{hint or '; known: ' + ', '.join(sorted(known))}"
     if fault["type"] == "missing":
-        return f"{where}: missing; this key must be given"
-    message = fault["msg"].removeprefix("Value error, ")
+        return f"{where}missing; this key must be given"
     if fault["type"] == "value_error":
-        return f"{where}: {message}"
-    hint = ""
+        return f"{where}{fault['msg'].removeprefix('Value error, ')}"
+    return f"{where}got {fault['input']!r}; {', or '.join(map(_wanted, faults))}"
+
+
+def _wanted(fault: Any) -> str:
+    """What should stand in the place of a value."""
+    message, got, hint = fault["msg"], fault["input"], ""
     if fault["type"] == "literal_error":
-        hint = did_you_mean(str(fault["input"]), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
-    return f"{where}: got {fault['input']!r}; {message[0].lower()}{message[1:]}{hint}"
+        hint = did_you_mean(str(got), re.findall(r"'([^']*)'", fault["ctx"]["expected"]))
+    if fault["type"] in ("tuple_type", "list_type") and isinstance(got, str | int | float):
+        hint = f" (a list): write [{got}]"
+    return f"{message[0].lower()}{message[1:]}{hint}"
 
 
 def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names of the settings that stand at a path, through lists, optional and tagged unions."""
-    kinds: list[type[BaseModel]] = [kind]
+    """Names of the settings that stand at a path, through lists, optional and tagged unions.
+
+    In a path the option of a union is named by its tag, as the kind of a task.
+    """
+    kinds: list[tuple[type[BaseModel], str]] = [(kind, "")]
     for part in path:
-        found = [k.model_fields[part].annotation for k in kinds if part in k.model_fields]
-        kinds = [model for annotation in found for model in _models_of(annotation)] or kinds
-    return [name for k in kinds for name in k.model_fields]
+        found = [k.model_fields[part].annotation for k, _ in kinds if part in k.model_fields]
+        inner = [model for annotation in found for model in _models_of(annotation)]
+        tagged = [(k, tag) for k, tag in kinds if part in (tag, *_literals(k))]
+        kinds = inner or tagged or kinds
+    return [name for k, _ in kinds for name in k.model_fields]
 
 
-def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
+def _literals(kind: type[BaseModel]) -> Iterator[Any]:
+    for field in kind.model_fields.values():
+        if typing.get_origin(field.annotation) is Literal:
+            yield from typing.get_args(field.annotation)
+
+
+def _models_of(annotation: Any, tag: str = "") -> Iterator[tuple[type[BaseModel], str]]:
+    """The models that a value may be, each with its tag in a union that has tags."""
     if typing.get_origin(annotation) is typing.Annotated:
-        yield from _models_of(annotation.__origin__)
+        tags = [told.tag for told in annotation.__metadata__ if isinstance(told, Tag)]
+        yield from _models_of(annotation.__origin__, *tags[:1])
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple, list):
         for option in typing.get_args(annotation):
             yield from _models_of(option)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+        yield annotation, tag
 
 
 class SamplingConfig(Settings):

@@ -28,6 +28,8 @@ _MACHINE = {
     errno.EIO: "the disk fails",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a part of this path is a file; give another --output",
+    errno.ELOOP: "its links lead in a circle; mend them, or give another path",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
 }
 """Failures of the machine, with remedies."""
@@ -51,6 +53,10 @@ class DataError(PTSError, ValueError):
 
 class EngineError(PTSError, RuntimeError):
     """A model or a server could not sample or score."""
+
+
+class PromptError(EngineError):
+    """A prompt cannot be sampled; others can."""
 
 
 class UnscorableError(EngineError):

@@ -24,6 +24,18 @@ from pts.types import Ids, Problem
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
+PAGE = r"(?i)\s*<!doctype html"
+"""How an HTML page begins."""
+
+OF_A_RUN = frozenset({
+    "journal.jsonl", "results.jsonl", "rollouts.jsonl", "pairs.jsonl", "samples.jsonl",
+    "token_texts.json", "summary.json", "plan.json", "shard.json", "manifest.json", "table.json",
+})  # fmt: skip
+"""Names of the files from which a run's folder is read again."""
+
+_HEAD = 1 << 24
+"""Bytes of a file that are looked at to know it by; a line of token ids may be long."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[io.TextIOWrapper]:
@@ -64,6 +76,8 @@ def folder_fault(folder: Path) -> str:
     """Why a folder is none and cannot be made, or cannot be written to; empty if it can."""
     there = folder
     while not there.exists() and there != there.parent:
+        if there.is_symlink():
+            return _leads_nowhere(there)
         there = there.parent
     if not there.is_dir():
         return f"{there} is a file, not a folder; give another --output"
@@ -72,9 +86,33 @@ def folder_fault(folder: Path) -> str:
     return ""
 
 
-def file_fault(file: Path) -> str:
-    """Why a file cannot be written; empty if it can, its folder made first."""
-    return "it is a folder; name a file" if file.is_dir() else folder_fault(file.parent)
+def file_fault(file: Path, begins: str = PAGE, what: str = "page") -> str:
+    """Why a file cannot be written; empty if it can, its folder made first.
+
+    A file that is there must begin with a match of the pattern `begins`, as `what` is written
+    begins: others' files are never written over. Nor are those that a run keeps in its folder.
+    """
+    if file.is_dir():
+        return "it is a folder; name a file"
+    if fault := folder_fault(file.parent):
+        return fault
+    marks = (file.with_name("journal.jsonl"), file.with_name("manifest.json"))
+    if file.name in OF_A_RUN and any(mark.exists() for mark in marks):
+        return f"the run in {file.parent} keeps a file of its own there; give another file"
+    if not file.exists():
+        return _leads_nowhere(file) if file.is_symlink() else ""
+    if not file.is_file():
+        return f"{file} is neither a file nor a folder; give another file"
+    with file.open("rb") as held:
+        first = held.read(_HEAD).decode(errors="replace")
+    if first and not re.match(begins, first):
+        return f"{file} exists and holds no {what}; it is not written over, give another file"
+    return ""
+
+
+def _leads_nowhere(link: Path) -> str:
+    target = os.readlink(link)
+    return f"{link} is a link to {target}, which is not there; make it, or give another --output"
 
 
 def context_length(model: Path) -> int | None:
@@ -130,7 +168,10 @@ class JsonLines(Generic[_T]):
                 if isinstance(error, ValidationError):
                     first = error.errors()[0]
                     where = ".".join(map(str, first["loc"]))
-                    what = f"{where}: {first['msg']}" if where else first["msg"]
+                    got = first["input"]
+                    simple = where and isinstance(got, str | int | float | None)
+                    found = f" (found {repr(got)[:40]})" if simple else ""
+                    what = f"{where}: {first['msg']}{found}" if where else first["msg"]
                 raise DataError(f"{self.path}, line {number}: {what}; mend or restore it") from None
             yield record
 

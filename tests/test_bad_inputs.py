@@ -38,6 +38,14 @@ SETTINGS = [
     bad("setting without key", lambda p: p.search("=3"), "'=3'", "key=value"),
     bad("setting not YAML", lambda p: p.search("p_gap=[1"), "'p_gap=[1'", "not YAML"),
     bad("no settings file", lambda p: p.search(config=p / "no.yaml"), "no.yaml", "no such file"),
+    bad("settings in a folder", lambda p: p.search(config=p.folder), "it is a folder", ".yaml"),
+    bad(
+        "unknown setting of a file",
+        settings_file("p_gab: 0.2\n"),
+        "search.yaml: no setting 'p_gab'",
+        "did you mean 'p_gap'",
+    ),
+    bad("setting of a file", settings_file("top_p: 7\n"), "search.yaml: top_p: got 7", "less than"),
     bad("settings file not YAML", settings_file("a: [1"), "search.yaml", "not YAML"),
     bad(
         "settings file in UTF-16",
@@ -185,6 +193,14 @@ def server(replies: dict[str, tuple[int, object]], second: Any = None, **setting
     return call
 
 
+def link_to_nothing() -> Any:
+    def call(p: Place) -> None:
+        (p / "there").symlink_to(p / "unmounted")
+        p.search(output=p / "there" / "run")
+
+    return call
+
+
 VLLM = {"/v1/models": (200, {"data": [{"id": "phi", "root": "r", "max_model_len": 99}]})}
 LLAMA = {"id": "phi", "owned_by": "llamacpp", "meta": {}}
 
@@ -316,6 +332,7 @@ ENGINES = [
         "out.txt is a file",
         "another --output",
     ),
+    bad("output of a link", link_to_nothing(), "there is a link to", "which is not there"),
     bad(
         "output in a file",
         lambda p: p.search(output=p.write("out.txt", "mine") / "run"),
@@ -1486,6 +1503,24 @@ RUNS = [
         "another --output",
     ),
     bad(
+        "report over rows",
+        lambda p: p.pts("report", p.shared.run, "--output", p.rows({"id": "a"})),
+        "rows.jsonl exists",
+        "not written over",
+    ),
+    bad(
+        "report over its results",
+        lambda p: p.pts("report", p.shared.run, "--output", p.shared.run / "results.jsonl"),
+        "results.jsonl: the run in",
+        "another file",
+    ),
+    bad(
+        "rollouts over its rollouts",
+        lambda p: p.pts("rollouts", p.shared.run, "--output", p.shared.run / "rollouts.jsonl"),
+        "rollouts.jsonl: the run in",
+        "another file",
+    ),
+    bad(
         "plan of another run",
         damaged("journal.jsonl", keep, lambda p, f: p.search(command="plan", output=f)),
         "belongs to another run",
@@ -1551,6 +1586,16 @@ def pairs_of(p: Place, *words: object) -> None:
 def codelion(*held: object) -> Any:
     def call(p: Place) -> None:
         api.read_codelion(p.rows(*held), p.shared.loaded[1])
+
+    return call
+
+
+def pair(**changes: object) -> Any:
+    """Read a pair of the shared run, changed."""
+
+    def call(p: Place) -> None:
+        line = (p.shared.run / "pairs.jsonl").read_text().splitlines()[0]
+        api.read_pairs(p.rows({**json.loads(line), **changes}))
 
     return call
 
@@ -1636,6 +1681,24 @@ PAIRS = [
         lambda p: api.read_pairs(str(p / "none.jsonl")),
         "none.jsonl",
         "no such file",
+    ),
+    bad("pair of a negative token", pair(chosen=-1), "line 1: chosen: got -1", "from 0"),
+    bad("pair of one token", pair(chosen=5, rejected=5), "both are token 5"),
+    bad("pair of text", pair(chosen="5"), "chosen: Input should be", "'5'"),
+    bad("pair of a probability over 1", pair(chosen_prob=2), "chosen_prob: got 2", "0 to 1"),
+    bad("pair without prompt", pair(prompt_ids=[]), "prompt_ids: got []"),
+    bad("pair of an unknown key", pair(chosn=1), "chosn: no such key", "did you mean 'chosen'"),
+    bad(
+        "tokenizer of a run",
+        lambda p: pairs_of(p, "--tokenizer", p / "none"),
+        "none is for files",
+        "leave it out",
+    ),
+    bad(
+        "pairs over its pairs",
+        lambda p: pairs_of(p, "--p-gap", 0.5, "--output", p.shared.run / "pairs.jsonl"),
+        "pairs.jsonl: the run in",
+        "another file",
     ),
     bad("folder of pairs", lambda p: api.read_pairs(p.folder), "no such file"),
     bad(

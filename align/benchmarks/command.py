@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from align.benchmarks.settings import Benchmark, load_benchmark
 from align.engines.faults import engine_faults
 from align.engines.settings import EngineConfig, InProcessEngine, engine_inputs
-from align.errors import RecipeError
+from align.errors import RecipeError, StageError
 from align.pipeline.overrides import parse_override
 from align.run_folder import read_manifest
 from align.settings import ModelConfig
 from pts.config import SamplingConfig, Settings, parse_settings
+from pts.errors import did_you_mean
+from pts.files import folder_fault
 from pts.plain_text import read_yaml
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from align.benchmarks.run import BenchmarkResult
 
 HARNESS, TRANSFORMERS = "lm-eval:", "transformers"
+OURS = (TRANSFORMERS, "vllm", "server")
+"""Engines that take a folder with config.json, or the name of a hub's model."""
 
 
 def measure(
@@ -46,18 +50,18 @@ def measure(
             evaluations of the model's run have theirs from, else transformers.
 
     Raises:
-        RecipeError, ConfigError, DataError: a benchmark, a setting, the engine or a row is wrong;
-            before the model is loaded.
+        RecipeError, ConfigError, DataError: a benchmark, a setting, the engine, a row or the
+            model's folder is wrong; before the model is loaded.
         StageError: the engine gives no log-likelihoods, before any question is asked; or a folder
-            holds other results.
+            holds other results, or cannot be written to.
     """
-    asked = [load_benchmark(n, overrides) for n in names if not n.startswith(HARNESS)]
+    asked = _benchmarks(names, overrides)
     tasks = [name.removeprefix(HARNESS) for name in names if name.startswith(HARNESS)]
     from align.benchmarks import harness
     from align.benchmarks.questions import build_questions
+    from align.benchmarks.run import score_of
     from align.benchmarks.table import to_text
 
-    folder = model / "model" if (model / "model" / "config.json").is_file() else model
     config = _engine(engine or _of_run(model), asked)
     if tasks and engine and config.kind != TRANSFORMERS:
         raise RecipeError(
@@ -69,10 +73,16 @@ def measure(
         parse_override(text).apply(options)
     told = parse_settings(harness.HarnessOptions, options, "--set")
     where = output or Path("runs/benchmarks") / "-".join(model.resolve().parts[-2:])
+    for one in asked:
+        if one.kind == "generate":
+            score_of(one)
+    questions = [build_questions(one) for one in asked]
+    if fault := folder_fault(where):
+        raise StageError(f"--output: {fault}")
+    folder = _policy(model, config)
     said: list[str] = []
     found: dict[str, Any] = {"folder": where, "benchmarks": [], "tasks": {}}
     if asked:
-        questions = [build_questions(one) for one in asked]
         found["benchmarks"] = _measured(asked, questions, config, folder, where, progress)
         said.append(to_text(found["benchmarks"]))
     if tasks:
@@ -103,6 +113,67 @@ def _measured(
             run_benchmark(one, load, where, progress, its, engine_inputs(config))
             for one, its in zip(asked, questions, strict=True)
         ]
+
+
+def _benchmarks(names: Sequence[str], overrides: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks that are named, tasks of the harness left out.
+
+    Raises:
+        RecipeError: every name that stands twice, or every fault of a file.
+    """
+    twice = [name for name in dict.fromkeys(names) if list(names).count(name) > 1]
+    faults = [f"{name}: is asked for twice; name it once" for name in twice]
+    found: dict[str, tuple[str, Benchmark]] = {}
+    for given in dict.fromkeys(names):
+        if given.startswith(HARNESS):
+            continue
+        benchmark = load_benchmark(given, overrides)
+        first, _ = found.setdefault(benchmark.name, (given, benchmark))
+        if first != given:
+            faults.append(
+                f"{given}: name: {benchmark.name!r} is the name of {first} too, and both would "
+                "write the same files; give one of them another"
+            )
+    if faults:
+        raise RecipeError(*faults)
+    return [benchmark for _, benchmark in found.values()]
+
+
+def _policy(model: Path, config: EngineConfig) -> Path:
+    """The folder of the model, or its name on the hub.
+
+    Raises:
+        RecipeError: a folder is meant that is not there or holds no model, or the hub does not
+            answer for a name that is not in its cache.
+    """
+    from align.models.load import HUB_NAME, is_model, prepare_base
+
+    if is_model(model / "model"):
+        return model / "model"
+    if config.kind not in OURS or model.is_file() or is_model(model):
+        return model  # engines of one's own know what they take
+    if (model / "manifest.json").is_file():
+        made = [model / name for name in read_manifest(model)["stages"]]
+        stages = ", ".join(str(stage) for stage in made if is_model(stage / "model"))
+        raise RecipeError(f"{model}: is a run; name one of its stages: {stages or 'none is made'}")
+    if model.is_dir():
+        raise RecipeError(
+            f"{model}: holds no config.json; give the folder of a model, or of a stage that made "
+            "one"
+        )
+    name, parent = str(model), model.parent
+    inside = "/" in name and parent.is_dir()
+    if inside or name.startswith((".", "/", "~")) or not HUB_NAME.fullmatch(name):
+        hint = did_you_mean(model.name, (p.name for p in parent.iterdir())) if inside else ""
+        hint = hint or "; give that of a model or of a stage, or OWNER/NAME on the hub"
+        raise RecipeError(f"{model}: no such folder{hint}")
+    try:
+        prepare_base(ModelConfig(path=name))  # one question to the hub, where loading asks many
+    except RecipeError as error:
+        raise RecipeError(
+            *(fault.removeprefix("model.path: ") for fault in error.problems)
+        ) from None
+    return model
 
 
 class _Asked(Settings):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
@@ -20,6 +20,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from align.benchmarks.rows import Row, limited, rows_of
 from align.benchmarks.settings import Benchmark
 from align.errors import RecipeError
+from pts.data.tables import shown
 from pts.errors import DataError
 from pts.types import Message, Problem
 
@@ -27,6 +28,16 @@ ROW = "row"
 """A row as a whole in a template, for columns whose names hold blanks: row['Correct Answer']."""
 SHOWN = 20
 """Faults listed at most in one message."""
+READ_ONE_TEXT = ("exact", "math", "choice")
+"""Verifiers for which a list would be the text of its JSON, which no answer equals."""
+ACCEPT_SEVERAL = ("answers", "f1", "simpleqa")
+
+_T = TypeVar("_T")
+_FAULTS = (
+    jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What a template or an expression may raise on a row."""
 
 _JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 
@@ -85,18 +96,31 @@ def build_questions(benchmark: Benchmark) -> list[Question]:
         DataError: the rows cannot be read, or there are too few for the examples.
     """
     reader = _Reader(benchmark)
-    rows = rows_of(benchmark.source)
+    name, source = benchmark.name, benchmark.source
+    rows = rows_of(source)
     stratum = reader.stratum if benchmark.stratify else None
+    if stratum and benchmark.limit:
+        _of_rows(name, source, enumerate(rows), lambda _, row: reader.stratum(row))
     asked = limited(rows, benchmark.limit, benchmark.seed, stratum)
     if not asked:
-        raise DataError(f"{benchmark.source}: holds no rows")
-    shown = _Examples(benchmark, reader, rows)
-    found, faults = list[Question](), list[str]()
-    for number in asked:
+        raise DataError(f"{source}: holds no rows")
+    examples = _Examples(benchmark, reader, rows)
+    return _of_rows(
+        name, source, ((number, rows[number]) for number in asked),
+        lambda number, row: reader.question(number, row, examples.of(number, row)),
+    )  # fmt: skip
+
+
+def _of_rows(
+    name: str, source: str, rows: Iterable[tuple[int, Row]], make: Callable[[int, Row], _T]
+) -> list[_T]:
+    """What is made of each numbered row. Raises RecipeError with the faults of all."""
+    found, faults = list[_T](), list[str]()
+    for number, row in rows:
         try:
-            found.append(reader.question(number, rows[number], shown.of(number, rows[number])))
-        except (jinja2.TemplateError, TypeError, ValueError, IndexError, KeyError) as error:
-            faults.append(f"{benchmark.name}: row {number + 1} of {benchmark.source}: {error}")
+            found.append(make(number, row))
+        except ValueError as error:
+            faults.append(f"{name}: row {number + 1} of {source}: {error}")
     if faults:
         more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         raise RecipeError(*faults[:SHOWN], *more)
@@ -113,51 +137,79 @@ class _Reader:
         def compiled(key: str, make: Callable[[str], Any]) -> Any:
             try:
                 return make(getattr(benchmark, key))
-            except jinja2.TemplateSyntaxError as error:
-                faults.append(f"{benchmark.name}.{key}: {error.message}")
+            except (jinja2.TemplateSyntaxError, RecursionError, SyntaxError) as error:
+                faults.append(f"{benchmark.name}.{key}: {getattr(error, 'message', error)}")
                 return None
 
-        def expression(key: str) -> Callable[..., Any] | None:
-            text: str = getattr(benchmark, key)
-            make = partial(_JINJA.compile_expression, undefined_to_none=False)
-            return compiled(key, make) if text else None
-
-        self._prompt = compiled("prompt", _JINJA.from_string)
-        self._answer = compiled("answer", _JINJA.from_string) if benchmark.answer else None
-        self._choices, self._gold = expression("choices"), expression("gold")
-        self._reference = expression("reference")
-        self._stratify, self.match = expression("stratify"), expression("shots_match")
+        expression = partial(_JINJA.compile_expression, undefined_to_none=False)
+        self._made: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+            key: compiled(key, lambda text: _JINJA.from_string(text).render)
+            for key in ("prompt", "answer")
+        }
+        self._made |= {
+            key: compiled(key, expression)
+            for key in ("choices", "gold", "reference", "stratify", "shots_match")
+            if getattr(benchmark, key)
+        }
         if faults:
             raise RecipeError(*faults)
 
     def stratum(self, row: Row) -> str:
-        return str(self.value(self._stratify, row)) if self._stratify else ""
+        return str(self.value("stratify", row)) if self.benchmark.stratify else ""
 
-    def value(self, expression: Callable[..., Any] | None, row: Row) -> Any:
-        """What an expression gives for a row."""
-        assert expression is not None
-        value = expression(**_variables(row, self.benchmark.seed))
-        if isinstance(value, jinja2.Undefined):
-            raise ValueError(str(value) or "an expression gives nothing")
+    def value(self, key: str, row: Row) -> Any:
+        """What the template or expression of a key gives for a row.
+
+        Raises:
+            ValueError: it gives nothing, or fails; with the key.
+        """
+        try:
+            value = self._made[key](_variables(row, self.benchmark.seed))
+            json.dumps(value, default=str)  # a name that is unknown, in a list too, is told now
+        except _FAULTS as error:
+            raise ValueError(f"{key}: {error}") from None
         return value
 
     def choices(self, row: Row) -> tuple[tuple[str, ...], int]:
         """The choices of a row and the number of the right one."""
-        texts = self.value(self._choices, row)
+        texts = self.value("choices", row)
         if not isinstance(texts, list | tuple) or not texts:
             raise ValueError(f"choices: must give a list of texts, got {texts!r}")
-        gold = self.value(self._gold, row)
+        gold = self.value("gold", row)
         if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(texts):
             raise ValueError(f"gold: must give a number from 0 to {len(texts) - 1}, got {gold!r}")
+        if len(texts) == 1:
+            raise ValueError(
+                f"choices: must give two texts at least, got {texts!r}; one is always chosen"
+            )
         return tuple(map(str, texts)), gold
 
+    def reference(self, row: Row) -> Any:
+        """What an answer to a row is held against; None for a benchmark of choices."""
+        score = self.benchmark.score
+        if not score:
+            return None
+        value, name = self.value("reference", row), score.partition(":")[0]
+        one = isinstance(value, str | int | float)
+        if name in READ_ONE_TEXT and (not one or isinstance(value, bool)):
+            raise ValueError(
+                f"reference: must give a text or a number where score is {name}, got "
+                f"{shown(value)}; lists of accepted answers are for {', '.join(ACCEPT_SEVERAL)}"
+            )
+        if name in ACCEPT_SEVERAL and not (one or isinstance(value, list | tuple)):
+            raise ValueError(
+                f"reference: must give a text, a number or a list of accepted ones, got "
+                f"{shown(value)}"
+            )
+        return value
+
     def prompt(self, row: Row) -> str:
-        return str(self._prompt.render(_variables(row, self.benchmark.seed)))
+        return str(self.value("prompt", row))
 
     def answer(self, row: Row) -> str:
         """An example's answer."""
-        if self._answer is not None:
-            return str(self._answer.render(_variables(row, self.benchmark.seed)))
+        if self.benchmark.answer:
+            return str(self.value("answer", row))
         choices, gold = self.choices(row)
         return choices[gold]
 
@@ -173,9 +225,8 @@ class _Reader:
             joined = [f"{q}{benchmark.joint}{a}" for q, a in turns]
             prompt = benchmark.separator.join([*joined, asked])
         choices, gold = self.choices(row) if benchmark.kind == "choice" else ((), -1)
-        reference = self.value(self._reference, row) if self._reference else None
         name, stratum = f"{benchmark.name}-{number}", self.stratum(row)
-        return Question(name, prompt, row, stratum, choices, gold, reference)
+        return Question(name, prompt, row, stratum, choices, gold, self.reference(row))
 
 
 class _Examples:
@@ -187,12 +238,14 @@ class _Examples:
         self.pool: Sequence[Row] = ()
         if benchmark.shots:
             self.pool = rows if self.own else rows_of(benchmark.shots_source)
+        source = benchmark.shots_source or benchmark.source
+        keys = _of_rows(benchmark.name, source, enumerate(self.pool), lambda _, row: self._key(row))
         self._by_value: dict[str, list[int]] = {}
-        for number, row in enumerate(self.pool):
-            self._by_value.setdefault(self._key(row), []).append(number)
+        for number, key in enumerate(keys):
+            self._by_value.setdefault(key, []).append(number)
 
     def _key(self, row: Row) -> str:
-        return str(self.reader.value(self.reader.match, row)) if self.reader.match else ""
+        return str(self.reader.value("shots_match", row)) if self.benchmark.shots_match else ""
 
     def of(self, number: int, row: Row) -> list[Row]:
         shots = self.benchmark.shots

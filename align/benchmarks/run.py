@@ -23,15 +23,16 @@ from align.benchmarks.questions import Question, build_questions, reference_text
 from align.benchmarks.rows import Row
 from align.benchmarks.scores import MAIN, SCORES, Score
 from align.benchmarks.settings import Benchmark
-from align.errors import StageError
+from align.errors import RecipeError, StageError
 from align.evaluation.statistics import mean_interval
 from pts.config import SamplingConfig
 from pts.engines.base import Engine
+from pts.errors import ConfigError, did_you_mean
 from pts.files import complete_lines, dumps, replacing, write_json
 from pts.runtime.sample import sample
 from pts.types import Estimate, Grade, Problem, Verdict
 from pts.verifiers.base import Verifier
-from pts.verifiers.registry import make_verifier
+from pts.verifiers.registry import VERIFIERS, make_verifier
 
 if TYPE_CHECKING:
     from align.models.engines import Load
@@ -200,6 +201,25 @@ def judged(verifier: Verifier) -> Score:
     return score
 
 
+def score_of(benchmark: Benchmark) -> Score:
+    """How written answers are scored.
+
+    Raises:
+        RecipeError: there is no such score, or every fault of its options.
+        MissingExtra: its checks need a package that is not installed.
+    """
+    if benchmark.score in SCORES:
+        return SCORES[benchmark.score]
+    try:
+        return judged(make_verifier(benchmark.score))
+    except ConfigError as error:
+        name, more = benchmark.score.partition(":")[0], ""
+        if name not in VERIFIERS:
+            more = f", or {', '.join(SCORES)}{did_you_mean(name, SCORES)}"
+        place = f"{benchmark.name}.score"
+        raise RecipeError(*(f"{place}: {problem}{more}" for problem in error.problems)) from None
+
+
 def _generate(
     benchmark: Benchmark,
     engine: Engine,
@@ -208,7 +228,7 @@ def _generate(
     progress: bool,
 ) -> list[Measured]:
     """Answers of every question, scored; without those that could not be judged."""
-    score = SCORES.get(benchmark.score) or judged(make_verifier(benchmark.score))
+    score = score_of(benchmark)
     problems = [question.problem for question in questions]
     found = sample(
         problems, engine, Unjudged(), n=benchmark.samples,

@@ -28,7 +28,7 @@ from pts.plain_text import read_yaml
 class Benchmark(Settings):
     """One benchmark."""
 
-    name: str = Field(min_length=1, pattern=r"[\w.-]+")
+    name: str = Field(min_length=1, pattern=r"^\w[\w.-]*$")
     """Names its files; by default that of the file it was read from."""
     description: str = ""
     """What it asks, whose it is, and the settings of whom these are."""
@@ -93,6 +93,8 @@ class Benchmark(Settings):
                 raise ValueError(f"{key}: means nothing where kind is {self.kind}; drop it")
         if self.kind == "generate" and self.shots and not self.answer:
             raise ValueError("answer: needed for examples; say how an example's answer is written")
+        if not all(self.until):
+            raise ValueError("until: an empty mark ends every answer before it begins; drop it")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError("samples: several greedy answers are one; raise temperature")
         return self

@@ -40,8 +40,11 @@ def compare(
     from align.compare.table import to_json, to_text, write_page
     from pts.files import file_fault
 
-    if html is not None and (fault := file_fault(html)):
-        raise CompareError(f"--html: {html}: {fault}")
+    if html is not None:
+        if html.resolve() in (a.resolve(), b.resolve()) and html.is_file():
+            raise CompareError(f"--html: {html}: is what is compared; name another file")
+        if fault := file_fault(html):
+            raise CompareError(f"--html: {html}: {fault}")
     names = (str(a), str(b))
     found = compare_readings(read_results(a), read_results(b), names, measure or (), task or ())
     show(to_json(found), to_text(found), as_json)

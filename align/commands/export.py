@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from align.commands.interruption import interruptible
+from align.errors import ExportError
 from pts.cli.output import AsJson, show
 
 
@@ -40,6 +41,8 @@ def export(
     from align.export.run import export as write
 
     kind = quantize.lower() if quantize else OWN if gguf or ollama else None
+    if public and push is None:
+        raise ExportError("--public: nothing is pushed; give --push OWNER/NAME, or leave it out")
     if push is not None:
         check_push(push)
     with interruptible():

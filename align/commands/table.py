@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 
 from align.errors import StageError
+from align.run_folder import CELLS
 from pts.cli.output import AsJson, show
+
+BEGINS = {
+    "md": r"\| ",
+    "json": r'\{\s*"(rows|measure)":',
+    "csv": r"(stage|arms?),",
+    "parquet": "PAR1",
+}
+"""How each form begins."""
 
 
 def table(
@@ -34,7 +43,9 @@ def table(
     from align.evaluation.forms import flat_rows, to_csv, write_parquet
     from pts.files import file_fault, replacing
 
-    if output is not None and (fault := file_fault(output)):
+    if output is not None and (
+        fault := _of_a_sweep(output) or file_fault(output, BEGINS[form], f"table as {form}")
+    ):
         raise StageError(f"--output: {output}: {fault}")
     markdown, data = _read(folder)
     lists = _lists(data)
@@ -57,6 +68,14 @@ def table(
             else:
                 file.write(markdown if form == "md" else json.dumps(data, indent=2) + "\n")
     show({"file": output, "format": form}, f"{output}: written", as_json)
+
+
+def _of_a_sweep(file: Path) -> str:
+    """The fault of a file that `align sweep` writes into its folder; empty for another one."""
+    own = file.stem in ("table", "tuning") and file.suffix in (".md", ".json")
+    if own and file.with_name(CELLS).is_dir():
+        return f"the sweep in {file.parent} keeps a file of its own there; give another file"
+    return ""
 
 
 def _read(folder: Path) -> tuple[str, dict[str, Any]]:

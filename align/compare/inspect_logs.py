@@ -8,21 +8,27 @@ an item. Letters count as inspect_ai's accuracy counts them: C and "yes" are 1, 
 from __future__ import annotations
 
 import json
-import math
+import lzma
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from align.compare.records import Key, Reading, Readings, ScoredItem, digest
+from align.compare.records import Key, Reading, Readings, ScoredItem, digest, score_of
 from align.errors import CompareError
 
 _LETTERS = {"c": 1.0, "p": 0.5, "i": 0.0, "n": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0}
 _LETTERS |= {"false": 0.0}
 _ZSTANDARD = 93
 """Number of that method in a zip archive; Python's own reader knows it from 3.14 on."""
+_UNREADABLE = (
+    OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError,
+    ValueError, ArithmeticError, LookupError, TypeError, AttributeError,
+)  # fmt: skip
+"""What damaged JSON and archives raise; RuntimeError: encrypted, or nested too deeply."""
 _LOCAL_HEADER = struct.Struct("<26x2H")
 
 
@@ -36,7 +42,9 @@ def read_log(file: Path) -> Readings:
         header, samples = _from_zip(file) if file.suffix == ".eval" else _from_json(file)
         task = str(header["eval"]["task"])
         return _readings(file, task, str(header.get("status", "success")), samples)
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
+    except CompareError:
+        raise
+    except _UNREADABLE as error:
         raise CompareError(
             f"{file}: no log of inspect_ai that can be read ({type(error).__name__}: {error}); "
             "write it again, or convert it: inspect log convert"
@@ -136,6 +144,4 @@ def _number(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, int | float) and math.isfinite(value):
-        return float(value)
-    return None
+    return score_of(value)

@@ -8,14 +8,13 @@ no numbers (such as the parts of a corpus-wide score) are counted as unscored. L
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import Any
 
-from align.compare.records import Reading, Readings, ScoredItem, digest
+from align.compare.records import Reading, Readings, ScoredItem, digest, score_of
 from align.errors import CompareError
-from pts.data.tables import json_table
+from pts.data.tables import json_table, shown
 
 _NAME = re.compile(r"samples_(?P<task>.+?)(_\d{4}-\d\d-\d\dT[\d.:-]+)?")
 _FIELDS = {
@@ -46,7 +45,14 @@ def read_samples(file: Path) -> Readings:
             raise CompareError(f"{place}: no line of lm-evaluation-harness (no doc_id and doc)")
         content = "/".join(str(row[key]) for key in ("doc_hash", "target_hash") if key in row)
         content = content or digest(row["doc"], row.get("target"))
-        for metric in row.get("metrics", sorted(row.keys() - _FIELDS)):
+        metrics = row.get("metrics", sorted(row.keys() - _FIELDS))
+        named = isinstance(metrics, list) and all(isinstance(one, str) for one in metrics)
+        if not named or len(set(metrics)) < len(metrics):
+            raise CompareError(
+                f"{place}: metrics: must be a list of names, each once, got {shown(metrics)}; "
+                "write the file again with --log_samples"
+            )
+        for metric in metrics:
             kept = row.get("filter", "none")
             measure = metric if kept == "none" else f"{metric}, {kept}"
             reading = readings.setdefault((task, measure), Reading(str(file)))
@@ -69,5 +75,5 @@ def read_samples(file: Path) -> Readings:
 def _numbers(value: Any) -> tuple[float, ...]:
     """The scores of an item: a number, a verdict, or a list of these; nothing for all else."""
     values = value if isinstance(value, list) else [value]
-    sound = all(isinstance(v, int | float) and math.isfinite(v) for v in values)
-    return tuple(float(v) for v in values) if sound else ()
+    scores = tuple(score for score in map(score_of, values) if score is not None)
+    return scores if len(scores) == len(values) else ()

@@ -71,7 +71,7 @@ def _is_results(path: Path) -> bool:
         return False
     try:
         log = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(log, dict) and isinstance(log.get("eval"), dict) and "task" in log["eval"]
 

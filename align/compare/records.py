@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -42,6 +43,17 @@ class Reading:
 
 
 Readings: TypeAlias = dict[Key, Reading]
+
+
+def score_of(value: object) -> float | None:
+    """A number or a verdict as a score; None for all else, and for what no float can hold."""
+    if not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def digest(*parts: object) -> str:

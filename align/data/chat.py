@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from align.errors import StageError
+from pts.engines.text import special_token_faults as special_token_faults  # stages take it here
 from pts.types import Ids, Message
 
 if TYPE_CHECKING:
@@ -88,15 +89,14 @@ def render_chats(
     return _encode(tokenizer, pieces)
 
 
-def special_token_faults(tokenizer: Any, chat: Chat) -> list[str]:
-    """A fault for each special token that a text holds: it would be encoded as that token."""
-    specials = sorted(set(tokenizer.all_special_tokens))
-    return [
-        f"the {message.role}'s text holds the special token {token}"
-        for message in chat
-        for token in specials
-        if token in message.content
-    ]
+def opening_fault(chat: Chat) -> str | None:
+    """What is wrong with how a chat begins: no engine continues an empty prompt."""
+    if not chat or chat[0].role != "assistant":
+        return None
+    return (
+        "begins with the assistant's turn, which answers no prompt; leave that turn out, or put "
+        "the user's before it"
+    )
 
 
 def render_each(
@@ -127,8 +127,8 @@ def render_each(
 def render_checked(
     tokenizer: Any, chats: Sequence[Chat], places: Sequence[str]
 ) -> tuple[list[ChatIds], list[str]]:
-    """Rows of chats; and a fault for each that holds a special token as text, or that the chat
-    template refuses (it has no row).
+    """Rows of chats; and a fault for each that holds a special token as text, that begins with the
+    assistant's turn, or that the chat template refuses (it has no row).
 
     Raises:
         StageError: as `render_chats`.
@@ -137,6 +137,11 @@ def render_checked(
         f"{place}: {fault}"
         for place, chat in zip(places, chats, strict=True)
         for fault in special_token_faults(tokenizer, chat)
+    ]
+    faults += [
+        f"{place}: {fault}"
+        for place, chat in zip(places, chats, strict=True)
+        if (fault := opening_fault(chat)) is not None
     ]
     rendered = render_each(tokenizer, chats)
     named = zip(places, rendered, strict=True)
@@ -199,12 +204,15 @@ def check_prompts(
     rows: Sequence[ChatIds],
     places: Sequence[str] | None = None,
 ) -> list[str]:
-    """Complaints about rows that do not start with the ids that an engine would continue."""
+    """Complaints about rows that do not start with the ids that an engine would continue.
+
+    One that begins with the assistant's turn has none; `render_checked` complains about it.
+    """
     faults = []
     named = places or [f"chat {number}" for number in range(len(chats))]
     for place, chat, row in zip(named, chats, rows, strict=True):
         turns = [i for i, message in enumerate(chat) if message.role == "assistant"]
-        heads = [open_turn(tokenizer, chat[:turn]) for turn in turns[:1]]
+        heads = [open_turn(tokenizer, chat[:turn]) for turn in turns[:1] if turn]
         if any(row.ids[: len(head)] != head for head in heads):
             faults.append(f"{place}: its first prompt is tokenised differently on its own")
     return faults

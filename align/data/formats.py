@@ -20,11 +20,11 @@ ids.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeGuard
 
-from align.data.chat import Chat, ChatIds, IdPair
+from align.data.chat import Chat, ChatIds, IdPair, opening_fault
 from align.data.turns import FLAGS, MEANINGFUL, MEDIA, Turns, read_turns, refused
 from pts.data.rows import missing, spells_messages
 from pts.data.tables import Row, shown
@@ -104,16 +104,20 @@ class RowFormat:
         if isinstance(row, str):
             return row
         held = {k: v for k, v in row.items() if v is not None and k not in self._ignored}
+        known = [name for name in row if name not in self._ignored]
         for field, column in self._columns.items():
             if column not in held:
-                return missing(column, row, f" (the {field})")
+                return _absent(column, known, f" (the {field})")
         taken = set(self._columns.values())
         fields = {k: v for k, v in held.items() if k not in taken and k not in self._columns}
         for key in (*MEANINGFUL, *MEDIA):
             if (fault := refused("", key, fields.get(key))) is not None:
                 return f"{fault}; or name the column in the source's `ignore`"
-        if isinstance(fields.get("label"), bool):
-            return "label is true or false: rows of KTO train no stage here; give pairs"
+        if _is_kto(label := fields.get("label")):
+            return (
+                f"label is true or false: rows of KTO (here {shown(label)}) train no stage here; "
+                "give pairs, or name the column in the source's `ignore`"
+            )
         fields |= {field: held[column] for field, column in self._columns.items()}
         form = self._form or self._known(fields)
         if form is None:
@@ -124,6 +128,9 @@ class RowFormat:
                 f"no columns that are known: it has {', '.join(map(repr, row))}; give {wanted}, "
                 "or name them in the source's `columns`"
             )
+        lacking = self._lacking(form, fields)
+        if lacking:
+            return _absent(lacking[0], known)
         found = _READERS[self._kind, form](fields)
         if isinstance(found, Conversation) and self._last_turn:
             return Conversation(found.messages, _last(found.trained))
@@ -138,6 +145,26 @@ class RowFormat:
             ),
             None,
         )
+
+    def _lacking(self, form: Form, fields: Mapping[str, Any]) -> list[str]:
+        """Fields that a form needs and a row lacks: the fewest with which it would be known."""
+        ways = dict(FORMS[self._kind])[form]
+        return min(([name for name in names if name not in fields] for names in ways), key=len)
+
+
+def _absent(column: str, known: Iterable[str], use: str = "") -> str:
+    """The message for a column that holds nothing; `known` are those that a row has."""
+    names = list(known)
+    if column in names:
+        return f"column {column!r}{use} is null or empty"
+    return missing(column, names, use)
+
+
+def _is_kto(label: object) -> bool:
+    """Whether a label says good or bad, as true, 1 or, in CSV, their text."""
+    if isinstance(label, str):
+        return label.strip().lower() in ("true", "false", "1", "0")
+    return label in (0, 1)
 
 
 def _last(trained: tuple[bool, ...]) -> tuple[bool, ...]:
@@ -194,7 +221,8 @@ def _conversation(turns: Turns, fields: Mapping[str, Any]) -> Content | str:
 def _with_system(messages: Chat, fields: Mapping[str, Any]) -> Chat | str:
     system = fields.get("system")
     if not system:
-        return messages
+        fault = opening_fault(messages)
+        return messages if fault is None else f"messages: {fault}"
     if not isinstance(system, str):
         return f"system: text is needed, not {shown(system)}"
     if messages and messages[0].role == "system":

@@ -111,12 +111,12 @@ def _filter(index: EvaluationIndex, request: Request, folder: Path) -> dict[str,
                         count[finding.kind] += 1
                         told = _told(source, number, finding)
                     if finding is None or finding.kind == "partial":
-                        writer.write(row)
+                        writer.write(number, row)
                         if finding is not None:
-                            partial.write(json_line(told, source))
+                            partial.write(json_line(told, source, number))
                     else:
                         by_set[finding.item.source] += 1
-                        removed.write(json_line({**told, "row": _plain(row)}, source))
+                        removed.write(json_line({**told, "row": _plain(row)}, source, number))
             sources.append(count)
     return {"sources": sources, "by_set": by_set}
 
@@ -126,8 +126,8 @@ def _told(source: str, number: int, finding: Finding) -> dict[str, Any]:
 
 
 def _plain(row: dict[str, Any]) -> Any:
-    """A row with the text of what JSON cannot hold, which Parquet can."""
-    return json.loads(json.dumps(row, default=str))
+    """A row with the text of what JSON cannot hold, which Parquet can (dates, NaN)."""
+    return json.loads(json.dumps(row, default=str), parse_constant=str)
 
 
 def _allow(index: EvaluationIndex, request: Request) -> None:

@@ -48,11 +48,24 @@ def columns_of(row: Mapping[str, Any], columns: Sequence[str]) -> list[tuple[str
 def evaluation_texts(
     sources: Sequence[str], columns: Sequence[str] = ()
 ) -> Iterator[tuple[Item, str]]:
-    """All texts of evaluation sets, for an `EvaluationIndex`."""
+    """All texts of evaluation sets, for an `EvaluationIndex`.
+
+    Raises:
+        DataError: as `rows_of`, or a set has no rows or no text: nothing would be looked for.
+    """
     for source in sources:
+        rows = texts = 0
         for number, row in rows_of(source, columns):
+            rows += 1
             for column, text in columns_of(row, columns):
+                texts += 1
                 yield Item(source, number, column), text
+        if not texts:
+            where = f" in {', '.join(map(repr, columns))}" if rows and columns else ""
+            raise DataError(
+                f"{source}: holds no {'text' if rows else 'rows'}{where}, so nothing of it can be "
+                "looked for; name a set that holds questions"
+            )
 
 
 class Writer:
@@ -84,8 +97,12 @@ class Writer:
             self._csv.writeheader()
         return self
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Add a row."""
+    def write(self, number: int, row: dict[str, Any]) -> None:
+        """Add a row; its number is for messages.
+
+        Raises:
+            DataError: a value that the file cannot hold.
+        """
         if self._parquet is not None:
             self._waiting.append(row)
             if len(self._waiting) >= PARQUET_ROWS:
@@ -93,7 +110,7 @@ class Writer:
         elif self._csv is not None:
             self._csv.writerow(row)
         else:
-            self._file.write(json_line(row, self._source))
+            self._file.write(json_line(row, self._source, number))
 
     def _flush(self) -> None:
         import pyarrow as pa
@@ -119,18 +136,23 @@ class Writer:
                 os.fsync(file.fileno())
 
 
-def json_line(row: Mapping[str, Any], source: str) -> str:
+def json_line(row: Mapping[str, Any], source: str, number: int) -> str:
     """A row as a line of JSON.
 
     Raises:
         DataError: a value that JSON cannot hold.
     """
     try:
-        return json.dumps(row, ensure_ascii=False) + "\n"
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
     except TypeError as error:
-        raise DataError(
-            f"{source}: {error}; write the data as Parquet and give that file, whose types stay"
-        ) from None
+        fault = f"{error}; write the data as Parquet and give that file, whose types stay"
+    except ValueError:
+        fault = (
+            "holds NaN or Infinity, which JSON has no number for; write null there, or give the "
+            "data as Parquet"
+        )
+    table = open_table(source)
+    raise DataError(f"{table.place}, {table.unit} {number}: {fault}")
 
 
 def clean_names(sources: Sequence[str]) -> list[str]:

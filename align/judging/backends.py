@@ -19,6 +19,7 @@ from pts.engines.base import Engine, SampleRequest
 from pts.engines.registry import make_engine
 from pts.engines.server.endpoints import RetryPolicy, Unreadable
 from pts.engines.server.http import Client, Late, Refused, Try
+from pts.errors import PromptError
 from pts.files import context_length
 from pts.types import Message, Problem
 
@@ -132,13 +133,18 @@ class EngineBackend:
         self.identity = identity
 
     def ask(self, calls: Iterable[Call]) -> Iterator[tuple[Call, Said]]:
-        """See `Backend`. A prompt beyond the model's context is rejected."""
+        """See `Backend`. A prompt beyond the model's context, or with a special token as
+        text, is rejected."""
         asked: dict[int, Call] = {}
         rejected: list[tuple[Call, Said]] = []
 
         def requests() -> Iterator[SampleRequest]:
             for key, call in enumerate(calls):
-                ids = self._engine.encode(Problem(call.digest, call.messages, ""))
+                try:
+                    ids = self._engine.encode(Problem(call.digest, call.messages, ""))
+                except PromptError as error:
+                    rejected.append((call, Said(str(error), "rejected")))
+                    continue
                 if self._context is not None and len(ids) + self._limit > self._context:
                     fault = (
                         f"{len(ids):,} tokens and a reply of {self._limit:,} are longer than the "

@@ -21,7 +21,6 @@ from align.data.chat import (
     check_prompts,
     end_of_turn,
     render_each,
-    special_token_faults,
 )
 from align.data.formats import Conversation, Preference
 from align.decontamination.index import EvaluationIndex, judged
@@ -30,6 +29,7 @@ from align.errors import StageError
 from align.mixture.batches import BATCH, batches
 from align.mixture.losses import Settled, count, faults_of, settle
 from align.mixture.sources import Example, Mixture
+from pts.engines.text import special_token_faults
 from pts.types import Message
 
 SHOWN = 20

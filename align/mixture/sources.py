@@ -15,6 +15,7 @@ from functools import cached_property
 
 from align.context import seed_of
 from align.data.formats import FIELDS, Content, Kind, RowFormat
+from align.decontamination.sources import evaluation_texts
 from align.errors import RecipeError
 from align.mixture.draw import quotas, times_drawn
 from align.mixture.losses import SourceCounts
@@ -131,7 +132,8 @@ def open_mixture(config: MixtureConfig, stage: str, kind: Kind, seed: int) -> Mi
             faults += str(error).splitlines()
     for path in config.against:
         try:
-            open_table(os.path.expanduser(path))
+            for _ in evaluation_texts([os.path.expanduser(path)]):
+                pass  # the rows are read again when the stage's are held against them
         except DataError as error:
             faults.append(f"{stage}.against: {error}")
     if faults:

@@ -64,6 +64,11 @@ class PTSConfig(Settings):
             check_criteria(search)
         except ConfigError as error:
             raise ValueError(str(error)) from None
+        if search.paths == 0:
+            raise ValueError(
+                "paths: got 0, which searches given completions alone, and a task gives none; "
+                "give 1 or more"
+            )
         if search.unit == "step":
             raise ValueError(
                 "unit: 'step' makes no pairs, and token DPO needs them; use 'token' here, and "

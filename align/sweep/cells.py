@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from align.sweep.plan import CellKey
 
 FORMAT = 1
-FOLDER = "cells"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,13 @@ from align.models.load import base_path, prepare_base
 from align.pipeline.background import begin_worker
 from align.pipeline.recipe import Recipe, measured_otherwise
 from align.run_folder import (
+    CELLS,
     data_digests,
     read_manifest,
     source_digests,
     tree_digest,
 )
-from align.sweep.cells import FOLDER, Cell, best_points, cell_of, check_cell, read_cell, write_cell
+from align.sweep.cells import Cell, best_points, cell_of, check_cell, read_cell, write_cell
 from align.sweep.claims import claimed, holder
 from align.sweep.plan import CellKey, Plan, needed, pruned
 from align.tasks.registry import build_task
@@ -75,7 +76,7 @@ class Work:
 
     def file(self, key: CellKey) -> Path:
         """Where a cell stands."""
-        return self.output / FOLDER / f"{key.name}.json"
+        return self.output / CELLS / f"{key.name}.json"
 
     def unit(self, seed: int) -> str:
         """Names what is run for a seed: its claim and its folder."""
@@ -152,14 +153,14 @@ def _in_processes(work: Work, jobs: int) -> list[str]:
 def begin(work: Work) -> None:
     """Make the folder; raises SweepError as `check` does."""
     check(work)
-    (work.output / FOLDER).mkdir(parents=True, exist_ok=True)
+    (work.output / CELLS).mkdir(parents=True, exist_ok=True)
     if not (work.output / ".gitignore").exists():
         (work.output / ".gitignore").write_text(IGNORED)
 
 
 def check(work: Work) -> None:
     """Raise SweepError where the folder, or a cell in it, does not belong to this sweep."""
-    if fault := output_fault(work.output, FOLDER):
+    if fault := output_fault(work.output, CELLS):
         raise SweepError(f"{work.output}: cannot be the folder of a sweep ({fault})")
     for seed in work.seeds:
         _check_use(work, seed)
@@ -169,7 +170,7 @@ def check(work: Work) -> None:
 def _check_use(work: Work, seed: int) -> None:
     """A seed serves random search or the measurement, never both."""
     tuning = bool(work.plan.draws)
-    for file in (work.output / FOLDER).glob(f"*-seed{seed}*.json"):
+    for file in (work.output / CELLS).glob(f"*-seed{seed}*.json"):
         used, _, point = file.stem.rpartition("-seed")[2].partition("-point")
         if used == str(seed) and bool(point) != tuning:
             raise SweepError(

@@ -128,6 +128,8 @@ def _problem_fault(references: ReferenceCheck | None, problem: Problem) -> str |
     if not any(message.content for message in problem.prompt):
         return "prompt is empty"
     fault = roles_fault(problem.prompt)
+    if fault is None and problem.prompt[-1].role == "assistant":
+        return "prompt must not end with the assistant's turn, which is sampled; leave it out"
     return fault or (references(problem) if references else None)
 
 

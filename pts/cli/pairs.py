@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -18,6 +17,12 @@ from pts.types import Ids, TokenPair
 
 Form: TypeAlias = Literal["text", "jsonl", "hf"]
 
+BEGINS: dict[Form, str] = {
+    "jsonl": r'\{"problem_id":"([^"\\]|\\.)*","prompt_ids":\[[\d,]*\],"chosen":',
+    "text": r".+ \(\w+\): ",
+}
+"""How a file of pairs begins."""
+
 CONTEXT = 60
 """Characters of the text before a pair that are shown."""
 
@@ -29,6 +34,8 @@ class Found:
     pairs: Sequence[TokenPair]
     run: RunFolder | None
     text: Callable[[Ids], str]
+    file: Path | None = None
+    """Where they were read from, if that was a file."""
 
 
 def read_source(
@@ -43,6 +50,11 @@ def read_source(
     if path.is_dir():
         from pts.runtime.search import reselect
 
+        if tokenizer is not None:
+            raise ConfigError(
+                f"--tokenizer: {tokenizer} is for files; {source} is a run, which holds the texts "
+                "of its tokens: leave it out"
+            )
         run = RunFolder(path)
         return Found(reselect(run, fdr=fdr, p_gap=p_gap), run, run.text)
     if fdr is not None or p_gap is not None:
@@ -62,20 +74,34 @@ def read_source(
             return "".join(f"⟨{token}⟩" for token in ids)
         return str(loaded.decode(list(ids)))
 
-    return Found(_read_file(source, loaded), None, text)
+    return Found(_read_file(source, loaded), None, text, path if path.is_file() else None)
 
 
 def _read_file(source: str, tokenizer: Any) -> list[TokenPair]:
     from pts.data.codelion import is_codelion, read_codelion
 
     if not source.startswith("hf:") and not is_codelion(source):
-        return read_pairs(Path(source))
+        pairs = read_pairs(Path(source))
+        if tokenizer is not None:
+            _check_ids(source, pairs, len(tokenizer))
+        return pairs
     if tokenizer is None:
         raise ConfigError(
             f"{source}: holds text of codelion/pts, whose token ids have to be rebuilt; give "
             "--tokenizer, the folder of the model that is to be trained"
         )
     return read_codelion(source, tokenizer)
+
+
+def _check_ids(source: str, pairs: Sequence[TokenPair], size: int) -> None:
+    """Raise DataError for a token that the tokenizer does not have."""
+    for number, pair in enumerate(pairs, 1):
+        token = max(*pair.prompt_ids, pair.chosen, pair.rejected)
+        if token >= size:
+            raise DataError(
+                f"{source}, line {number}: holds token {token}, but the tokenizer has {size:,}; "
+                "give the --tokenizer of the model that the pairs are of"
+            )
 
 
 def write_form(found: Found, form: Form | None, output: Path | None) -> None:
@@ -93,6 +119,8 @@ def write_form(found: Found, form: Form | None, output: Path | None) -> None:
         return
     lines = _text_lines(found) if form == "text" else map(pair_line, found.pairs)
     if output is not None:
+        if found.file is not None and output.exists() and output.samefile(found.file):
+            raise ConfigError(f"--output: {output} is the file that is read; give another file")
         _check_file(output, form)
         output.parent.mkdir(parents=True, exist_ok=True)
     with nullcontext(sys.stdout) if output is None else replacing(output) as file:
@@ -101,17 +129,8 @@ def write_form(found: Found, form: Form | None, output: Path | None) -> None:
 
 def _check_file(output: Path, form: Form) -> None:
     """Raise ConfigError for a file that cannot be written, or holds no pairs of that form."""
-    if fault := file_fault(output):
+    if fault := file_fault(output, BEGINS[form], "pairs of this form"):
         raise ConfigError(f"--output: {output}: {fault}")
-    if not output.exists() or not output.stat().st_size:
-        return
-    with output.open("rb") as file:
-        first = file.readline().decode(errors="replace")
-    begins = r'\{"problem_id":' if form == "jsonl" else r".+ \(\w+\): "
-    if not re.match(begins, first):
-        raise ConfigError(
-            f"--output: {output} exists and holds no pairs of this form; it is not written over"
-        )
 
 
 def _text_lines(found: Found) -> Iterator[str]:
@@ -121,7 +140,8 @@ def _text_lines(found: Found) -> Iterator[str]:
         before = printable(found.text(pair.prompt_ids)).replace("\n", "\\n")
         more = "…" if len(before) > CONTEXT else ""
         chosen, rejected = (repr(found.text((token,))) for token in (pair.chosen, pair.rejected))
-        yield f"{printable(pair.problem_id)} ({pair.criterion}): {more}{before[-CONTEXT:]}"
+        name = printable(pair.problem_id).replace("\n", "\\n")
+        yield f"{name} ({pair.criterion}): {more}{before[-CONTEXT:]}"
         yield (
             f"    {chosen} over {rejected}, gap {pair.gap.mean:+.2f} "
             f"[{pair.gap.low:+.2f}, {pair.gap.high:+.2f}], expected_gain {pair.expected_gain:+.2f}"

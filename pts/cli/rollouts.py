@@ -16,6 +16,12 @@ from pts.types import Purpose
 What: TypeAlias = Literal["right", "wrong", "pairs", "values", "all"]
 Rows: TypeAlias = Iterator[dict[str, Any]]
 
+ROW = (
+    r'\{"problem_id":"([^"\\]|\\.)*","prompt_ids":\[[\d,]*\],'
+    r'"(completion_ids|chosen_ids|prefix_ids|purpose)":'
+)
+"""How a row begins: neither as a line of a run's rollouts.jsonl nor as a pair."""
+
 
 def write_rows(
     source: Path, what: What, purposes: Sequence[str] | None, output: Path | None
@@ -51,15 +57,8 @@ def write_rows(
 
 def _check_file(output: Path) -> None:
     """Raise ConfigError for a file that cannot be written, or holds something else."""
-    if fault := file_fault(output):
+    if fault := file_fault(output, ROW, "rows of rollouts"):
         raise ConfigError(f"--output: {output}: {fault}")
-    if output.exists() and output.stat().st_size:
-        with output.open("rb") as file:
-            head = file.read(len(b'{"problem_id":'))
-        if head != b'{"problem_id":':
-            raise ConfigError(
-                f"--output: {output} exists and holds no rows of rollouts; it is not written over"
-            )
 
 
 def _answers(right: bool) -> Callable[[QuestionRollouts, Collection[Purpose]], Rows]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,15 +43,17 @@ def load_settings(
     """
     faults = Faults()
     values = faults.attempt(lambda: _from_file(file)) or {}
+    places = dict.fromkeys(values, str(file))
     for item in overrides:
-        values.update(faults.attempt(lambda item=item: _override(item)) or {})  # type: ignore[misc]
-    known = {*SearchConfig.model_fields, *SamplingConfig.model_fields}
-    for key in values.keys() - known:
-        faults.append(f"no setting {key!r}{did_you_mean(key, known)}")
-    search = faults.attempt(lambda: _build(SearchConfig, values))
-    if search is not None:
-        faults.attempt(lambda: check_criteria(search))
-    sampling = faults.attempt(lambda: _build(SamplingConfig, values))
+        told = faults.attempt(lambda item=item: _override(item)) or {}  # type: ignore[misc]
+        values.update(told)
+        places |= dict.fromkeys(told, "settings")
+    known = [*SearchConfig.model_fields, *SamplingConfig.model_fields]
+    for key in values:
+        if key not in known:
+            faults.append(f"{places[key]}: no setting {key!r}{did_you_mean(key, known)}")
+    search = faults.attempt(lambda: _build(SearchConfig, values, places))
+    sampling = faults.attempt(lambda: _build(SamplingConfig, values, places))
     faults.raise_all()
     assert search is not None
     assert sampling is not None
@@ -60,6 +63,8 @@ def load_settings(
 def _from_file(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
+    if file.is_dir():
+        raise ConfigError(f"{file}: it is a folder; name a .yaml file")
     if not file.is_file():
         raise ConfigError(f"{file}: no such file")
     try:
@@ -81,6 +86,16 @@ def _override(item: str) -> dict[str, Any]:
         raise ConfigError(f"{item!r}: the value is not YAML") from None
 
 
-def _build(kind: type[_S], values: Mapping[str, Any]) -> _S:
+def _build(kind: type[_S], values: Mapping[str, Any], places: Mapping[str, str]) -> _S:
+    """Settings of one kind; a fault is told with the place of the first given key it names."""
     own = {key: value for key, value in values.items() if key in kind.model_fields}
-    return parse_settings(kind, own, "settings")
+    try:
+        found = parse_settings(kind, own, "")
+        if isinstance(found, SearchConfig):
+            check_criteria(found)
+    except ConfigError as error:
+        named = [re.findall(r"\w+", line) for line in error.problems]
+        at = (next((places[word] for word in words if word in own), "settings") for words in named)
+        lines = zip(at, error.problems, strict=True)
+        raise ConfigError(*(f"{place}: {line}" for place, line in lines)) from None
+    return found

@@ -7,14 +7,14 @@ model whose weights are elsewhere: in a server, or in vLLM.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from pts.engines.base import SampleRequest
-from pts.errors import EngineError
-from pts.types import Ids, Problem
+from pts.errors import EngineError, PromptError
+from pts.types import Ids, Message, Problem
 
 TRIED = "1"
 """Encoded to see that a loaded tokenizer works."""
@@ -26,7 +26,8 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
     Messages go through the chat template (`chat_template`, or else the tokenizer's own), which
     alone decides on a bos token. A plain text is encoded as it stands, without special tokens; a
     bos goes in front exactly when the tokenizer puts one before an empty text (Gemma does).
-    Raises EngineError when messages meet no template, or when nothing is left to encode.
+    Raises PromptError when messages end with the assistant's turn or hold a special token as text,
+    and EngineError when they meet no template, or when nothing is left to encode.
     """
     if isinstance(problem.prompt, str):
         ids = tokenizer(problem.prompt, add_special_tokens=False)["input_ids"]
@@ -39,6 +40,11 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
                 f"problem {problem.id!r} is a chat, but the tokenizer has no chat template; "
                 "pass chat_template or use a text prompt"
             )
+        faults = special_token_faults(tokenizer, problem.prompt)
+        if problem.prompt and problem.prompt[-1].role == "assistant":
+            faults.append("the prompt ends with the assistant's turn, which is sampled")
+        if faults:
+            raise PromptError(f"problem {problem.id!r}: {faults[0]}; take it out")
         turns = [{"role": m.role, "content": m.content} for m in problem.prompt]
         try:
             ids = tokenizer.apply_chat_template(
@@ -56,6 +62,17 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
     if not ids:
         raise EngineError(f"problem {problem.id!r} encodes to no tokens; give it a prompt")
     return tuple(int(i) for i in ids)
+
+
+def special_token_faults(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
+    """A fault for each special token that a text holds: it would be encoded as that token."""
+    specials = sorted(set(tokenizer.all_special_tokens))
+    return [
+        f"the {message.role}'s text holds the special token {token}"
+        for message in messages
+        for token in specials
+        if token in message.content
+    ]
 
 
 def stop_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:

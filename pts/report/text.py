@@ -35,10 +35,10 @@ def overview(folder: RunFolder) -> Iterator[str]:
     for row in rows(folder):
         yield (
             f"{row['status']:<10} {row['solved'].mean:>6.2f} {row['pivotal']:>7} "
-            f"{row['proposed']:>8} {row['pairs']:>5}  {printable(row['problem_id'])}"
+            f"{row['proposed']:>8} {row['pairs']:>5}  {_line(row['problem_id'])}"
         )
     if lacking := (folder.summary or {}).get("missing_shards"):
-        yield f"missing shards: {printable(', '.join(map(str, lacking)))}"
+        yield f"missing shards: {_line(', '.join(map(str, lacking)))}"
 
 
 def rows(folder: RunFolder) -> Iterator[dict[str, Any]]:
@@ -88,7 +88,7 @@ def result_of(folder: RunFolder, problem_id: str) -> QuestionResult:
 
 
 def _question(folder: RunFolder, result: QuestionResult) -> Iterator[str]:
-    yield printable(result.problem_id)
+    yield _line(result.problem_id)
     seen = result.filtered
     early = ", stopped early" if seen.stopped else ""
     yield (
@@ -176,6 +176,11 @@ def _marked(folder: RunFolder, path: CompletionResult) -> str:
 
 def _interval(estimate: Estimate) -> str:
     return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+
+
+def _line(text: str) -> str:
+    """Text as one line of a table."""
+    return printable(text).replace("\n", "\\n")
 
 
 def _indent(text: str) -> str:

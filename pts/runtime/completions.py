@@ -17,6 +17,12 @@ from pts.types import Ids, Problem
 SHOWN = 20
 """Faults listed at most in one message."""
 
+LACKS = (
+    "has no completions, and paths = 0 searches none of the policy's own; give completions or set "
+    "paths"
+)
+"""The fault of a problem of which nothing is to be searched."""
+
 TEMPLATE_TOKENS = 1024
 """Room for what a chat template adds; a prompt is encoded to be measured only if this, its bytes
 and the length limit could outgrow the engine together. (Tokens are rarely shorter than a byte.)"""
@@ -56,6 +62,8 @@ class Completions:
             for problem in problems
             for fault in self._read(problem)[1] or self._too_long(problem)
         ]
+        if len(faults) > 1 and all(fault.endswith(LACKS) for fault in faults):
+            raise DataError(f"{faults[0]} (so it is with {len(faults) - 1:,} more problems)")
         if faults:
             more = [f"… and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
             raise DataError("\n".join(faults[:SHOWN] + more))
@@ -77,10 +85,7 @@ class Completions:
         if broken:
             return [], [f"problem {problem.id!r}: its {name} {BROKEN_TEXT}" for name in broken]
         if not problem.completions and not self._config.paths:
-            return [], [
-                f"problem {problem.id!r}: has no completions, and paths = 0 searches none of the "
-                "policy's own; give completions or set paths"
-            ]
+            return [], [f"problem {problem.id!r}: {LACKS}"]
         found, faults = list[Ids](), list[str]()
         for index, given in enumerate(problem.completions):
             try:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from pts.algorithm.requests import SearchRoutine, request
 from pts.engines.base import Engine
-from pts.errors import ConfigError, JournalError
+from pts.errors import ConfigError, JournalError, PromptError
 from pts.files import JsonLines, dumps, output_fault, replacing
 from pts.runtime.journal import Journal
 from pts.runtime.progress import ProgressReporter
@@ -69,8 +69,8 @@ def sample(
     arguments draws only what is missing (a larger `n` goes on where the smaller one ended), and
     samples.jsonl holds the result. Rollout i of a problem has one seed, whatever the order, `n`,
     or the interruptions. A problem of whose completions more than `unscored_limit` could not be
-    judged has none, with the verifier's reason; nor has one whose prompt leaves no room for
-    `max_new_tokens` in the engine's context.
+    judged has none, with the verifier's reason; nor has one whose prompt cannot be sampled, as
+    it leaves no room for `max_new_tokens` in the engine's context or holds a special token.
 
     Raises ConfigError for `n` below 1, JournalError if `output` belongs to another run (policy,
     stop ids, sampling, verifier or seed differ) or is in use, and EngineError and DataError as
@@ -84,8 +84,15 @@ def sample(
     def routines() -> Iterable[tuple[Problem, SearchRoutine[ProblemSamples]]]:
         for problem in problems:
             order.append(problem.id)
-            prompt = engine.encode(problem)
-            yield problem, _completions(problem.id, prompt, n, _too_long(prompt, engine))
+            try:
+                prompt = engine.encode(problem)
+                fault = _too_long(prompt, engine)
+            except PromptError as error:
+                prompt, fault = (), str(error)
+            if fault:
+                found[problem.id] = ProblemSamples(problem.id, prompt, (), fault)
+            else:
+                yield problem, _completions(problem.id, prompt, n)
 
     total = len(problems) if isinstance(problems, Sized) else None
     with ExitStack() as stack:
@@ -114,9 +121,7 @@ def read_samples(path: Path | str) -> JsonLines[ProblemSamples]:
     return JsonLines(path, _SAMPLES.validate_json)
 
 
-def _completions(problem_id: str, prompt: Ids, n: int, fault: str) -> SearchRoutine[ProblemSamples]:
-    if fault:
-        return ProblemSamples(problem_id, prompt, (), fault)
+def _completions(problem_id: str, prompt: Ids, n: int) -> SearchRoutine[ProblemSamples]:
     [rollouts] = yield from request([RolloutQuery((), n, "sample")])
     return ProblemSamples(problem_id, prompt, tuple(rollouts))
 

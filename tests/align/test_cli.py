@@ -13,6 +13,7 @@ import pts
 from align.pipeline.recipe import load_recipe
 from align.tasks.registry import build_task
 from tests.align import sweeps
+from tests.align.runs import write_run
 
 
 def align(*words: str) -> subprocess.CompletedProcess[str]:
@@ -133,3 +134,91 @@ def test_a_sweep_says_what_is_left_without_touching_anything(tmp_path: Path) -> 
     wrong = align(*words, "rejection.smples=2")
     assert wrong.returncode == 2
     assert "rejection.smples: no such key; did you mean 'samples'?" in wrong.stderr
+
+
+def test_a_table_is_written_again_but_not_over_other_files(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "cells").mkdir()
+    (kept / "table.json").write_text('{"measure": 1}')
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "a"}\n')
+    for form in ("md", "json", "csv", "parquet"):
+        words = ("table", str(run), f"--format={form}")
+        for _ in range(2):
+            done = align(*words, f"--output={tmp_path / form}")
+            assert done.returncode == 0, done.stderr
+        for file, said in (
+            (run / "manifest.json", f"the run in {run} keeps a file of its own there"),
+            (kept / "table.json", f"the sweep in {kept} keeps a file of its own there"),
+            (rows, f"{rows} exists and holds no table as {form}; it is not written over"),
+        ):
+            before = file.read_bytes()
+            done = align(*words, f"--output={file}")
+            assert (done.returncode, file.read_bytes()) == (2, before)
+            assert f"--output: {file}: {said}" in done.stderr
+
+
+def test_a_page_of_data_is_not_written_over_rows(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    source = tmp_path / "source.jsonl"
+    source.write_text(json.dumps({"messages": chat}) + "\n")
+    before = source.read_bytes()
+    sections = json.dumps([{"path": str(source)}])
+    words = ("data", str(own_recipe(tmp_path)), "stages=[sft]", f"sft.sources={sections}")
+    done = align(*words, f"--html={source}")
+    assert (done.returncode, source.read_bytes()) == (2, before), done.stderr
+    assert f"--html: {source}: {source} exists and holds no page" in done.stderr
+    for _ in range(2):
+        assert align(*words, f"--html={tmp_path}/data.html").returncode == 0
+
+
+def test_an_export_is_public_only_where_it_is_pushed(tmp_path: Path) -> None:
+    done = align("export", str(tmp_path), f"--output={tmp_path}/out", "--public")
+    assert done.returncode == 2
+    assert "--public: nothing is pushed; give --push OWNER/NAME, or leave it out" in done.stderr
+
+
+def test_known_keys_are_those_of_the_kind_that_is_given() -> None:
+    done = align("check", "phi-nano", "task={kind: word_problems, dataset: x}")
+    assert "task.word_problems.dataset: no such key; known: kind, options\n" in done.stderr
+    done = align("check", "phi-nano", "task={kind: reasoning_gym, dataset: x, instructoin: y}")
+    assert "instructoin: no such key; did you mean 'instruction'?" in done.stderr
+    done = align("check", "phi-nano", "engine={kind: transformers, urls: [x]}")
+    assert "urls: no such key; known: kind, options\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (
+            "qkv_proj",
+            "got 'qkv_proj'; input should be a valid tuple (a list): write [qkv_proj], or input "
+            "should be 'all-linear'\n",
+        ),
+        ("all-liner", "or input should be 'all-linear'; did you mean 'all-linear'?\n"),
+    ],
+)
+def test_text_where_a_list_is_wanted(value: str, said: str) -> None:
+    done = align("check", "phi-nano", f"sft.lora={{target_modules: {value}}}")
+    assert done.stderr.startswith("error:\n")
+    assert "sft.lora.target_modules: got " in done.stderr
+    assert said in done.stderr
+
+
+def test_problems_are_written_again_but_not_over_other_files(tmp_path: Path) -> None:
+    file, mine = tmp_path / "problems.jsonl", tmp_path / "recipe.yaml"
+    for count in (3, 2):
+        assert align("problems", "phi-nano", f"--output={file}", f"--count={count}").returncode == 0
+    assert len(file.read_text().splitlines()) == 2
+    mine.write_text("name: mine\n")
+    done = align("problems", "phi-nano", f"--output={mine}")
+    assert (done.returncode, mine.read_text()) == (2, "name: mine\n")
+    assert f"--output: {mine}: {mine} exists and holds no problems" in done.stderr
+
+
+def test_a_search_of_no_paths_is_a_fault_of_the_recipe() -> None:
+    done = align("check", "phi-nano", "pts.search.paths=0")
+    assert done.returncode == 2
+    assert "pts.search: paths: got 0, which searches given completions alone" in done.stderr

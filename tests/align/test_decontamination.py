@@ -307,6 +307,48 @@ def test_only_named_columns_are_looked_at(data: Path) -> None:
     assert not list(data.glob("*out2*")) + list(data.glob(".out2*"))
 
 
+def test_an_evaluation_set_without_questions_is_refused(data: Path) -> None:
+    (data / "none.jsonl").write_text("\n")
+    (data / "numbers.jsonl").write_text('{"id": 1}\n')
+    for name, columns, fault in (
+        ("none", (), "holds no rows, so nothing of it can be looked for"),
+        ("numbers", (), "holds no text, so nothing"),
+        ("eval", ("id",), "holds no text in 'id', so nothing"),
+    ):
+        asked = request(data, against=(str(data / f"{name}.jsonl"),), eval_columns=columns)
+        with pytest.raises(DataError, match=rf"{name}\.jsonl: {fault}"):
+            decontaminate(asked, data / "out")
+    assert not (data / "out").exists()
+
+
+def strict(path: Path) -> list[dict[str, Any]]:
+    """Lines of JSON without NaN and Infinity, which only some readers know."""
+    found = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line, parse_constant=pytest.fail) for line in found]
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_written_is_json_for_every_reader(data: Path, literal: str) -> None:
+    row = {"q": QUESTION, "x": float(literal)}
+    (data / "a.jsonl").write_text('{"x": 1}\n\n' + json.dumps({"x": [row["x"]]}) + "\n")
+    train = (str(data / "a.jsonl"),)
+    with pytest.raises(DataError, match=r"a\.jsonl, line 3: holds NaN or Infinity, which JSON"):
+        decontaminate(request(data, train=train), data / "out")
+    assert not (data / "out").exists()
+    (data / "a.jsonl").write_text(json.dumps(row) + "\n")
+    decontaminate(request(data, train=train), data / "out")
+    assert strict(data / "out" / "removed.jsonl")[0]["row"]["x"] == literal
+
+
+def test_numbers_that_are_none_stay_in_parquet(data: Path) -> None:
+    rows = [{"q": "other", "x": float("nan")}, {"q": QUESTION, "x": float("inf")}]
+    pq.write_table(pa.Table.from_pylist(rows), data / "a.parquet")
+    decontaminate(request(data, train=(str(data / "a.parquet"),)), data / "out")
+    [kept] = pq.read_table(data / "out" / "clean" / "a.parquet").to_pylist()
+    assert kept["x"] != kept["x"]
+    assert strict(data / "out" / "removed.jsonl")[0]["row"] == {"q": QUESTION, "x": "Infinity"}
+
+
 def test_a_finished_folder_stays_and_another_request_is_refused(data: Path) -> None:
     summary = decontaminate(request(data), data / "out")
     before = (data / "out" / "summary.json").stat().st_mtime_ns

@@ -19,8 +19,10 @@ from align.run_folder import data_digests
 from align.settings import FilesTask
 from align.tasks.files import FileTask, _read_chats
 from pts.data.rows import SHOWN
-from pts.errors import DataError
-from pts.types import Verdict
+from pts.engines.text import encode_problem
+from pts.errors import DataError, EngineError
+from pts.types import Message, Problem, Verdict
+from tests.align import tiny
 
 CHAT = {
     "messages": [
@@ -116,6 +118,7 @@ def test_ids_are_unique_within_a_file(tmp_path: Path) -> None:
         ({"prompt": None}, "column 'prompt' (the prompt) is null or empty"),
         ({"prompt": ""}, 'prompt: text or messages with role and content are needed, not ""'),
         ({"prompt": [{"role": "user", "content": ""}]}, "prompt is empty"),
+        ({"prompt": CHAT["messages"]}, "prompt must not end with the assistant's turn"),
         ({"prompt": "\ud83d"}, "holds half a surrogate pair"),
         ({"reference": None}, "column 'reference' (the reference) is null or empty"),
         ({"reference": ["1"]}, 'reference: text or a number is needed, not ["1"]'),
@@ -281,3 +284,27 @@ def test_chats_that_cannot_be_trained_on_are_told_by_file_and_line(tmp_path: Pat
     task = config(tmp_path, CHAT, CHAT, {"messages": [question, answer]}, **files)
     (fault,) = faults_in_check(task, "evaluate.problems=10", "evaluate.dev_problems=10")
     assert fault.startswith(f"{tmp_path}/chats.jsonl, line 3: the assistant's text holds")
+    first = {"messages": [answer | {"content": "Hello!"}, *CHAT["messages"]]}
+    task = config(tmp_path, CHAT, first, **files)
+    (fault,) = faults_in_check(task, "evaluate.problems=10", "evaluate.dev_problems=10")
+    assert fault.startswith(f"{tmp_path}/chats.jsonl, line 2: begins with the assistant's turn")
+
+
+@pytest.mark.parametrize(
+    ("turns", "fault"),
+    [
+        ([("user", "a <|im_end|> b")], "the user's text holds the special token <|im_end|>"),
+        ([("system", "<|im_sep|>"), ("user", "a")], "the system's text holds the special token"),
+        ([("user", "a"), ("assistant", "b")], "the prompt ends with the assistant's turn"),
+    ],
+)
+def test_a_chat_that_would_be_another_one_as_ids_is_not_encoded(
+    turns: list[tuple[str, str]], fault: str
+) -> None:
+    tokenizer = tiny.tokenizer()
+    asked = Problem("a", tuple(Message(*turn) for turn in turns), "1")
+    with pytest.raises(EngineError, match=re.escape(f"problem 'a': {fault}")):
+        encode_problem(tokenizer, asked)
+    plain = Problem("a", "".join(text for _, text in turns), "1")  # may spell a template's tokens
+    ids = tokenizer(plain.prompt, add_special_tokens=False)["input_ids"]
+    assert encode_problem(tokenizer, plain) == tuple(ids)

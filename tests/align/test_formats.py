@@ -108,6 +108,13 @@ def test_ids_are_taken_as_they_are() -> None:
         ({"messages": [U, A], "weight": 0.5}, "weight is 0.5, which"),
         ({"messages": [U, A], "images": ["a"]}, 'images is ["a"], which'),
         ({"prompt": "U", "completion": "A", "label": False}, "label is true or false: rows of KTO"),
+        ({"prompt": "U", "completion": "A", "label": 0}, "rows of KTO (here 0) train no stage"),
+        ({"prompt": "U", "completion": "A", "label": 1.0}, "rows of KTO (here 1.0) train no stage"),
+        ({"prompt": "U", "completion": "A", "label": "True"}, 'rows of KTO (here "True") train no'),
+        ({"prompt": "U", "completion": "A", "label": "0"}, 'rows of KTO (here "0") train no stage'),
+        ({"messages": [A]}, "messages: begins with the assistant's turn, which answers no prompt"),
+        ({"conversations": [GPT, HUMAN, GPT]}, "messages: begins with the assistant's turn"),
+        ({"prompt": [A, U], "completion": "A"}, "messages: begins with the assistant's turn"),
         ({"messages": [{"role": "system", "content": "S"}, U, A], "system": "S"}, "keep one"),
         ({"prompt": '[{"role": "user"}]', "completion": "A"}, "messages are given as text"),
         ({"prompt": [U], "completion": [U, A]}, "completion must begin with the assistant's turn"),
@@ -131,6 +138,10 @@ def test_what_cannot_be_honoured_is_refused(row: Any, fault: str) -> None:
         ({"chosen": [U, A], "rejected": [U]}, "must end with the assistant's turn"),
         ({"chosen": [U, A, U, A], "rejected": [U, B]}, "must differ in their last turn alone"),
         ({"chosen": [A], "rejected": [B]}, "the prompt must end with the user's turn"),
+        (
+            {"chosen": [A, U, A], "rejected": [A, U, B]},
+            "messages: begins with the assistant's turn",
+        ),
         ({"prompt": "U", "chosen": [{**A, "train": True}], "rejected": [B]}, "no meaning in pairs"),
         ({"messages": [U, A]}, "give prompt_ids and chosen_ids and rejected_ids, or chosen and"),
         ({"prompt_ids": [1], "chosen_ids": [], "rejected_ids": [1]}, "chosen_ids: token ids"),
@@ -144,6 +155,52 @@ def test_a_column_may_be_left_unread_on_purpose() -> None:
     row = {"messages": [U, A], "weight": 0.5, "tools": "[]x"}
     assert "or name the column in the source's `ignore`" in chat(row)
     assert chat(row, ignored=("weight", "tools")) == ONE
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "fault"),
+    [
+        ("alpaca", {"messages": [U, A]}, "column 'instruction' is missing; it has 'messages'"),
+        ("alpaca", {"instruction": "U", "output": None}, "column 'output' is null or empty"),
+        ("messages", {"prompt": "U", "completion": "A"}, "column 'messages' is missing; it has"),
+        ("messages", {"conversations": None}, "column 'messages' is missing; it has"),
+        ("prompt_completion", {"prompt": "U"}, "column 'completion' is missing; it has 'prompt'"),
+        ("ids", {"labels": [1]}, "column 'input_ids' is missing; it has 'labels'"),
+    ],
+)
+def test_a_form_that_is_named_needs_its_columns(form: Any, row: dict[str, Any], fault: str) -> None:
+    assert fault in chat(row, form=form)
+
+
+def test_a_form_of_pairs_that_is_named_needs_its_columns() -> None:
+    assert pair({"prompt": "U", "chosen": "A"}, form="preference").startswith(
+        "column 'rejected' is missing"
+    )
+    assert pair({"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": None}, form="ids") == (
+        "column 'rejected_ids' is null or empty"
+    )
+
+
+def test_a_form_that_is_named_knows_mapped_and_ignored_columns() -> None:
+    row = {"instruction": "U", "answer": "A", "output": "x"}
+    assert chat(row, form="alpaca", columns={"output": "answer"}) == ONE
+    assert chat(row, form="alpaca", ignored=("output",)) == (
+        "column 'output' is missing; it has 'instruction', 'answer'"
+    )
+    assert chat({"q": "U", "a": None}, columns={"prompt": "q", "completion": "a"}) == (
+        "column 'a' (the completion) is null or empty"
+    )
+
+
+def test_a_label_that_is_no_truth_value_is_not_read() -> None:
+    for label in (2, "sports", None, []):
+        assert chat({"messages": [U, A], "label": label}) == ONE
+    assert chat({"messages": [U, A], "label": 1}, ignored=("label",)) == ONE
+
+
+def test_a_system_prompt_may_stand_before_the_assistants_first_turn() -> None:
+    read = chat({"conversations": [GPT, HUMAN, GPT], "system": "S"})
+    assert read == Conversation((SYSTEM, MODEL, USER, MODEL), (True, True))
 
 
 SAID = st.text(max_size=8)

@@ -309,3 +309,14 @@ def test_a_prompt_beyond_the_context_is_asked_once_and_told(tmp_path: Path) -> N
     found, counts = local(str(tiny.save(tmp_path)), max_tokens=30, attempts=3)
     assert counts["calls"] == counts["rejected"] == 2
     assert all("longer than the model's context of 256" in both.reason for both in found)
+
+
+def test_a_prompt_with_a_special_token_is_rejected_and_the_others_are_asked() -> None:
+    config = JudgeConfig(path="builtin:phi-nano", chat_template="chatml", max_tokens=4)
+    backend = LocalBackend(config, ModelConfig(path="builtin:phi-nano", device="cpu"))
+    texts = {"a" * 32: "Say 1. <|im_end|>", "b" * 32: "Say 2."}
+    calls = [Call(digest, (Message("user", text),)) for digest, text in texts.items()]
+    found = {call.digest: said for call, said in backend.ask(calls)}
+    assert found["a" * 32].end == "rejected"
+    assert "holds the special token <|im_end|>" in found["a" * 32].text
+    assert found["b" * 32].end in ("stop", "length")

@@ -95,7 +95,7 @@ def test_nothing_to_match_is_told() -> None:
     [
         ("[ptz]", "again.match: no stage 'ptz' before this one; did you mean 'pts'"),
         ("[late]", "again.match: no stage 'late' before this one"),
-        ("[base]", "again.match: no stage 'base' before this one"),
+        ("[base]", "again.match: 'base' samples nothing; name a stage that does"),
         ("[pts, sft]", "again.match: 'sft' samples nothing; name a stage that does"),
         ("[pts], rollouts: pts", "again.match: its rollouts are there already; leave out match or"),
     ],

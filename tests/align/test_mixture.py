@@ -162,15 +162,16 @@ def test_every_fault_of_every_source_is_told_with_its_line(tmp_path: Path) -> No
 
 def test_faulty_rows_may_be_dropped_and_are_counted(tmp_path: Path) -> None:
     good = [{"prompt": f"q{k}", "completion": "a"} for k in range(8)]
-    path = write(tmp_path / "a.jsonl", *good[:4], "{\n", {"text": "x"}, *good[4:])
+    first = {"messages": [{"role": "assistant", "content": "a"}]}  # a chat without a question
+    path = write(tmp_path / "a.jsonl", *good[:4], "{\n", first, {"text": "x"}, *good[4:])
     found = mixture(sources=[{"path": path, "faulty": "drop", "name": "web"}])
     assert asked(found) == [f"q{k}" for k in range(8)]
     encoder = Encoder(found, tiny.tokenizer(), 64)
     rows = list(encoder.rows())
     assert len(rows) == 8
     counts = encoder.counts["web"]
-    assert (counts.rows, counts.drawn, counts.kept, counts.faulty) == (10, 10, 8, 2)
-    with pytest.raises(StageError, match=r"web: 2 of 10 rows cannot be read \(20\.0%\), above "):
+    assert (counts.rows, counts.drawn, counts.kept, counts.faulty) == (11, 11, 8, 3)
+    with pytest.raises(StageError, match=r"web: 3 of 11 rows cannot be read \(27\.3%\), above "):
         encoder.check("sft")
 
 
@@ -315,6 +316,10 @@ def test_rows_that_hold_an_evaluation_question_are_dropped_and_counted(tmp_path:
     assert sum(row.settled.row is not None for row in every.rows()) == 4
     with pytest.raises(RecipeError, match=r"sft\.against: .*none\.jsonl: no such file"):
         mixture(**told, against=[str(tmp_path / "none.jsonl")])
+    for row, fault in (("", "holds no rows"), ({"id": 1}, "holds no text"), ("{\n", "line 1: not")):
+        empty = write(tmp_path / "empty.jsonl", row)
+        with pytest.raises(RecipeError, match=rf"sft\.against: .*empty\.jsonl.*{fault}"):
+            mixture(**told, against=[against, empty])
 
 
 # -- the file ---------------------------------------------------------------------------------

@@ -160,9 +160,10 @@ def test_full_dpo_pairs_whole_answers_of_a_search(
 def test_full_dpo_pairs_continuations_of_the_confirmed_pairs(
     base: Path, searched: Path, tmp_path: Path
 ) -> None:
-    asked = taking(
-        base, searched, tmp_path, "full_dpo", **SETTINGS, max_steps=2, pairs_of="continuations"
-    )
+    settings = {**SETTINGS, "max_steps": 2, "pairs_of": "continuations", "rollouts": "pts"}
+    stages = {"stages": ["sft", "pts", "full_dpo"], "full_dpo": settings}
+    made = tiny.context(base, tmp_path, tiny.ParityTask(), pairs=searched / "pairs.jsonl", **stages)
+    asked = dataclasses.replace(made, rollouts=searched / "rollouts.jsonl")
     metrics = full_dpo.run(asked).metrics
     confirmed = read_pairs(searched / "pairs.jsonl")
     by_prompt = {pair.prompt_ids: pair for pair in confirmed}

@@ -223,10 +223,16 @@ def test_wrong_ways_to_ask_for_pairs(
         ("give the run's folder", run / "pairs.jsonl", "--fdr", "0.1"),
         ("give --tokenizer", published),
         ("no tokenizer here", published, "--tokenizer", tmp_path),
+        ("nope is for files", run, "--tokenizer", "nope"),
         ("no journal.jsonl", tmp_path),
     ):
         assert said in pts("pairs", *command, status=2, capsys=capsys)
     assert "'2' over '3'" in pts("pairs", published, "--tokenizer", model, capsys=capsys)
+    line = (run / "pairs.jsonl").read_text().splitlines()[0]
+    other = tmp_path / "other.jsonl"
+    other.write_text(f"{line}\n{json.dumps({**json.loads(line), 'chosen': 13})}\n")
+    said = pts("pairs", other, "--tokenizer", model, status=2, capsys=capsys)
+    assert f"{other}, line 2: holds token 13, but the tokenizer has 13" in said
 
 
 def test_a_plan_leaves_a_probe_that_the_search_goes_on_from(
@@ -308,8 +314,8 @@ def test_every_input_error_is_told_at_once(
     command += ["--output", tmp_path / "out", "--config", settings, "--verifier", "exakt:x"]
     said = pts(*command, "top_p=7", "window", status=2, capsys=capsys)
     for fault in (
-        "no setting 'p_gab'; did you mean 'p_gap'?",
-        "top_p: got 7; input should be less than or equal to 1",
+        f"{settings}: no setting 'p_gab'; did you mean 'p_gap'?",
+        "settings: top_p: got 7; input should be less than or equal to 1",
         "'window': settings are given as key=value",
         "no verifier 'exakt:x'; did you mean 'exact'?",
         "line 1: column 'reference' (the reference) is missing; it has 'id', 'prompt'",
@@ -364,8 +370,29 @@ def test_a_settings_file_must_hold_keys(tmp_path: Path, text: str) -> None:
 
 
 def test_faults_of_whole_settings_are_told() -> None:
-    with pytest.raises(ConfigError, match="p_min must lie below p_max"):
+    with pytest.raises(ConfigError, match=r"^settings: p_min must lie below p_max"):
         load_settings(None, ["p_min=0.9"])
+
+
+def test_faults_of_settings_name_their_place_in_the_order_given(tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text("zebra: 1\np_min: 0.9\ncriteria: [path]\ntop_p: 7\nalpha: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file, ["mango=3", "z=2"])
+    assert caught.value.problems == (
+        f"{file}: no setting 'zebra'",
+        f"{file}: no setting 'alpha'",
+        "settings: no setting 'mango'",
+        f"{file}: p_min must lie below p_max, got 0.9 and 0.8",
+        f"{file}: top_p: got 7; input should be less than or equal to 1",
+    )
+    file.write_text("criteria: [pat]\n")
+    with pytest.raises(ConfigError, match=r"search\.yaml: criteria: no criterion 'pat'"):
+        load_settings(file, [])
+    with pytest.raises(ConfigError, match=r"^settings: criteria: no criterion 'frok'"):
+        load_settings(file, ["criteria=[frok]"])
+    with pytest.raises(ConfigError, match=r"it is a folder; name a \.yaml file"):
+        load_settings(tmp_path, [])
 
 
 def test_verifiers_by_name() -> None:

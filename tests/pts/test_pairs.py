@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,8 @@ from pts.algorithm.siblings import (
     SiblingEstimate,
 )
 from pts.config import SearchConfig
+from pts.data.pairs import read_pairs, write_pairs
+from pts.errors import DataError
 from pts.stats import half_width, jeffreys
 from pts.types import (
     CandidatePair,
@@ -263,3 +268,66 @@ def test_equal_pairs_are_exported_once() -> None:
     results = [question(candidate(1, "path", 0.001), candidate(1, "fork", 0.001), paths=2)]
     (pair,) = select_pairs(results, SearchConfig(), "")
     assert pair.criterion == "path"
+
+
+def pair_record(tmp_path: Path) -> dict[str, Any]:
+    """The line of a sound pair, as plain data."""
+    selected = select_pairs([question(candidate(2, "path", 0.001))], SearchConfig(), "digest")
+    write_pairs(tmp_path / "sound.jsonl", selected)
+    record: dict[str, Any] = json.loads((tmp_path / "sound.jsonl").read_text())
+    return record
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"chosen": -1}, "chosen: got -1; token ids are whole numbers from 0"),
+        ({"rejected": 2**63}, f"rejected: got {2**63}; token ids are whole numbers from 0"),
+        ({"prompt_ids": [1, -7]}, "prompt_ids: got -7; token ids are whole numbers from 0"),
+        ({"chosen": 9}, "chosen, rejected: both are token 9; a pair has two"),
+        ({"chosen": "5"}, "chosen: Input should be a valid integer (found '5')"),
+        ({"chosen": 5.0}, "chosen: Input should be a valid integer (found 5.0)"),
+        ({"chosen": True}, "chosen: Input should be a valid integer (found True)"),
+        ({"prompt_ids": []}, "prompt_ids: got []; the ids of a prompt are needed"),
+        ({"chosen_prob": 2}, "chosen_prob: got 2.0; a number from 0 to 1 is needed"),
+        ({"rejected_prob": float("nan")}, "rejected_prob: got nan; a number from 0 to 1 is needed"),
+        ({"expected_gain": float("inf")}, "expected_gain: got inf; a finite number is needed"),
+        ({"pvalue": -0.1}, "pvalue: got -0.1; a number from 0 to 1 is needed"),
+        ({"choosen": 3}, "choosen: no such key; did you mean 'chosen'?"),
+        ({"weight": 3, "prompt_ids": []}, "weight: no such key; prompt_ids: got []"),
+    ],
+)
+def test_a_pair_that_can_be_none_is_told_with_its_line(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    record = pair_record(tmp_path)
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(record) + "\n" + json.dumps({**record, **changes}) + "\n")
+    with pytest.raises(DataError, match=re.escape(f"{file}, line 2: {said}")):
+        read_pairs(file)
+
+
+def test_keys_of_an_estimate_are_looked_at_too(tmp_path: Path) -> None:
+    record = pair_record(tmp_path)
+    for changes, said in (
+        ({"hihg": 0.5}, "gap.hihg: no such key; did you mean 'high'?"),
+        ({"mean": float("nan")}, "gap.mean: got nan; a finite number is needed"),
+    ):
+        changed = {**record, "gap": {**record["gap"], **changes}}
+        (tmp_path / "pairs.jsonl").write_text(json.dumps(changed) + "\n")
+        with pytest.raises(DataError, match=re.escape(f"line 1: {said}")):
+            read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_a_key_that_stands_twice_is_told(tmp_path: Path) -> None:
+    line = json.dumps(pair_record(tmp_path)).replace("{", '{"chosen": 3, ', 1)
+    (tmp_path / "pairs.jsonl").write_text(line + "\n")
+    with pytest.raises(DataError, match="line 1: the key 'chosen' stands twice"):
+        read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_pairs_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    pair_record(tmp_path)
+    plain = tmp_path / "sound.jsonl"
+    (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert read_pairs(tmp_path / "marked.jsonl") == read_pairs(plain)

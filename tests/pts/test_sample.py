@@ -10,7 +10,7 @@ import pytest
 
 from pts.config import SamplingConfig
 from pts.engines.tabular import TabularEngine, TabularVerifier
-from pts.errors import ConfigError, JournalError
+from pts.errors import ConfigError, JournalError, PromptError
 from pts.runtime.sample import read_samples, sample
 from pts.testing.shapes import sparse
 from pts.types import Grade, Problem, Verdict
@@ -101,6 +101,22 @@ def test_a_prompt_without_room_for_an_answer_is_not_sampled(engine: Counting) ->
     )
     engine.max_model_len = 61
     assert [len(s.rollouts) for s in draw(engine, 3)] == [3, 3, 3]
+
+
+def test_a_prompt_that_is_refused_leaves_the_others(
+    engine: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = engine.encode
+
+    def refusing(problem: Problem) -> tuple[int, ...]:
+        if problem.id == "tabular-1":
+            raise PromptError("problem 'tabular-1': the user's text holds the special token <s>")
+        return encode(problem)
+
+    monkeypatch.setattr(engine, "encode", refusing)
+    found = draw(engine, 3)
+    assert [len(s.rollouts) for s in found] == [3, 0, 3]
+    assert found[1].reason.endswith("holds the special token <s>")
 
 
 def test_another_run_s_folder_is_refused(engine: Counting, tmp_path: Path) -> None:

@@ -18,7 +18,11 @@ class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused, docstrings under the fields."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        defer_build=True,  # of the settings that are imported most are never read
     )
 
 

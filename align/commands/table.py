@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 
 from align.errors import StageError
-from align.run_folder import CELLS
 from pts.cli.output import AsJson, show
 
 BEGINS = {
@@ -72,6 +71,8 @@ def table(
 
 def _of_a_sweep(file: Path) -> str:
     """The fault of a file that `align sweep` writes into its folder; empty for another one."""
+    from align.run_folder import CELLS
+
     own = file.stem in ("table", "tuning") and file.suffix in (".md", ".json")
     if own and file.with_name(CELLS).is_dir():
         return f"the sweep in {file.parent} keeps a file of its own there; give another file"

@@ -59,6 +59,12 @@ def test_check_loads_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
+def test_help_imports_no_settings_and_no_arrays() -> None:
+    code = "import sys, align.cli; print({'numpy', 'pydantic', 'yaml'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_problems_of_a_recipe_are_written_for_a_search(tmp_path: Path) -> None:
     file = tmp_path / "new" / "problems.jsonl"
     done = align("problems", "phi-nano", "seed=3", f"--output={file}", "--count=5")

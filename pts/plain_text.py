@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from pts.errors import ConfigError
+
 MOST_VALUES = 100_000
 """Values of a YAML text with its aliases written out."""
 
@@ -62,6 +64,28 @@ def read_yaml(text: str) -> Any:
     except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError) as error:
         # PyYAML lets through what goes wrong in building a date or a number.
         raise ValueError(" ".join(str(error).split())) from None
+
+
+def read_keys(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file; an empty one has none.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else; the place in it is named.
+    """
+    try:
+        values = read_yaml(read_text(path))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: it is a folder; name a .yaml file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if values is not None and not isinstance(values, dict):
+        found = type(values).__name__
+        raise ConfigError(f"{path}: must hold keys and values, as in seed: 0; got a {found}")
+    return {str(key): value for key, value in (values or {}).items()}
 
 
 def read_json(text: str | bytes) -> Any:

@@ -80,13 +80,14 @@ def measure(
     if fault := folder_fault(where):
         raise StageError(f"--output: {fault}")
     folder = _policy(model, config)
+    manager = harness.find_tasks(tasks, include) if tasks else None
     said: list[str] = []
     found: dict[str, Any] = {"folder": where, "benchmarks": [], "tasks": {}}
     if asked:
         found["benchmarks"] = _measured(asked, questions, config, folder, where, progress)
         said.append(to_text(found["benchmarks"]))
-    if tasks:
-        found["tasks"] = harness.run_tasks(folder, tasks, told, where / "lm-eval", include)
+    if manager:
+        found["tasks"] = harness.run_tasks(folder, tasks, manager, told, where / "lm-eval")
         said.append(harness.to_text(found["tasks"]))
     return found, "\n\n".join([*said, f"Items, for align compare: {where}"])
 

@@ -1,6 +1,7 @@
 """Tasks of lm-evaluation-harness on our policies (extra `lm-eval`): its prompts, its numbers.
 
-    run_tasks(Path("runs/a/sft/model"), ["arc_easy"], HarnessOptions(limit=100), Path("runs/h"))
+    names = ["arc_easy"]
+    run_tasks(Path("runs/a/sft/model"), names, find_tasks(names), HarnessOptions(), Path("runs/h"))
 
 The harness loads its task, asks and scores; ours are the loading of the policy (adapters merged,
 safetensors only, no remote code) and the files. Its own data come from the hub unless a task's file
@@ -12,15 +13,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from align.errors import StageError
+from align.errors import RecipeError
 from pts.config import SamplingConfig, Settings
 from pts.engines.transformers.engine import TransformersEngine
-from pts.errors import MissingExtra
+from pts.errors import MissingExtra, did_you_mean
 from pts.files import replacing, write_json
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
 
 
 class HarnessOptions(Settings):
@@ -34,39 +38,51 @@ class HarnessOptions(Settings):
     """Ask in the model's chat template."""
 
 
-def run_tasks(
-    policy: Path,
-    tasks: Sequence[str],
-    options: HarnessOptions,
-    output: Path,
-    include: Path | None = None,
-) -> Mapping[str, Mapping[str, Any]]:
-    """Run tasks; write samples_TASK.jsonl, for `align compare`, and results.json; return these.
+def find_tasks(tasks: Sequence[str], include: Path | None = None) -> TaskManager:
+    """The harness' index of tasks, which holds all of these; no model is needed.
 
     Args:
-        policy: folder of a model or adapter.
         tasks: names that the harness knows.
-        output: folder to write.
         include: folder of task files of your own.
 
     Raises:
         MissingExtra: lm_eval is not installed.
-        StageError: the harness has no such task.
+        RecipeError: every task that the harness does not have.
     """
     try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
-        from lm_eval.utils import handle_non_serializable
     except ImportError:
         raise MissingExtra("lm_eval", "lm-eval") from None
     manager = TaskManager(include_path=str(include) if include else None)
     unknown = [task for task in tasks if not manager.match_tasks([task])]
     if unknown:
-        raise StageError(
-            f"lm-eval:{unknown[0]}: lm-evaluation-harness has no such task; give --include the "
-            "folder of its file, or see lm_eval ls tasks"
+        raise RecipeError(
+            *(
+                f"lm-eval:{task}: lm-evaluation-harness has no such task"
+                f"{did_you_mean(task, manager.all_tasks)}; give --include the folder of its file, "
+                "or see lm_eval ls tasks"
+                for task in unknown
+            )
         )
+    return manager
+
+
+def run_tasks(
+    policy: Path, tasks: Sequence[str], manager: TaskManager, options: HarnessOptions, output: Path
+) -> Mapping[str, Mapping[str, Any]]:
+    """Run tasks; write samples_TASK.jsonl, for `align compare`, and results.json; return these.
+
+    Args:
+        policy: folder of a model or adapter.
+        tasks: names in the index.
+        manager: the index, of `find_tasks`.
+        options: how they are asked.
+        output: folder to write.
+    """
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.utils import handle_non_serializable
+
     engine = TransformersEngine.load(policy, SamplingConfig())
     device = str(next(engine.model.parameters()).device)
     model = HFLM(pretrained=engine.model, tokenizer=engine.tokenizer, device=device, batch_size=8)

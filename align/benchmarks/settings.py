@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from align.errors import RecipeError
 from align.pipeline.overrides import parse_override
 from align.settings import data_folder
+from align.yaml_files import read_file
 from pts.config import Settings, parse_settings
 from pts.errors import ConfigError, did_you_mean
-from pts.plain_text import read_yaml
 
 
 class Benchmark(Settings):
@@ -117,12 +116,7 @@ def load_benchmark(given: str, overrides: Sequence[str] = ()) -> Benchmark:
         if not path.is_file():
             hint = did_you_mean(given, names()) or f"; known: {', '.join(names())}, or a .yaml file"
             raise RecipeError(f"no benchmark {given!r}{hint}")
-    try:
-        data: Any = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
+    data = read_file(path, "align benchmark")
     data.setdefault("name", path.stem)
     for text in overrides:
         parse_override(text).apply(data)

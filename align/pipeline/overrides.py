@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from align.errors import RecipeError
 from pts.config import Settings, parse_settings
-from pts.plain_text import read_yaml
+from pts.plain_text import read_keys, read_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,7 @@ def read_settings(kind: type[S], file: Path | None, items: Iterable[str]) -> S:
     Raises:
         RecipeError, ConfigError: the file or a setting is wrong, every fault of these at once.
     """
-    data: Any = {}
-    if file is not None:
-        try:
-            data = read_yaml(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{file}: cannot be read: {error}") from None
-        if not isinstance(data, dict):
-            raise RecipeError(f"{file}: must hold a mapping of keys, got {type(data).__name__}")
+    data = read_keys(file) if file else {}
     for item in items:
         parse_override(item).apply(data)
     return parse_settings(kind, data, str(file or "--set"))

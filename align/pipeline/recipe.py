@@ -35,9 +35,9 @@ from align.pipeline.entries import ENTRY_KEYS, read_entries
 from align.pipeline.overrides import merged, parse_override
 from align.settings import LaunchConfig, ModelConfig, TaskConfig, data_folder
 from align.stages import STAGES
+from align.yaml_files import read_file
 from pts.config import SamplingConfig, Settings, parse_settings
 from pts.errors import ConfigError, did_you_mean
-from pts.plain_text import read_yaml
 
 T = TypeVar("T")
 
@@ -179,18 +179,7 @@ def load_recipe(
         RecipeError: every fault at once, each with its place, value and remedy.
     """
     path = recipe_path(name)
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{path}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        ) from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
+    data = read_file(path, "align run")
     return parse_recipe({**data, **(replaced or {})}, str(path), overrides)
 
 

@@ -20,9 +20,8 @@ from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from align.tasks.word_problems.solutions import StrategyMix
 from align.tasks.word_problems.textbook import END_OF_TEXT, TextbookConfig, documents
+from align.yaml_files import read_file
 from pts.config import Settings, parse_settings
-from pts.errors import ConfigError
-from pts.plain_text import read_text, read_yaml
 
 PAD = "<|pad|>"
 CHAT_TOKENS = ("<|im_start|>", "<|im_sep|>", "<|im_end|>")
@@ -143,15 +142,7 @@ class BaseRecipe(Settings):
 
 def load_base_recipe(path: Path) -> BaseRecipe:
     """Read a base recipe. Raises `ConfigError` that lists all faults at once."""
-    try:
-        data = read_yaml(read_text(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
-    if data is not None and not isinstance(data, dict):
-        raise ConfigError(f"{path}: a mapping of keys is needed, found {type(data).__name__}")
-    return parse_settings(BaseRecipe, data or {}, str(path))
+    return parse_settings(BaseRecipe, read_file(path, "align pretrain"), str(path))
 
 
 def build_tokenizer(recipe: BaseRecipe) -> PreTrainedTokenizerFast:

@@ -20,9 +20,9 @@ from align.pipeline.recipe import Recipe, load_recipe, measured_otherwise
 from align.stages import STAGES
 from align.sweep.settings import Pair, Range, SweepFile, with_settings
 from align.tasks.registry import build_task
+from align.yaml_files import read_file
 from pts.config import parse_settings
 from pts.errors import ConfigError, did_you_mean
-from pts.plain_text import read_yaml
 
 NAME = re.compile(r"[\w-]+")
 MEASURED_BY = ("task", "evaluate", "sampling")
@@ -70,18 +70,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a file, put over those of the file that it extends; `overrides` are appended."""
-    try:
-        data = read_yaml(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such file; give a sweep's .yaml file") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
-    except ValueError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: must hold a mapping of keys, got {type(data).__name__}")
+    data = read_file(path, "align sweep")
     base = data.pop("extends", None)
     if base is None:
         return data

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pts.algorithm.criteria import check_criteria
 from pts.config import SamplingConfig, SearchConfig, Settings, parse_settings
 from pts.errors import ConfigError, PTSError, did_you_mean
-from pts.plain_text import read_text, read_yaml
+from pts.plain_text import read_keys, read_yaml
 
 T = TypeVar("T")
 _S = TypeVar("_S", bound=Settings)
@@ -42,7 +42,7 @@ def load_settings(
     ConfigError for every unknown key, wrong value and malformed override.
     """
     faults = Faults()
-    values = faults.attempt(lambda: _from_file(file)) or {}
+    values = faults.attempt(lambda: read_keys(file) if file else {}) or {}
     places = dict.fromkeys(values, str(file))
     for item in overrides:
         told = faults.attempt(lambda item=item: _override(item)) or {}  # type: ignore[misc]
@@ -58,22 +58,6 @@ def load_settings(
     assert search is not None
     assert sampling is not None
     return search, sampling
-
-
-def _from_file(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    if file.is_dir():
-        raise ConfigError(f"{file}: it is a folder; name a .yaml file")
-    if not file.is_file():
-        raise ConfigError(f"{file}: no such file")
-    try:
-        values = read_yaml(read_text(file))
-    except ValueError as error:
-        raise ConfigError(f"{file}: not YAML: {error}") from None
-    if not isinstance(values, dict) and values is not None:
-        raise ConfigError(f"{file}: keys and values are needed, e.g. p_gap: 0.2")
-    return {str(key): value for key, value in (values or {}).items()}
 
 
 def _override(item: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_all_that_ship_are_sound_and_say_what_they_are() -> None:
         ("arc-easy", ["score=math"], "score: means nothing where kind is choice"),
         ("gsm8k", ["answer=''"], "answer: needed for examples"),
         ("gsm8k", ["samples=4"], "samples: several greedy answers are one"),
-        ("nowhere.yaml", [], "nowhere.yaml: cannot be read"),
+        ("nowhere.yaml", [], "nowhere.yaml: no such file"),
     ],
 )
 def test_what_is_wrong_with_a_benchmark_is_told(

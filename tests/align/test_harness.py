@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from align.benchmarks.command import measure
-from align.benchmarks.harness import HarnessOptions, run_tasks, to_text
+from align.benchmarks.harness import HarnessOptions, find_tasks, run_tasks, to_text
 from align.compare.readers import read_results
-from align.errors import StageError
+from align.errors import RecipeError
 from pts.errors import ConfigError, MissingExtra
 
 from . import tiny
@@ -41,10 +41,10 @@ def test_settings_are_checked_before_a_model_is_loaded(tmp_path: Path) -> None:
         measure(tmp_path / "none", ["lm-eval:pick"], ["shot=2"], None, None, False)
 
 
-def test_the_harness_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+def test_the_harness_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(MissingExtra, match=r"three-stage\[lm-eval\]"):
-        run_tasks(tmp_path / "none", ["pick"], HarnessOptions(), tmp_path)
+        find_tasks(["pick"])
 
 
 @pytest.mark.skipif(not LM_EVAL, reason="lm_eval is missing: pip install 'three-stage[lm-eval]'")
@@ -54,10 +54,11 @@ def test_a_task_of_a_file_runs_and_can_be_compared(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "pick.yaml").write_text(TASK.format(data=data))
     policy = tiny.save(tmp_path / "model")
-    found = run_tasks(policy, ["pick"], HarnessOptions(limit=4), tmp_path / "out", tmp_path)
+    manager = find_tasks(["pick"], tmp_path)
+    found = run_tasks(policy, ["pick"], manager, HarnessOptions(limit=4), tmp_path / "out")
     [(_, reading)] = read_results(tmp_path / "out" / "samples_pick.jsonl").items()
     verdicts = [item.scores[0] for item in reading.items.values()]
     assert len(verdicts) == 4
     assert found["pick"]["acc,none"] == sum(verdicts) / 4
-    with pytest.raises(StageError, match="lm-eval:peck: lm-evaluation-harness has no such task"):
-        run_tasks(tmp_path / "none", ["peck"], HarnessOptions(), tmp_path / "out", tmp_path)
+    with pytest.raises(RecipeError, match=r"(?s)lm-eval:peck: .* no such task; did.*lm-eval:zzz: "):
+        measure(policy, ["lm-eval:peck", "lm-eval:zzz"], [], tmp_path / "b", tmp_path, False)

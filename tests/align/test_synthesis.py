@@ -449,7 +449,7 @@ def test_the_command_reads_a_file_and_settings_over_it(tmp_path: Path) -> None:
     assert "5 texts: 20 calls at most" in done.output
     assert "kept 1, all agree 1, all disagree 1, tied 1, unread 1" in done.output
     assert f"{tmp_path}/out/problems.jsonl: 1 rows" in done.output
-    with pytest.raises(RecipeError, match=r"nothing\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: no such file"):
         CliRunner().invoke(
             app, [*words[:3], str(tmp_path / "nothing.yaml"), "--output=x"], catch_exceptions=False
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def parse(program: str, words: list[str]) -> None:
         from pts.cli.main import app
     group = typer.main.get_command(app)
     context = group.make_context(program, list(words), resilient_parsing=False)
+    words = [*context._protected_args, *context.args]  # behind the options of the program itself
     name, command, rest = group.resolve_command(context, words)  # type: ignore[attr-defined]
     command.make_context(name, rest, parent=context)
 
@@ -107,11 +109,37 @@ def test_links_resolve(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """The registries as they were, after a test that added to them."""
+    from align.stages import STAGES
+    from align.training.losses import LOSSES
+    from pts.algorithm.criteria import CRITERIA
+    from pts.engines.registry import ENGINES
+    from pts.verifiers.registry import VERIFIERS
+
+    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (registry, dict(registry)) for registry in (STAGES, LOSSES, CRITERIA, ENGINES, VERIFIERS)
+    ]
+    yield
+    for registry, before in kept:
+        registry.clear()
+        registry.update(before)
+
+
 @pytest.mark.parametrize(
     ("page", "text"), [(p, block) for p in PAGES for block in blocks(p, "yaml")]
 )
-def test_recipe_of_the_docs_loads(page: Path, text: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("registries")
+def test_recipe_of_the_docs_loads(
+    page: Path, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = yaml.safe_load(text)
+    for module in data.get("imports", ()):  # its code is the page's first example
+        (tmp_path / f"{module}.py").write_text(blocks(page, "python")[0])
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setitem(sys.modules, module, None)
+        del sys.modules[module]
     if "arms" in data:
         (tmp_path / "sweep.yaml").write_text(text)
         plan(load_sweep(tmp_path / "sweep.yaml"), 2)
@@ -175,24 +203,6 @@ def test_the_engine_of_the_docs_conforms() -> None:
     exec(line, names)
     names["ENGINES"].pop("bigram")
     exec(check, names)
-
-
-@pytest.fixture
-def registries() -> Iterator[None]:
-    """The registries as they were, after a test that added to them."""
-    from align.stages import STAGES
-    from align.training.losses import LOSSES
-    from pts.algorithm.criteria import CRITERIA
-    from pts.engines.registry import ENGINES
-    from pts.verifiers.registry import VERIFIERS
-
-    kept: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (registry, dict(registry)) for registry in (STAGES, LOSSES, CRITERIA, ENGINES, VERIFIERS)
-    ]
-    yield
-    for registry, before in kept:
-        registry.clear()
-        registry.update(before)
 
 
 @pytest.mark.usefixtures("registries")

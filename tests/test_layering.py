@@ -16,7 +16,7 @@ PTS = [
     {"planning", "report"},
     {"runtime", "testing"},
     {"engines", "verifiers", "algorithm", "data"},
-    {"config", "stats", "files", "plain_text", "packing"},
+    {"config", "stats", "files", "plain_text", "packing", "plugins"},
     {"types"},
     {"errors"},
 ]
@@ -30,7 +30,7 @@ ALIGN = [
     {"run_folder", "tasks", "models", "mixture"},
     {"decontamination"},
     {"context", "data", "settings", "ledger", "controls", "circumstances"},
-    {"engines"},
+    {"engines", "yaml_files"},
     {"errors"},
 ]
 """Rooms (folders, and modules beside them) from the top to the bottom. A room imports only what

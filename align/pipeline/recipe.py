@@ -38,6 +38,7 @@ from align.stages import STAGES
 from align.yaml_files import read_file
 from pts.config import SamplingConfig, Settings, parse_settings
 from pts.errors import ConfigError, did_you_mean
+from pts.plugins import import_modules
 
 T = TypeVar("T")
 
@@ -53,6 +54,9 @@ class Recipe(Settings):
     """Hardware, time and numbers to expect."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of data order, sampling and training."""
+    imports: tuple[str, ...] = ()
+    """Python modules of your own that register verifiers, engines, stages or the like; installed
+    ones, or files of the folder in which `align` is started (`imports: [mine]` for mine.py)."""
     model: ModelConfig
     """The base model."""
     task: TaskConfig
@@ -73,6 +77,11 @@ class Recipe(Settings):
     """Evaluation after every stage."""
     unused: dict[str, Settings] = Field({}, exclude=True)
     """Sections of kinds that no stage runs."""
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """In another process, its modules come along."""
+        super().__setstate__(state)
+        import_modules(self.imports, "imports")
 
     def settings(self, name: str) -> Any:
         """The settings of the stage of that name, or those of a kind that no stage runs."""
@@ -128,8 +137,9 @@ class Recipe(Settings):
             del data["engine"]
         if self.launch == LaunchConfig():
             del data["launch"]
-        if not self.track:
-            del data["track"]
+        for key in ("track", "imports"):
+            if not data[key]:
+                del data[key]
         if self.evaluate.engine is None:
             del data["evaluate"]["engine"]
         stages = [
@@ -192,11 +202,14 @@ def parse_recipe(data: Mapping[str, Any], place: str, overrides: Sequence[str] =
     values: dict[str, Any] = _apart(data)
     changes = [parse_override(item) for item in overrides]
     for change in changes:
-        if change.keys == ["stages"]:
+        if change.keys in (["stages"], ["imports"]):
             change.apply(values)
-    entries, faults = read_entries(
-        values.pop("stages", DEFAULT_STAGES), STAGES, Recipe.model_fields
-    )
+    faults: list[str] = []
+    modules = values.get("imports")
+    if isinstance(modules, list) and all(isinstance(name, str) for name in modules):
+        _attempt(lambda: import_modules(modules, "imports"), faults)
+    entries, wrong = read_entries(values.pop("stages", DEFAULT_STAGES), STAGES, Recipe.model_fields)
+    faults += wrong
     names = dict.fromkeys([*(entry["name"] for entry in entries), *STAGES])
     sections = {name: values.pop(name) for name in names if name in values}
     overridden: dict[str, Any] = {}

@@ -23,6 +23,7 @@ import typer
 from pts.cli.options import SearchOptions, with_search_options
 from pts.cli.output import AsJson, show
 from pts.errors import ConfigError, PTSError, outside, printable, told
+from pts.plugins import import_modules
 
 if TYPE_CHECKING:
     from pts.cli.inputs import Inputs
@@ -35,6 +36,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def with_imports(
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import a Python module of your own first, which registers a verifier or an "
+            "engine; may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    import_modules(modules or (), "--import")
+
 
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a search (its --output).")]
 

@@ -27,14 +27,14 @@ from pts.errors import ConfigError
 from pts.runtime.executors import executor_named
 from pts.runtime.leasing import LeasingExecutor
 from pts.runtime.run_folder import RunFolder
-from pts.runtime.searcher import QuestionSearcher, SearchSpec, describe_verifier
+from pts.runtime.searcher import QuestionSearcher, SearchSpec
 from pts.runtime.session import Executor, RunSession
 from pts.runtime.shards import Shard
 from pts.runtime.summary import RunSummary, SearchRun
 from pts.types import CandidatePair, Problem, QuestionResult, TokenPair
 from pts.verifiers.base import Verifier
 
-__all__ = ["RunSummary", "SearchRun", "describe_verifier", "reselect", "search"]
+__all__ = ["RunSummary", "SearchRun", "reselect", "search"]
 
 
 def search(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -11,8 +10,8 @@ from typing import Any, TypeAlias
 
 from pts.config import SamplingConfig, SearchConfig
 from pts.engines.base import Engine
-from pts.files import plain
 from pts.runtime.completions import Completions
+from pts.runtime.described import describe_verifier
 from pts.runtime.journal import Recorder
 from pts.runtime.results import Record, RolloutCost
 from pts.runtime.scheduler import Progress, SkippedQuestion, run
@@ -151,21 +150,3 @@ def fingerprint(
         "verifier": describe_verifier(verifier),
         "seed": seed,
     }
-
-
-def describe_verifier(verifier: Verifier) -> str:
-    """A verifier's class and settings, for the fingerprint of a run; a function's name.
-
-    Settings are attributes that are plain values, patterns or functions; others are left out.
-    """
-    name = getattr(verifier, "__qualname__", type(verifier).__qualname__)
-    slots = [slot for kind in type(verifier).__mro__ for slot in getattr(kind, "__slots__", ())]
-    names = sorted({*getattr(verifier, "__dict__", {}), *slots})
-    settings = {n: _plain(getattr(verifier, n, None)) for n in names}
-    return f"{name}({', '.join(f'{n}={v}' for n, v in settings.items() if v is not None)})"
-
-
-def _plain(value: Any) -> str | None:
-    if isinstance(value, (str, int, float, tuple, re.Pattern)):
-        return repr(plain(value))
-    return getattr(value, "__qualname__", None)

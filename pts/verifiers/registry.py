@@ -43,7 +43,8 @@ def make_verifier(spec: str) -> Verifier:
     if verifier is None:
         forms = "exact:REGEX (one group, the answer), math, choice, choice:LETTERS or code:OPTIONS"
         hint = "" if name in VERIFIERS else did_you_mean(name, VERIFIERS)
-        raise ConfigError(f"no verifier {spec!r}{hint}; give {forms}")
+        own = "one of your own is known once its module is named (imports, pts --import)"
+        raise ConfigError(f"no verifier {spec!r}{hint}; give {forms}; {own}")
     return verifier
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -14,6 +17,9 @@ from align.models.load import base_path, device_of, prepare_base
 from align.pipeline.check import check_recipe
 from align.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from align.settings import ModelConfig, data_folder
+from align.tasks.registry import build_task
+from pts.types import Problem, Verdict
+from pts.verifiers.registry import VERIFIERS
 
 SHIPPED = sorted(data_folder("recipes").rglob("recipe.yaml"))
 
@@ -34,6 +40,69 @@ def test_overrides_reach_nested_keys() -> None:
         0.3,
         ["sft"],
     )
+
+
+MINE = """
+import pts
+from pts.verifiers.registry import VERIFIERS
+
+
+def words(argument):
+    def verifier(problem, text):
+        few = len(text.split()) <= int(argument)
+        return pts.Grade(pts.Verdict.PASS if few else pts.Verdict.FAIL)
+
+    return verifier
+
+
+VERIFIERS["words"] = words
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "few_words.py").write_text(MINE)
+    (tmp_path / "broken_words.py").write_text("import pts\n1 / 0\n")
+    for name in ("q", "r"):
+        row = f'{{"id": "{name}", "prompt": "{name}", "reference": "b"}}\n'
+        (tmp_path / f"{name}.jsonl").write_text(row)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield "few_words"
+    sys.modules.pop("few_words", None)
+    VERIFIERS.pop("words", None)
+
+
+def of_files(*more: str) -> list[str]:
+    problems = "task={kind: files, problems: {train: q.jsonl, test: r.jsonl}, verifier: 'words:2'}"
+    return [problems, *more]
+
+
+def test_modules_of_ones_own_register_what_a_recipe_names(own_module: str) -> None:
+    with pytest.raises(RecipeError, match=r"no verifier 'words:2'.* once its module is named"):
+        build_task(load_recipe("phi-nano", of_files()).task)
+    recipe = load_recipe("phi-nano", of_files(f"imports=[{own_module}]"))
+    assert recipe.plain()["imports"] == [own_module]
+    verifier = build_task(recipe.task).verifier
+    assert verifier(Problem("q", "", ""), "two words").verdict is Verdict.PASS
+    assert "imports" not in load_recipe("phi-nano").plain()
+
+
+def test_modules_of_ones_own_come_along_into_another_process(own_module: str) -> None:
+    sent = pickle.dumps(load_recipe("phi-nano", of_files(f"imports=[{own_module}]")))
+    del sys.modules[own_module], VERIFIERS["words"]
+    assert pickle.loads(sent).imports == (own_module,)
+    assert "words" in VERIFIERS
+
+
+def test_modules_that_cannot_be_imported_are_told_with_all_faults(own_module: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("phi-nano", ["imports=[few_word, broken_words]", "sedd=1"])
+    first, second, third = caught.value.problems
+    assert "imports: no module 'few_word' is installed or stands in" in first
+    assert "'broken_words' cannot be imported: ZeroDivisionError: division by zero (" in second
+    assert "broken_words.py, line 2)" in second
+    assert "sedd: no such key" in third
 
 
 def test_all_faults_are_reported_at_once() -> None:
@@ -208,7 +277,8 @@ def test_every_key_is_read_by_some_code() -> None:
             found |= keys(field.annotation) if nested else {name}  # type: ignore[arg-type]
         return found
 
-    unread = {key for key in keys(Recipe) if f".{key}" not in code}
+    own = {"imports"}  # read by the recipe itself, where it is made and where it is sent
+    unread = {key for key in keys(Recipe) - own if f".{key}" not in code}
     assert unread <= {"description"}, f"declared but never read: {sorted(unread)}"
 
 

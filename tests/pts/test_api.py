@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import io
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,13 +22,15 @@ from pts.data.pairs import read_pairs
 from pts.engines.base import Engine
 from pts.engines.tabular import TabularEngine, TabularVerifier
 from pts.errors import ConfigError, DataError, JournalError
+from pts.runtime.described import describe_verifier
 from pts.runtime.progress import LOG_SECONDS, ProgressReporter, describe, duration
 from pts.runtime.results import read_results
 from pts.runtime.run_folder import RunFolder
 from pts.runtime.scheduler import Progress, _Question, run
-from pts.runtime.search import SearchRun, describe_verifier, reselect, search
+from pts.runtime.search import SearchRun, reselect, search
 from pts.testing.shapes import sparse
 from pts.types import Grade, Problem, RolloutQuery, Verdict
+from pts.verifiers.callable import CallableVerifier
 from pts.verifiers.choice import ChoiceVerifier
 from pts.verifiers.exact import ExactVerifier
 
@@ -305,12 +308,101 @@ def test_selecting_again_refuses_what_was_never_measured(finished: SearchRun) ->
 
 
 def test_verifiers_are_told_apart_by_class_and_settings() -> None:
-    assert describe_verifier(judge_odd) == "judge_odd()"
+    assert describe_verifier(judge_odd).startswith("judge_odd() #")
     assert "options='ABC'" in describe_verifier(ChoiceVerifier("ABC"))
     first, second = ExactVerifier(r"= (\d+)"), ExactVerifier(r"is (\d+)")
     assert describe_verifier(first) != describe_verifier(second)
     assert describe_verifier(first) == describe_verifier(ExactVerifier(r"= (\d+)"))
     assert "0x" not in describe_verifier(first)
+
+
+LEAST = 2
+
+
+def make_judge(least: int, counted: list[str]) -> Callable[[Problem, str], bool]:
+    calls = 0
+
+    def judge(problem: Problem, text: str) -> bool:
+        nonlocal calls
+        calls += 1
+        counted.append(text)
+        return len(text) >= max(least, LEAST)
+
+    return judge
+
+
+def described(function: Callable[..., Any]) -> str:
+    return describe_verifier(CallableVerifier(function))
+
+
+def test_functions_are_told_apart_by_their_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert described(lambda problem, text: "right" in text) != described(lambda p, t: "wrong" in t)
+    same = [
+        lambda problem, text: "right" in text,
+        lambda problem, text: (
+            # another layout
+            "right" in text
+        ),
+    ]
+    assert described(same[0]) == described(same[1])
+    counted: list[str] = []
+    judge = make_judge(3, counted)
+    before = described(judge)
+    judge(Problem("q", "", ""), "abc")  # what it counts is no other verifier
+    assert described(judge) == before == described(make_judge(3, []))
+    assert described(make_judge(4, counted)) != before  # what it was made with is
+    assert described(functools.partial(judge_length, 3)) != described(
+        functools.partial(judge_length, 4)
+    )
+    monkeypatch.setitem(globals(), "LEAST", 5)
+    assert described(judge) != before  # and so is a constant that it reads
+    right, wrong = (described(make_judge_of(words)) for words in (["right"], ["wrong"]))
+    assert right == described(make_judge_of(["right"])) != wrong
+
+
+def make_judge_of(words: list[str]) -> Callable[[Problem, str], bool]:
+    return lambda problem, text: any(word in text for word in words)
+
+
+def judge_length(least: int, problem: Problem, text: str) -> bool:
+    return len(text) >= least
+
+
+def test_classes_of_ones_own_are_told_apart_by_their_code() -> None:
+    class Judge:
+        def __call__(self, problem: Problem, text: str) -> Grade:
+            return Grade(Verdict.PASS)
+
+    before = describe_verifier(Judge())
+    assert before == describe_verifier(Judge())
+
+    class Words(Judge):
+        def __init__(self, words: Iterable[str]) -> None:
+            self.words = words
+            self._cache = [*words]
+
+    told = [describe_verifier(Words(words)) for words in ({"a", "b"}, {"b", "a"}, ["a", "c"])]
+    assert told[0] == told[1] != told[2]
+    inherited = Words(["a"])
+    inherited._cache.append("b")
+    assert describe_verifier(inherited) == describe_verifier(Words(["a"]))
+    Judge.__call__ = lambda self, problem, text: Grade(Verdict.FAIL)  # type: ignore[method-assign]
+    assert describe_verifier(Judge()) != before
+    assert describe_verifier(Words({"a", "b"})) != told[0]
+    assert "#" not in describe_verifier(ExactVerifier(r"= (\d+)"))
+
+
+def test_a_run_does_not_go_on_with_another_function(tmp_path: Path) -> None:
+    def go(function: Callable[[Problem, str], bool]) -> SearchRun:
+        verifier = CallableVerifier(function)
+        return search(problems(2), ScriptedEngine(8), verifier, CONFIG, output=tmp_path)
+
+    go(lambda problem, text: text.endswith("1"))
+    go(lambda problem, text: text.endswith("1"))
+    with pytest.raises(
+        JournalError, match=r"verifier: the journal has 'CallableVerifier\(function="
+    ):
+        go(lambda problem, text: text.endswith("0"))
 
 
 def test_progress_tells_done_rate_and_rest() -> None:

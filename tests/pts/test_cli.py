@@ -102,6 +102,35 @@ def test_a_search_from_the_shell_leaves_a_run(run: Path) -> None:
     assert len((run / "pairs.jsonl").read_text().splitlines()) > 0
 
 
+def test_a_module_of_ones_own_registers_a_verifier(
+    model: Path, asked: Path, tmp_path: Path
+) -> None:
+    """Workers get it too: they load what the run's verifier is made of."""
+    (tmp_path / "ends.py").write_text(
+        "import pts\nfrom pts.verifiers.registry import VERIFIERS\n\n"
+        "class Ends:\n"
+        "    def __init__(self, digits):\n        self.digits = digits\n"
+        "    def __call__(self, problem, text):\n"
+        "        right = text.endswith(tuple(self.digits))\n"
+        "        return pts.Grade(pts.Verdict.PASS if right else pts.Verdict.FAIL)\n\n"
+        "VERIFIERS['ends'] = Ends\n"
+    )
+    command = ["-m", "pts.cli.main", "--import", "ends", "search", "--model", model]
+    command += ["--problems", asked, "--prompt", "q", "--reference", "a", "--quiet"]
+    command += ["--verifier", "ends:02468", "--output", tmp_path / "run", "--workers", "2", *RUN]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"verifier":"Ends(digits=' in (tmp_path / "run" / "journal.jsonl").read_text()[:2000]
+
+
+def test_a_module_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    said = pts("--import", "nowhere_at_all", "report", "x", status=2, capsys=capsys)
+    assert "--import: no module 'nowhere_at_all' is installed or stands in" in said
+
+
 def test_quiet_is_quiet(model: Path, asked: Path, tmp_path: Path) -> None:
     """Nothing on standard error although every occasion to log progress is taken."""
     talkative = (

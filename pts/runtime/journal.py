@@ -159,6 +159,12 @@ class Journal(Recorder):
             ) from None
 
     def _load(self, fingerprint: dict[str, Any], finished: Callable[[], Collection[str]]) -> None:
+        first = _first_line(self.path)
+        if first.endswith(b"\n") and not _is_header(first):
+            raise JournalError(
+                f"{self.path}, line 1: damaged (it does not say what run this journal is of); "
+                "restore the file, or use another output folder"
+            )
         for _, _, header in islice(complete_lines(self.path), 1):
             check_header(self.path, parse(header) or {}, fingerprint)
         known = finished()
@@ -237,10 +243,23 @@ def _line(entry: Mapping[str, Any]) -> bytes:
     return (dumps(entry) + "\n").encode()
 
 
+def has_header(path: Path) -> bool:
+    """Whether there is a journal that says what run it is of."""
+    return path.is_file() and _is_header(_first_line(path))
+
+
+def _is_header(line: bytes) -> bool:
+    return "fingerprint" in (parse(line) or {})
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.readline()
+
+
 def read_header(path: Path) -> tuple[Any, dict[str, Any]]:
     """A journal's format, and what it says of its run. JournalError if it has no header."""
-    with path.open("rb") as file:
-        header = parse(file.readline()) or {}
+    header = parse(_first_line(path)) or {}
     fingerprint = header.get("fingerprint")
     if not isinstance(fingerprint, dict):
         raise JournalError(f"{path}: no header; this is not the journal of a run")

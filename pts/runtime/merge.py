@@ -26,7 +26,7 @@ from pts.packing import unpack_numbers
 from pts.runtime.finish import write_end
 from pts.runtime.journal import FORMAT, Journal, differences
 from pts.runtime.results import RESULT_HEAD, ROLLOUTS_HEAD, WRITTEN
-from pts.runtime.run_folder import RunFolder
+from pts.runtime.run_folder import RunFolder, has_token_texts
 from pts.runtime.shards import MANIFEST, IdsDigest, Shard, ShardManifest, read_manifest
 from pts.runtime.summary import SearchRun, read_summary
 
@@ -167,6 +167,11 @@ def _part(path: Path) -> Part:
         raise DataError(
             f"{path}: shard {shard} is not finished; run its command again, or leave it out and "
             "give --partial"
+        )
+    if not has_token_texts(path):
+        raise DataError(
+            f"{path}: token_texts.json is missing or damaged; run the shard's command again, which "
+            "writes it"
         )
     if run.config.keep != "none" and not (path / ROLLOUTS).is_file():
         raise DataError(f"{path}: no {ROLLOUTS}; restore it, or search this shard again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,14 @@ class RunFolder:
             raise DataError(
                 f"{path}: damaged ({error}); delete it, and the search writes it again"
             ) from None
+
+
+def has_token_texts(folder: Path) -> bool:
+    """Whether the texts of a finished run's tokens are there and can be read."""
+    with suppress(DataError):
+        RunFolder(folder).stored_texts  # noqa: B018
+        return (folder / "token_texts.json").is_file()
+    return False
 
 
 def _whole(text: str) -> str:

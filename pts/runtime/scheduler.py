@@ -59,6 +59,9 @@ from pts.verifiers.base import Verifier
 
 R = TypeVar("R")
 
+LONGEST = 300
+"""Characters of a reason that a warning shows."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -297,7 +300,7 @@ class Scheduler(Generic[R]):
                 f"question {name!r}: too many completions could not be judged ({reason}); "
                 "mend the verifier or the problem's reference, or drop the problem"
             )
-        _log.warning("question %r is set aside: %s", name, reason)
+        _log.warning("question %r is set aside: %s", name, " ".join(reason.split())[:LONGEST])
         about = SkippedQuestion(
             question.problem, question.prompt, reason, question.spent, bool(unscorable)
         )

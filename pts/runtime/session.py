@@ -20,7 +20,7 @@ from pts.data.rollouts import ROLLOUTS, rollouts_line
 from pts.errors import DataError, JournalError
 from pts.files import asked_digest, output_fault
 from pts.runtime.finish import select, write_end, write_token_texts
-from pts.runtime.journal import Journal
+from pts.runtime.journal import Journal, has_header
 from pts.runtime.progress import ProgressReporter
 from pts.runtime.results import (
     WRITTEN,
@@ -30,6 +30,7 @@ from pts.runtime.results import (
     RolloutFile,
     read_records,
 )
+from pts.runtime.run_folder import has_token_texts
 from pts.runtime.scheduler import Progress
 from pts.runtime.searcher import EngineInfo, SearchSpec, fingerprint
 from pts.runtime.shards import QuestionList, Shard
@@ -81,10 +82,10 @@ class RunSession:
             raise JournalError(f"{folder}: {fault}")
         folder.mkdir(parents=True, exist_ok=True)
         results, journal = folder / "results.jsonl", folder / "journal.jsonl"
-        if results.exists() and results.stat().st_size and not journal.exists():
+        if results.exists() and results.stat().st_size and not has_header(journal):
             raise JournalError(
-                f"{folder} holds results without the journal they came from; "
-                "use another output folder"
+                f"{folder} holds results without the journal they came from, or without its first "
+                "line; restore it, or use another output folder"
             )
 
         keep = self._spec.config.keep
@@ -188,6 +189,8 @@ class RunSession:
             if not some:
                 self._questions.write(folder)
             if stored is not None and not moved:
+                if not has_token_texts(folder):
+                    self._keep_token_texts(interrupted=False)
                 return SearchRun(records, stored, folder, self._sampled)
         config, policy = self._spec.config, self._executor.engine_info.policy_digest
         if file is None:
@@ -211,8 +214,8 @@ class RunSession:
         whole = summary is not None and sum(summary.questions.values()) == len(file.finished)
         return summary if whole else None
 
-    def _keep_token_texts(self) -> None:
-        """Write the token texts that are at hand, for a report of an interrupted run."""
+    def _keep_token_texts(self, interrupted: bool = True) -> None:
+        """Write the token texts; those that are at hand, for a report of an interrupted run."""
         if self._file is None:
             return
         ids = set[int]()
@@ -223,4 +226,6 @@ class RunSession:
         with suppress(OSError, ValueError, AttributeError):  # damaged: it is written anew
             old = json.loads(path.read_text(encoding="utf-8"))
             known = {int(i): text for i, text in old.items()}
-        write_token_texts(path.parent, known | self._executor.token_texts(ids, interrupted=True))
+        write_token_texts(
+            path.parent, known | self._executor.token_texts(ids, interrupted=interrupted)
+        )

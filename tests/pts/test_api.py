@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -210,6 +211,31 @@ def test_results_without_their_journal_are_refused(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("{}\n")
     with pytest.raises(JournalError, match="without the journal"):
         search(problems(1), ScriptedEngine(), judge_odd, CONFIG, output=tmp_path)
+
+
+@pytest.mark.parametrize("journal", ["", "half a li", '{"q":"q0","d":"x"}\n', "not JSON\n"])
+def test_results_whose_journal_lost_its_first_line_are_refused(
+    finished: SearchRun, tmp_path: Path, journal: str
+) -> None:
+    """They may be of another policy or seed: nothing says of which."""
+    folder = Path(shutil.copytree(finished.output or "", tmp_path / "run"))
+    (folder / "journal.jsonl").write_text(journal)
+    with pytest.raises(JournalError, match="or without its first line; restore it, or use another"):
+        search(problems(6), ScriptedEngine(8), judge_odd, CONFIG, output=folder, seed=7)
+    assert (folder / "journal.jsonl").read_text() == journal
+
+
+@pytest.mark.parametrize("texts", [None, "{]", '{"1": 2}'])
+def test_token_texts_that_are_gone_or_damaged_are_written_again(
+    finished: SearchRun, tmp_path: Path, texts: str | None
+) -> None:
+    folder = Path(shutil.copytree(finished.output or "", tmp_path / "run"))
+    file, others = folder / "token_texts.json", FILES - {"token_texts.json"}
+    whole, before = file.read_bytes(), {name: (folder / name).read_bytes() for name in others}
+    file.unlink() if texts is None else file.write_text(texts)
+    search(problems(6), ScriptedEngine(8), judge_odd, CONFIG, output=folder)
+    assert file.read_bytes() == whole
+    assert {name: (folder / name).read_bytes() for name in others} == before
 
 
 def test_repeated_ids_are_refused_even_when_finished(finished: SearchRun) -> None:

@@ -131,6 +131,16 @@ def test_a_module_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) 
     assert "--import: no module 'nowhere_at_all' is installed or stands in" in said
 
 
+def test_what_is_logged_steers_no_terminal() -> None:
+    """Reasons of verifiers and servers hold what models write."""
+    code = (
+        "import logging; from pts.cli.output import log_to_stderr; log_to_stderr(); "
+        r"logging.warning('set aside: %s', 'a\x1b[2Jb\x9bc\nd')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "set aside: a\\x1b[2Jb\\x9bc\nd\n"
+
+
 def test_quiet_is_quiet(model: Path, asked: Path, tmp_path: Path) -> None:
     """Nothing on standard error although every occasion to log progress is taken."""
     talkative = (

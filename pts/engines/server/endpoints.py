@@ -87,12 +87,15 @@ class Unreadable(Exception):
     """Replies to one request that may be rejected before it is given up."""
     error: type[EngineError] = EngineError
     """What is raised then."""
+    rests = True
+    """Whether its URL rests like one that failed, so that others are asked."""
 
 
 class Unlisted(Unreadable):
     """A reply without a list of tokens, which another draw at the same place would have brought."""
 
     tries = 20
+    rests = False  # a matter of the place that was asked about
     error = UnscorableError
 
 

@@ -6,7 +6,7 @@ at a time as make it faster (`pts.engines.server.limits`), unless their number i
 pass (no connection, a time-out, 429, 5xx) rests the URL for a while, twice as long each time, and
 the request is tried again wherever there is room; `Retry-After` is honoured. A URL that failed
 three times in a row gets one request at a time until one succeeds. A reply that its reader does not
-accept is asked for again a few times.
+accept is asked for again a few times; it rests the URL as well, unless the fault is the request's.
 
 The API key is read from PTS_API_KEY, or from the environment variable that is named instead. It is
 sent as a bearer token to every URL, and stands in no error, log or repr.
@@ -226,6 +226,8 @@ class Client:
                 if unreadable >= why.tries:
                     remedy = "its replies cannot be used"
                     raise self._gave_up(failed, path, remedy, why.error) from None
+                if why.rests:
+                    self._rest(endpoint, _Failure(str(why)), epoch)
             else:
                 endpoint.failures = 0
                 if size is not None:
@@ -326,11 +328,13 @@ class Client:
 
         method, where = "GET" if body is None else "POST", endpoint.url + path
         try:
-            with self._lanes.one() as lane:
-                answer = await lane.request(method, where, json=body)
+            # httpx' own limit is one of each read: a reply that comes in drops would never be late.
+            async with asyncio.timeout(self.retry.reply):
+                with self._lanes.one() as lane:
+                    answer = await lane.request(method, where, json=body)
         except httpx2.ConnectTimeout:
             raise _Failure(f"no connection in {CONNECT_SECONDS:g} s") from None
-        except httpx2.TimeoutException:
+        except (httpx2.TimeoutException, TimeoutError):
             raise _Failure(f"no reply in {self.retry.reply:g} s", late=True) from None
         except httpx2.RequestError as error:
             raise _Failure(self._hide(f"{type(error).__name__}: {error}".rstrip(": "))) from None

@@ -194,6 +194,14 @@ class FaultyServer:
     async def fault_stall(self, write: asyncio.StreamWriter, reply: Any) -> None:
         await asyncio.sleep(3600)
 
+    async def fault_drip(self, write: asyncio.StreamWriter, reply: Any) -> None:
+        """Blanks without end, as gateways send them to keep a connection."""
+        write.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            write.write(b"1\r\n \r\n")
+            await write.drain()
+            await asyncio.sleep(0.05)
+
     async def fault_gate(self, write: asyncio.StreamWriter, reply: Any) -> None:
         """No reply before `gate` requests are open at once; then in any order."""
         if self.open_requests >= self.gate:

@@ -115,6 +115,28 @@ def test_time_outs_are_retried(connect: Connect) -> None:
     assert server.met["stall"] > 0
 
 
+def test_a_reply_that_comes_in_drops_is_late(connect: Connect) -> None:
+    """Each drop comes in time; the reply as a whole does not."""
+    with FaultyServer(MACHINES) as server:
+        engine = connect(server.url, retry=RetryPolicy(0.3, 30.0, 0.005))
+        server.faults = {"drip": 0.4}
+        ((_, drawn),) = engine.sample(
+            iter([SampleRequest(0, (machine_id(0),), (), 24, (1, 2, 3, 4))])
+        )
+    assert len(drawn) == 4
+    assert server.met["drip"] > 0
+
+
+def test_a_server_with_replies_of_no_use_is_left_for_the_others(connect: Connect) -> None:
+    """Its questions go to the other one; before, five such replies in a second ended the run."""
+    with FaultyServer(MACHINES) as bad, FaultyServer(MACHINES) as good:
+        engine = connect(bad.url, good.url, retry=RetryPolicy(5.0, 30.0, 0.05))
+        bad.faults = {"wrong_id": 1.0}
+        asked = [SampleRequest(k, (machine_id(0),), (), 24, (k,)) for k in range(40)]
+        assert len([*engine.sample(iter(asked))]) == 40
+    assert bad.met["wrong_id"] > 0
+
+
 def test_retry_after_is_honoured(connect: Connect) -> None:
     """A URL that asks for a day is left alone; the other one does all the work."""
     with FaultyServer(MACHINES) as busy, FaultyServer(MACHINES) as free:

@@ -74,11 +74,11 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
     from align.pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    check_recipe(loaded)
+    short = [str(one) for one in check_recipe(loaded)]
     stages, costs = [entry.name for entry in loaded.stages], judge_costs(loaded)
     ok = f"{loaded.name}: ok; stages {' > '.join(stages)}"
-    found = {"recipe": loaded.name, "stages": stages, "judge_costs": costs}
-    show(found, "\n".join([*costs, ok]), as_json)
+    found = {"recipe": loaded.name, "stages": stages, "judge_costs": costs, "short": short}
+    show(found, "\n".join([*short, *costs, ok]), as_json)
 
 
 @app.command()

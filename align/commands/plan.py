@@ -60,11 +60,12 @@ def plan(
     """Say what a recipe will cost: rollouts, tokens, memory, hours, disk. Nothing is loaded."""
     from align.pipeline.overrides import parse_override
     from align.pipeline.recipe import load_recipe, parse_recipe
-    from align.planning.assumptions import Assumed, Assumptions
+    from align.planning.assumptions import Assumptions
     from align.planning.devices import CPU, device_named
     from align.planning.measured import assumed_from
     from align.planning.plan import make_plan
     from align.planning.shapes import shape_of
+    from align.planning.task_rows import read_task
     from align.planning.text import to_json, to_text
     from align.run_folder import read_manifest
     from pts.config import parse_settings
@@ -79,7 +80,9 @@ def plan(
     if parameters:
         own["parameters"] = number_of(parameters)
     shape = shape_of(loaded.model, own if any(own.values()) else None)
-    assumed = Assumed()
+    loaded, assumed, short = read_task(loaded)
+    for one in short:
+        typer.echo(f"{one}: planned with these", err=True)
     if like:
         ran = parse_recipe(read_manifest(like)["recipe"], f"{like}/manifest.json")
         assumed = assumed_from(like, ran, None if gpu else named[0])

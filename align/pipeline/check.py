@@ -24,6 +24,7 @@ from align.pipeline.training_faults import training_faults
 from align.stages import STAGES
 from align.tasks.base import Split, Task, place_of
 from align.tasks.registry import build_task
+from align.tasks.shortfalls import Shortfall, shortfalls
 from pts.errors import ConfigError
 from pts.files import context_length
 from pts.types import Problem
@@ -34,8 +35,10 @@ INTERVAL = 2
 """Problems that an interval of a mean needs at least."""
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> list[Shortfall]:
     """Build the task, draw what the stages will draw, find the model and the named references.
+
+    Returns what is no fault: where the task's files hold fewer rows than a stage asks for.
 
     Raises:
         RecipeError: every fault at once.
@@ -74,6 +77,7 @@ def check_recipe(recipe: Recipe) -> None:
     if faults:
         raise RecipeError(*faults)
     _check_chats(recipe, *tasks)
+    return shortfalls(recipe, *tasks)
 
 
 def _model_faults(recipe: Recipe) -> list[str]:

@@ -59,8 +59,9 @@ class Assumptions(Settings):
     layer_seconds: float = Field(0, ge=0)
     """Seconds a layer and token position that do not depend on rows (starting of kernels); 0 takes
     5e-4 for transformers and 5e-5 for vLLM and servers."""
-    start_seconds: float = Field(60, ge=0)
-    """Seconds of a stage before its first token: libraries and weights are loaded."""
+    start_seconds: float = Field(0, ge=0)
+    """Seconds of a stage before its first token: libraries and weights are loaded; 0 takes 2 on a
+    CPU, where one process runs all stages, and 60 on GPUs."""
     process_bytes: float = Field(1e9, ge=0)
     """Memory of a process without a model: libraries, and the context of the device."""
 

@@ -41,6 +41,9 @@ from pts.config import Settings
 if TYPE_CHECKING:
     from align.pipeline.recipe import Recipe
 
+START_SECONDS = {True: 60.0, False: 2.0}
+"""Of a stage on a GPU, on a CPU, before its first token."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -177,7 +180,8 @@ class _Planner:
         self, name: str, kind: str, settings: Settings | None, counts: Counts,
         phases: list[Phase], told: Assumptions, fitting: int, factor: float,
     ) -> StagePlan:  # fmt: skip
-        start = Phase("start", told.start_seconds, phases[0].devices, Memory())
+        seconds = told.start_seconds or START_SECONDS[is_gpu(self.device)]
+        start = Phase("start", seconds, phases[0].devices, Memory())
         scaled = [replace(phase, seconds=phase.seconds * factor) for phase in phases]
         answer = told.answer(self.recipe.sampling.max_new_tokens)
         dtype = self.recipe.model.dtype

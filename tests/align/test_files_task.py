@@ -12,9 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
+from align.data.chat import render_chats
 from align.errors import RecipeError
+from align.models.load import base_path, load_tokenizer
 from align.pipeline.check import check_recipe
-from align.pipeline.recipe import Recipe, parse_recipe
+from align.pipeline.recipe import Recipe, load_recipe, parse_recipe
+from align.planning.assumptions import Assumed
+from align.planning.task_rows import read_task
 from align.run_folder import data_digests
 from align.settings import FilesTask
 from align.tasks.files import FileTask, _read_chats
@@ -232,6 +236,44 @@ def test_check_asks_for_no_more_than_the_stages_do(tmp_path: Path) -> None:
     task = config(tmp_path, test=write(tmp_path / "t.jsonl", *rows))
     data = {"name": "own", "model": {"path": "builtin:phi-nano"}, "task": task.model_dump()}
     check_recipe(parse_recipe(data, "own.yaml", ["stages=[sft]"]))
+
+
+def test_fewer_rows_than_a_stage_asks_for_are_told_and_planned(tmp_path: Path) -> None:
+    rows = [problem(f"q{k}", f"{k}+4?") for k in range(5)]
+    test = write(tmp_path / "t.jsonl", *rows[:2])
+    train = write(tmp_path / "r.jsonl", *rows[2:])
+    task = config(tmp_path, CHAT, CHAT, CHAT, test=test, train=train)
+    data = {"name": "own", "model": {"path": "builtin:phi-nano"}, "task": task.model_dump()}
+    stages = "stages=[{kind: sft, num_examples: 2}, pts, token_dpo]"
+    recipe = parse_recipe(data, "own.yaml", [stages])
+    said = [str(one) for one in check_recipe(recipe)]
+    assert said == [
+        "pts.num_problems: 256 wanted, 3 there",
+        "evaluate.problems: 1,000 wanted, 2 there",
+    ]
+    planned, assumed, short = read_task(recipe)
+    assert [str(one) for one in short] == said
+    counts = (planned.settings("sft").num_examples, planned.settings("pts").num_problems)
+    assert (*counts, planned.evaluate.problems) == (2, 3, 2)
+    # The task's own lengths stand in the place of guesses, and say so.
+    tokenizer = tiny_tokenizer(recipe)
+    [row] = {row.ids: row for row in render_chats(tokenizer, [as_chat(CHAT)])}.values()
+    assert assumed.common.chat_tokens == len(row.ids)
+    assert assumed.common.loss_share == sum(row.mask) / len(row.ids)
+    assert set(assumed.sources) == {"prompt_tokens", "chat_tokens", "loss_share"}
+
+
+def tiny_tokenizer(recipe: Recipe) -> Any:
+    return load_tokenizer(Path(base_path(recipe.model)), recipe.model)
+
+
+def as_chat(row: dict[str, Any]) -> tuple[Message, ...]:
+    return tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
+
+
+def test_files_that_are_not_here_leave_a_plan_as_it_is() -> None:
+    recipe = load_recipe("phi-4")
+    assert read_task(recipe) == (recipe, Assumed(), [])
 
 
 def test_folders_of_data_have_a_digest_as_files_do(tmp_path: Path) -> None:

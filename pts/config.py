@@ -69,9 +69,12 @@ def _explain(kind: type[BaseModel], faults: Sequence[Any], place: str, path: str
     keys = ".".join(filter(None, [path, *map(str, fault["loc"])]))
     where = "".join(f"{part}: " for part in (place, keys) if part)
     if fault["type"] == "extra_forbidden":
-        given = str(fault["loc"][-1])
-        known = {name for name in _fields_at(kind, fault["loc"][:-1]) if name != given}
-        hint = did_you_mean(given, sorted(known))
+        given, kinds = str(fault["loc"][-1]), _kinds_at(kind, fault["loc"][:-1])
+        known = {name for k in kinds for name in k.model_fields if name != given}
+        below = next(
+            (f"{name}.{given}" for name in sorted(known) if given in _below(kinds, name)), ""
+        )
+        hint = f"; did you mean {below!r}?" if below else did_you_mean(given, sorted(known))
         return f"{where}no such key{hint or '; known: ' + ', '.join(sorted(known))}"
     if fault["type"] == "missing":
         return f"{where}missing; this key must be given"
@@ -90,8 +93,14 @@ def _wanted(fault: Any) -> str:
     return f"{message[0].lower()}{message[1:]}{hint}"
 
 
-def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names of the settings that stand at a path, through lists, optional and tagged unions.
+def _below(kinds: Sequence[type[BaseModel]], name: str) -> set[str]:
+    """Names of the settings that stand in the section `name` of these."""
+    found = [k.model_fields[name].annotation for k in kinds if name in k.model_fields]
+    return {key for a in found for model, _ in _models_of(a) for key in model.model_fields}
+
+
+def _kinds_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """The settings that stand at a path, through lists, optional and tagged unions.
 
     In a path the option of a union is named by its tag, as the kind of a task.
     """
@@ -101,7 +110,7 @@ def _fields_at(kind: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
         inner = [model for annotation in found for model in _models_of(annotation)]
         tagged = [(k, tag) for k, tag in kinds if part in (tag, *_literals(k))]
         kinds = inner or tagged or kinds
-    return [name for k, _ in kinds for name in k.model_fields]
+    return [k for k, _ in kinds]
 
 
 def _literals(kind: type[BaseModel]) -> Iterator[Any]:

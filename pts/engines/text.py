@@ -38,7 +38,7 @@ def encode_problem(tokenizer: Any, problem: Problem, chat_template: str | None =
         if not (chat_template or tokenizer.chat_template):
             raise EngineError(
                 f"problem {problem.id!r} is a chat, but the tokenizer has no chat template; "
-                "pass chat_template or use a text prompt"
+                "put a chat_template.jinja beside it, pass chat_template, or use a text prompt"
             )
         faults = special_token_faults(tokenizer, problem.prompt)
         if problem.prompt and problem.prompt[-1].role == "assistant":

@@ -107,10 +107,11 @@ def test_modules_that_cannot_be_imported_are_told_with_all_faults(own_module: st
 
 def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
-        load_recipe("phi-nano", ["sedd=1", "pts.search.p_gap=3", "model.device=gpu"])
+        load_recipe("phi-nano", ["sedd=1", "pts.search.p_gap=3", "model.device=gpu", "pts.p_gap=1"])
     text = str(caught.value)
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.problems) == 4
     assert "sedd: no such key; did you mean 'seed'?" in text
+    assert "pts.p_gap: no such key; did you mean 'search.p_gap'?" in text
     assert "pts.search.p_gap: got 3; input should be less than 1" in text
     assert "model.device: got 'gpu'" in text
 

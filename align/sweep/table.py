@@ -318,7 +318,7 @@ def _costs(rows: Sequence[ArmRow]) -> TextTable:
 
 def _differences(measure: Measure, rows: Sequence[ContrastRow]) -> TextTable:
     title = f"Difference, {NAMES[measure]}, points"
-    header = ("", "second - first", "SD", "df", "p", "seeds above 0", "by problem", "verdict")
+    header = ("", "left - right", "SD", "df", "p", "seeds above 0", "by problem", "verdict")
     return TextTable(title, header, tuple(map(_difference, rows)))
 
 

@@ -321,8 +321,8 @@ def test_phi_4_is_planned_stage_by_stage() -> None:
     assert plan.shape.parameters == 14_659_507_200
     names = [stage.name for stage in plan.stages]
     assert names == [
-        "eval/base", "sft", "eval/sft", "pts", "token_dpo", "eval/token_dpo", "full_dpo",
-        "eval/full_dpo",
+        "eval/base", "sft", "eval/sft", "rejection_sft", "eval/rejection_sft", "pts", "token_dpo",
+        "eval/token_dpo", "full_dpo", "eval/full_dpo",
     ]  # fmt: skip
     found = to_json(plan)["stages"]
     # 16 bytes a parameter on eight devices leave no room for eight of the longest rows in SFT.

@@ -97,9 +97,7 @@ class Sandbox:
         else:
             command, root = [], str(_PACKAGE.parents[2])
             numbers += [path for path in (*_read_only(), *_DEVICES) if os.path.exists(path)]
-        _sweep()
-        self._folder = tempfile.mkdtemp(prefix=PREFIX)
-        held = _hold(self._folder)
+        self._folder, held = _own_folder()
         code = f"{_START}; main(*sys.argv[1:])"
         try:
             self._process = subprocess.Popen(
@@ -216,11 +214,54 @@ def _stop(process: subprocess.Popen[bytes], folder: str, held: int) -> None:
     _remove(folder, held)
 
 
-def _hold(folder: str) -> int:
-    """Lock the file beside a folder: the system lets go of it when this process ends."""
-    held = os.open(f"{folder}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return held
+def _own_folder() -> tuple[str, int]:
+    """A new folder, and the descriptor that holds the lock beside it."""
+    try:
+        _sweep()
+        held, lock = _new_lock()
+        folder = lock.removesuffix(".lock")
+        try:
+            os.mkdir(folder, 0o700)
+        except OSError:
+            _remove(folder, held)
+            raise
+    except OSError as error:
+        place = error.filename or tempfile.tempdir or "$TMPDIR"
+        raise VerifierError(
+            f"no folder for the sandbox ({place}: {error.strerror}); set TMPDIR to a folder on a "
+            "local disk with space that this user may write to"
+        ) from error
+    return folder, held
+
+
+def _new_lock() -> tuple[int, str]:
+    """A new file that this process holds, open, and its path."""
+    while True:  # another's sweep may be faster than the lock, by microseconds
+        held, lock = tempfile.mkstemp(".lock", PREFIX)
+        try:
+            if _hold(held, lock):
+                return held, lock
+        except OSError:  # a file system without locks
+            os.unlink(lock)
+            raise
+
+
+def _hold(held: int, lock: str) -> bool:
+    """Lock an open file; it is closed where another process holds it, or has removed it meanwhile.
+
+    The system lets go of it when this process ends. Who holds the file that stands at its path
+    owns the folder beside it.
+    """
+    owned = False
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        owned = os.path.samestat(os.fstat(held), os.stat(lock))
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    finally:
+        if not owned:
+            os.close(held)
+    return owned
 
 
 def _remove(folder: str, held: int) -> None:
@@ -232,12 +273,8 @@ def _remove(folder: str, held: int) -> None:
 
 def _sweep() -> None:
     """Remove what processes that were killed have left behind."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{PREFIX}*.lock"):
-        with contextlib.suppress(OSError):  # held by a process that runs, or another user's
-            held = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(held)
-                raise
-            _remove(str(lock).removesuffix(".lock"), held)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*.lock"):
+        with contextlib.suppress(OSError):  # another user's, or gone
+            held, lock = os.open(path, os.O_RDWR | os.O_CLOEXEC), str(path)
+            if _hold(held, lock):
+                _remove(lock.removesuffix(".lock"), held)

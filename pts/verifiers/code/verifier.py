@@ -54,6 +54,7 @@ from pts.verifiers.code import lockdown
 from pts.verifiers.code.extract import extract_code
 from pts.verifiers.code.sandbox import Isolation, JobLimits, Sandbox
 from pts.verifiers.code.text import Asserts, Tests, read_tests
+from pts.verifiers.memo import Memo
 
 ISOLATIONS: tuple[Isolation, ...] = ("bwrap", "landlock")
 LEAST_MEMORY = 128
@@ -113,7 +114,7 @@ class CodeVerifier:
         self.isolation, self._sandbox = _start(isolation, limits)
         self._read = lru_cache(maxsize=4096)(read_tests)
         self._fault = lru_cache(maxsize=4096)(self._try_tests)
-        self._judge = lru_cache(maxsize=65536)(self._run)
+        self._verdicts = Memo[tuple[Verdict, str]]()
 
     def __call__(self, problem: Problem, text: str) -> Grade:
         try:
@@ -136,7 +137,10 @@ class CodeVerifier:
         if len(code) > MOST_TEXT:
             return Grade(Verdict.FAIL, reason=f"more than {MOST_TEXT} characters of code")
         try:
-            verdict, reason = self._judge(_with_types(prefix + code), tests)
+            whole = _with_types(prefix + code)
+            verdict, reason = self._verdicts.recall(
+                (problem.reference, entry_point, whole), lambda: self._run(whole, tests)
+            )
         except VerifierError as error:
             return Grade(Verdict.UNSCORED, code, str(error))
         return Grade(verdict, code, reason)

@@ -120,6 +120,31 @@ def elements(text: str) -> tuple[str, list[str]] | None:
     return (kind, parts) if len(parts) > 1 and all(parts) and not whole else None
 
 
+def ends(text: str) -> tuple[str, str] | None:
+    """Both ends of a range of numbers that is written with a dash ("12–15"); None for no range.
+
+    A hyphen and a minus sign subtract.
+    """
+    text = TEXT.sub(r" \1", plain(text))
+    found = re.fullmatch(r"(?:[A-Za-z]\s?=\s?)?(.*[^\s=(,;+*/^–—-])\s?[–—]\s?(.+)", text)
+    if found is None or not all(re.search(r"\d", part) and exact(part) for part in found.groups()):
+        return None
+    return found[1], found[2]
+
+
+def ranges(reference: str, answer: str) -> list[tuple[str, str]] | None:
+    """Their ends in pairs, where one of two answers is a range: none if the other is no range.
+
+    None where neither is one. Beside a range with a dash, a hyphen and "to" are dashes.
+    """
+    texts = (reference, answer)
+    if not any(ends(text) for text in texts):
+        return None
+    dashed = [re.sub(r"(?<=[\w%}])\s*(?:-|\bto\b)\s*", "–", TEXT.sub(r" \1", t)) for t in texts]
+    wanted, given = (ends(text) or ends(other) for text, other in zip(texts, dashed, strict=True))
+    return [(wanted[0], given[0]), (wanted[1], given[1])] if wanted and given else []
+
+
 def unreadable(text: str) -> bool:
     """Whether the library would read an answer as the number that is a part of it.
 

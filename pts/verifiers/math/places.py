@@ -15,7 +15,9 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}\{")
 _DECLARED = re.compile(
     r"####\s{0,4}|<answer>"
     r"|\banswer\b[*_]{0,4}(?:\s{0,2}[:=]|\s+(?:is|was|would be|must be|should be)\b(?! not\b))"
-    r"[\s:*_]{0,8}",
+    r"[\s:*_]{0,8}"
+    r"|\banswers\b[*_]{0,4}(?:\s{0,2}:|\s+(?:are|were)\b)[\s:*_]{0,8}"
+    r"(?=(?:\$|\\[(\[{]|[({\[])*\s?(?:[A-Za-z]\s?=|[-+−–±.√]?\d|\\[A-Za-z]))",
     re.IGNORECASE,
 )
 _CORRECTED = re.compile(
@@ -26,7 +28,9 @@ _JOINED = re.compile(r"[\s,$]*(?:(?:or|and)[\s,$]*)?(?:[a-z]\s*=\s*)?")
 """Between two boxes of one answer."""
 _ASIDE = re.compile(
     r"[,;]? (?:where|because|since|as|which|when|if|instead|rather|so that|but|extraneous|after)\b"
-    r"|, (?:not|so|and not|saving)\b| for \d|\. | \((?!\d)|\s[—–]\s|; ",
+    r"|, (?:not|so|and not|saving)\b| for \d|\. | \((?!\d)"
+    r"|; |, (?:both|each|respectively|in (?:any|either) order)\b"
+    r"|\s[—–]\s(?!\$?\d[\d.,]*\$?%?(?:\s[a-z]+)?\W*\Z)",
     re.IGNORECASE,
 )
 """Behind an answer in prose: what is not a part of it any more."""

@@ -17,8 +17,8 @@ MOST_DIGITS = 400
 """Digits of a number, and the largest power of ten, that are written out."""
 
 _ABOUT = re.compile(
-    r"^(?:(?:about|approximately|exactly|only|just|equal to|a total of|therefore|simply|\([a-e]\)"
-    r"|≈|\\approx)\s*)+",
+    r"^(?:(?:about|approximately|exactly|only|just|equal to|a total of|either|both|therefore"
+    r"|simply|\([a-e]\)|≈|\\approx)\s*)+",
     re.IGNORECASE,
 )
 _THIN = re.compile(r"\\[,;:!>]|\{,\}(?=\d)")
@@ -123,7 +123,7 @@ def plain(text: str) -> str:
         text = text.replace(mark, f" {unicodedata.normalize('NFKC', mark)}")
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
     text = re.sub(r"√\s?(\w+)", r"\\sqrt{\1}", text.replace("√(", "sqrt("))
-    text = re.sub(r"^[–—](?=\s?[\d.\\])", "-", text.replace("−", "-"))
+    text = re.sub(r"(^|[=(,]\s?)[–—](?=\s?[\d.\\])", r"\1-", text.replace("−", "-"))
     text = _THIN.sub(lambda thin: "," if thin[0] == "{,}" else "", text.replace("~", " "))
     text = re.sub(r"\\(?:text|mathrm)\s?\{\s?([A-Za-z])\s?\}", r"\1", text)
     text = re.sub(

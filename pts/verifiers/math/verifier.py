@@ -3,12 +3,14 @@
     verifier = MathVerifier(seconds=5)
 
 **What is compared.** The answer that a completion declares last: what \\boxed holds, else what
-follows "answer is", "answer:" or "####", else its last expression. Rational numbers are compared
-exactly, however they are spelled: fractions, mixed numbers, decimals, powers of ten, percentages
-(which also equal their hundredth), money and numbers with a unit, which is not compared. Words,
-times, numbers with a base and lists with dots are compared as they are spelled. Everything else is
-parsed by the library as LaTeX or as a plain formula ("pi/2", "x**2", "log(2)" with either base) and
-compared symbolically, its numbers to a relative 1e-6 where they are irrational.
+follows "answer is", "answers are", "answer:" or "####", else its last expression, with the list or
+range ("3 and 4", "12–15") that it ends. A range equals that range only. Rational numbers are
+compared exactly, however they are spelled: fractions, mixed numbers, decimals, powers of ten,
+percentages (which also equal their hundredth), money and numbers with a unit, which is not
+compared. Words, times, numbers with a base and lists with dots are compared as they are spelled.
+Everything else is parsed by the library as LaTeX or as a plain formula ("pi/2", "x**2", "log(2)"
+with either base) and compared symbolically, its numbers to a relative 1e-6 where they are
+irrational.
 
 Model-written expressions can make it run for hours (9^9^9…) and its own time limit works by
 signals, which only the main thread receives; so it runs in a worker process that ends when the
@@ -38,6 +40,7 @@ from typing import Any
 from pts.errors import MissingExtra, VerifierError
 from pts.types import Grade, Problem, Verdict
 from pts.verifiers.math import places, values
+from pts.verifiers.memo import Memo
 
 START_SECONDS = 60.0
 """Allowed for the worker's imports."""
@@ -61,7 +64,7 @@ class MathVerifier:
         self.seconds = seconds
         self._worker: _Worker | None = None
         self._fault = lru_cache(maxsize=4096)(self._read_reference)
-        self._compare = lru_cache(maxsize=65536)(self._ask_comparison)
+        self._grades = Memo[Grade]()
 
     def __reduce__(self) -> tuple[type[MathVerifier], tuple[float]]:
         """A copy in another process has a worker of its own."""
@@ -72,7 +75,10 @@ class MathVerifier:
         if fault:
             reason = f"reference of {problem.id}: {problem.reference!r} {fault}"
             return Grade(Verdict.UNSCORED, reason=reason)
-        return self._compare(problem.reference, text)
+        said = places.answered(text)
+        return self._grades.recall(
+            (problem.reference, said), lambda: self._ask_comparison(problem.reference, said)
+        )
 
     def _read_reference(self, reference: str) -> str:
         """What is wrong with a reference; empty for a good one."""
@@ -88,6 +94,8 @@ class MathVerifier:
         if reply is None:
             reason = f"comparing took longer than {self.seconds:g} s"
             return Grade(Verdict.FAIL, reason=reason)
+        if "error" in reply:
+            raise VerifierError(f"the answer {reply['error']}")
         if reply["equal"]:
             return Grade(Verdict.PASS, reply["answer"])
         why = f"expected {reference}" if reply["answer"] is not None else "no final answer"

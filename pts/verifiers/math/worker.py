@@ -10,42 +10,59 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import resource
 import signal
 import sys
 from typing import Any
 
-from pts.verifiers.math import answers, places, values
+from pts.verifiers.math import answers, places, prose, values
 
 MEMORY_BYTES = 4 << 30
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Say what is wrong with the reference; with a text, compare its last answer."""
+    """Say what is wrong with the reference; with a text, compare its last answer.
+
+    The text is what `places.answered` leaves of a completion.
+    """
     reference = places.declared(question["reference"]) or question["reference"]
     if question["text"] is None:
         return {"fault": _fault(reference)}
-    text = places.answered(question["text"])
+    text = question["text"]
     given, found = places.declared(text), list[Any]()
     if given is None:
-        text = places.undeclared(text)
-        found = _parse(text)
-        given = _with_its_word(str(found[-1]), text) if found else None
+        given, found = _last_expression(prose.with_minus(places.undeclared(text)))
     if given is None:
         return {"equal": False, "answer": None}
     return {"equal": _equal(reference, given, found), "answer": given}
 
 
-def _with_its_word(number: str, text: str) -> str:
-    """The last expression of a text with the word behind it, which may change it ("12 dozen")."""
-    behind = re.findall(rf"{re.escape(number)}(\s[a-z]+)", text)
-    return number + behind[-1] if behind and number.strip(" .").isdigit() else number
+def _last_expression(text: str) -> tuple[str | None, list[Any]]:
+    """What a text without a declaration ends with, and what the library has read of it."""
+    found = _parse(text)
+    if not found:
+        return None, []
+    number = str(found[-1])
+    if several := prose.several(number, text):
+        return several, []
+    return prose.with_its_word(number, text), found
+
+
+def reply(question: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a question, or the fault that the library met with it."""
+    try:
+        return answer(question)
+    except MemoryError:
+        raise  # what is left of this process is not to be trusted
+    except Exception as error:  # of any kind: sympy has many
+        said = f"{type(error).__name__}: {error}"[:200]
+        key = "fault" if question["text"] is None else "error"
+        return {key: f"cannot be compared ({said})"}
 
 
 def _fault(reference: str) -> str:
     """Why a reference cannot be read; empty for a good one."""
-    if values.exact(reference) or answers.words(reference):
+    if values.exact(reference) or answers.words(reference) or answers.ends(reference):
         return ""
     formula = answers.latex(reference)
     if unknown := answers.unknown_words(formula):
@@ -58,6 +75,9 @@ def _equal(reference: str, given: str, found: list[Any]) -> bool:
     wanted, value = values.exact(reference), values.exact(given)
     if wanted and value:
         return wanted.equals(value)
+    ranges = answers.ranges(reference, given)
+    if ranges is not None:
+        return bool(ranges) and all(_equal(a, b, []) for a, b in ranges)
     (sign, rest), (other, other_rest) = answers.relation(reference), answers.relation(given)
     if sign or other:
         return sign == other and _equal(rest, other_rest, [])
@@ -126,7 +146,10 @@ def _close(a: Any, b: Any) -> bool:
     a, b = (sympy.nsimplify(x.doit(), rational=True) for x in (a, b))
     if a.is_rational and b.is_rational:
         return bool(a == b)
-    return bool(abs(sympy.N(a - b, 30)) <= 1e-6 * abs(sympy.N(a, 30)))
+    between = sympy.N(a - b, 30)
+    if not between.is_finite:  # infinities have no difference
+        return bool(a == b)
+    return bool(abs(between) <= 1e-6 * abs(sympy.N(a, 30)))
 
 
 def main() -> None:
@@ -142,9 +165,9 @@ def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, question["seconds"])
-        reply = answer(question)
+        said = reply(question)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(reply), file=replies)
+        print(json.dumps(said), file=replies)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ PAGE = Path(__file__).parent / "evidence.md"
 BEGIN, END = "<!-- tables: made by docs/build.py -->", "<!-- end of tables -->"
 WORLDS = {"soft": 6, "late": 6, "rare": 4, "even": 4, "fatal": 6}
 """The worlds and how many test seeds each is to have."""
+INTERIM = (
+    "**A look on the way: {} of {} seeds.** The p values and verdicts below "
+    "count when all are there.\n\n"
+)
 ARMS = {
     "pairs": "confirmed pairs",
     "as-many": "as many uncertain pairs",
@@ -111,7 +115,8 @@ def files() -> dict[Path, str]:
     }
     for name, world in worlds.items():
         folder = RESULTS / f"worlds_{name}"
-        written[folder / "table.md"] = world.table.to_markdown()
+        interim = "" if world.complete else INTERIM.format(len(world.seeds), world.planned)
+        written[folder / "table.md"] = interim + world.table.to_markdown()
         written[folder / "table.json"] = json.dumps(world.table.to_json(), indent=2) + "\n"
     return written
 

@@ -56,7 +56,9 @@ def chat_loop(folder: Path, temperature: float, max_new_tokens: int) -> None:
             super().on_finalized_text(printable(text), stream_end)
 
     streamer = Escaped(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {}
+    sampling = {"do_sample": True, "temperature": temperature}
+    if not temperature:  # many models come with a generation config that samples
+        sampling = {"do_sample": False}
     messages: list[dict[str, str]] = []
     while line := _ask():
         messages.append({"role": "user", "content": line})

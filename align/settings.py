@@ -29,7 +29,7 @@ class LoRAConfig(Settings):
     alpha: int = Field(32, ge=1)
     """Scale; the update is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """Dropout on the adapter's input in SFT; the DPO stages switch all dropout off."""
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
         "all-linear"
     )

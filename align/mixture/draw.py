@@ -27,12 +27,15 @@ def quotas(sizes: Sequence[int], weights: Sequence[float], wanted: int, repeat: 
     rounds = [size / share for size, share in zip(sizes, shares, strict=True)]
     most = max(rounds) if repeat else min(rounds)
     total = min(wanted or math.inf, most) if not repeat else wanted or most
-    whole = math.floor(total + 1e-6)
+    every = repeat and not wanted
+    whole = math.ceil(total - 1e-6) if every else math.floor(total + 1e-6)
     exact = [share * whole for share in shares]
     found = [math.floor(rows + 1e-9) for rows in exact]
     by_remainder = sorted(range(len(exact)), key=lambda k: (found[k] - exact[k], k))
     for k in by_remainder[: whole - sum(found)]:
         found[k] += 1
+    if every:  # whatever was rounded
+        return [max(n, size) for n, size in zip(found, sizes, strict=True)]
     return found if repeat else [min(n, size) for n, size in zip(found, sizes, strict=True)]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from align.context import StageEntry
 from align.errors import RecipeError
@@ -79,17 +79,49 @@ def _quantisation_faults(
 
 
 def _adapter_faults(recipe: Recipe, entry: StageEntry, settings: TrainingConfig) -> Iterator[str]:
-    """Names of modules that the base model has not, where its files tell."""
+    """Names of modules that the base model has not, or of its head, where its files tell."""
     if settings.lora is None or settings.lora.target_modules == "all-linear":
         return
-    modules = _modules(recipe)
-    known = sorted({name.rpartition(".")[2] for name in modules})
-    for target in settings.lora.target_modules if modules else ():
-        if not any(f".{name}".endswith(f".{target}") for name in modules):
+    key, modules, head = f"{entry.name}.lora.target_modules", _modules(recipe), _head(recipe)
+    known = sorted({name.rpartition(".")[2] for name in modules - {head}})
+    for target in settings.lora.target_modules:
+        if _names(target, head):
             yield (
-                f"{entry.name}.lora.target_modules: the model has no module {target!r}"
+                f"{key}: {target!r} is the output embedding, whose matrix the losses read "
+                "themselves, so that it gets no adapter; leave it out"
+            )
+        elif modules and not any(_names(target, name) for name in modules):
+            yield (
+                f"{key}: the model has no module {target!r}"
                 f"{did_you_mean(target, known) or '; known: ' + ', '.join(known)}"
             )
+
+
+def _names(target: str, module: str) -> bool:
+    """Whether a target means a module, as PEFT takes it: its name, or the end of it."""
+    return f".{module}".endswith(f".{target}")
+
+
+def _head(recipe: Recipe) -> str:
+    """Name of the output embedding; empty where no config is at hand, or transformers knows none.
+
+    The model is built without numbers: a head that is tied has no name in the files of weights.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        folder = Path(base_path(recipe.model, to_load=False))
+        if is_adapter(folder) or not folder.is_dir():
+            return ""
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config.pad_token_id = None  # one beyond the vocabulary would be refused
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    except Exception:  # what transformers makes of a config is its own affair, and said elsewhere
+        return ""
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), "")
 
 
 def _modules(recipe: Recipe) -> set[str]:

@@ -9,6 +9,7 @@ instance) are left out and counted: they would teach the wrong one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -95,6 +96,8 @@ def train(
     config = context.settings
     new_tokens = prepare(policy, tokenizer)
     ended = [row for row in rows if row.ids[-1] == tokenizer.eos_token_id]
+    if rows and not ended:
+        raise _none_ended(context, tokenizer, rows)
     validated = validate_rows(tokenizer, ended, config.max_length)
     validated.metrics.update(counts, rows_other_stop=len(rows) - len(ended))
     return train_sft(
@@ -110,10 +113,14 @@ def _rows(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
 
 def _drawn(context: StageContext) -> tuple[list[ChatIds], dict[str, Any]]:
     sampled, counts = _sample(context)
-    rows = answer_rows(sampled, context.settings.answers)
+    which = context.settings.answers
+    rows = answer_rows(sampled, which)
     if not rows:
         raise _none_right(context, len(sampled))
-    return rows, counts
+    answers = [answer for question in sampled for answer in question.answers]
+    right = sum(answer.right for answer in answers)
+    kept = right if which == "right" else len(answers)
+    return rows, {**counts, "right_answers": right, "duplicates": kept - len(rows)}
 
 
 def _sample(context: StageContext) -> tuple[list[Sampled], dict[str, Any]]:
@@ -156,6 +163,17 @@ def _none_right(context: StageContext, questions: int) -> StageError:
     return StageError(
         f"rejection_sft: no right answer among {config.samples} samples of each of "
         f"{questions} questions; raise rejection_sft.samples or take easier problems"
+    )
+
+
+def _none_ended(context: StageContext, tokenizer: Any, rows: Sequence[ChatIds]) -> StageError:
+    stops = Counter(tokenizer.convert_ids_to_tokens(row.ids[-1]) for row in rows)
+    found = ", ".join(f"{count:,} with {token}" for token, count in stops.most_common(3))
+    which = "right answers" if context.settings.answers == "right" else "answers"
+    return StageError(
+        f"{context.entry.name}: none of {len(rows):,} {which} ended with {tokenizer.eos_token}, "
+        f"the end of turn of model.chat_template, but {found}; they would teach to stop with the "
+        "wrong token. Train an sft before this stage, or give the template that the policy knows"
     )
 
 

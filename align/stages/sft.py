@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from align.context import SourceRows, StageContext, StageResult
 from align.settings import ChatTrainingConfig, MixtureConfig
+
+ALL = 10**9
+"""More chats than a file holds."""
 
 
 class SFTConfig(MixtureConfig, ChatTrainingConfig):
@@ -52,9 +56,28 @@ def train(context: StageContext, policy: Any, tokenizer: Any) -> StageResult:
         )
     chats = context.task.demonstrations(config.num_examples, context.problem_seed)
     validated = validate(tokenizer, chats, config.max_length, place_of(context.task))
-    return train_sft(
-        context, config, policy, tokenizer, validated.rows, validated.metrics, new_tokens
-    )
+    metrics = {**_chats_there(context), **validated.metrics}
+    return train_sft(context, config, policy, tokenizer, validated.rows, metrics, new_tokens)
+
+
+def _chats_there(context: StageContext) -> dict[str, int]:
+    """Chats that the task's file holds; nothing where a task makes as many as are asked for. Where
+    the default of `num_examples` leaves some out, nobody has asked for that: it is said."""
+    from align.tasks.base import place_of
+    from align.training.ranks import rank
+
+    if place_of(context.task) is None:
+        return {}
+    config = context.settings
+    there = len(context.task.demonstrations(ALL, context.problem_seed))
+    told = "num_examples" in config.model_fields_set
+    if there > config.num_examples and not told and rank() == 0:
+        warnings.warn(
+            f"{context.entry.name}: {there:,} chats, num_examples takes {config.num_examples:,} of "
+            f"them; set it to {there} to train on all",
+            stacklevel=2,
+        )
+    return {"chats": there}
 
 
 def mixture_metrics(rows: SourceRows) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def run(context: StageContext) -> StageResult:
     rows = _rows(context, policy, pairs)
     check_head(policy, rows[: config.batch_size])
     if config.reference == "start":
-        check_start(policy, rows[: config.batch_size])
+        with training.cast(context):
+            check_start(policy, rows[: config.batch_size])
     held, counts = _held(context, policy, pairs)
     return launched(train, context, rows, held, counts, loaded=(policy, tokenizer))
 
@@ -103,11 +104,11 @@ def train(
     from align.training.token_dpo import TokenDPOTrainer
 
     config = context.settings
-    training.switch_off_dropout(policy)
+    described = training.adapter(config.lora, policy)
+    adapted = training.with_adapter(policy, described, context.seed("token_dpo"))
+    training.switch_off_dropout(adapted)  # the adapter's own too
     trainer = TokenDPOTrainer(
-        training.with_adapter(
-            policy, training.adapter(config.lora, policy), context.seed("token_dpo")
-        ),
+        adapted,
         training.arguments(context, config, "token_dpo", policy),
         rows,
         config.beta,
@@ -203,6 +204,7 @@ def _rows(context: StageContext, policy: Any, pairs: Sequence[TokenPair]) -> lis
 
 def _reference_margins(context: StageContext, policy: Any, rows: Sequence[TokenRow]) -> list[float]:
     """Margins under the reference with its own weights, computed once and kept in the folder."""
+    from align.training import loop as training
     from align.training.record import read_stored
     from align.training.token_dpo import all_margins
 
@@ -216,7 +218,8 @@ def _reference_margins(context: StageContext, policy: Any, rows: Sequence[TokenR
             margins: list[float] = stored["margins"]
             return margins
     model = _reference(context, policy)
-    found = all_margins(model, rows, config.batch_size)
+    with training.cast(context):
+        found = all_margins(model, rows, config.batch_size)
     write_json(file, {"pairs": key, "margins": found})
     return found
 
@@ -242,6 +245,7 @@ def _held(
         StageError: the search has no right answer.
     """
     from align.data.rollouts import right_answers_of
+    from align.training import loop as training
     from align.training.reference_kl import ReferenceKL, held_rows
 
     config = context.settings
@@ -255,9 +259,9 @@ def _held(
             f"token_dpo.kl_weight: {context.rollouts} holds no right answer of the filter to hold "
             "the policy to; set it to 0"
         )
-    held = ReferenceKL(
-        _reference(context, policy), rows, config.kl_batch_size, context.seed("held answers")
-    )
+    reference, seed = _reference(context, policy), context.seed("held answers")
+    with training.cast(context):
+        held = ReferenceKL(reference, rows, config.kl_batch_size, seed)
     counts = {
         "held_answers": len(rows),
         "held_positions": sum(len(row.positions) for row in rows),
@@ -271,11 +275,14 @@ def check_start(policy: Any, rows: Sequence[TokenRow]) -> None:
     Raises:
         StageError: they differ, so the stored margins belong to other weights.
     """
+    import torch
+
     from align.training.token_dpo import all_margins
 
     found = all_margins(policy, rows, len(rows))
     stored = [row.reference_margin or 0.0 for row in rows]
-    tolerance = START_TOLERANCE if policy.dtype.itemsize == 4 else 1e-2
+    half = policy.dtype.itemsize == 2 or torch.is_autocast_enabled(policy.device.type)
+    tolerance = 1e-2 if half else START_TOLERANCE
     gaps = [abs(a - b) / max(1.0, abs(b)) for a, b in zip(found, stored, strict=True)]
     if max(gaps) > tolerance:
         raise StageError(

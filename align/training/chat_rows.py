@@ -7,7 +7,7 @@ the weights (`prepare`). Every row is validated before the first step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +30,16 @@ SHOWN = 5
 def prepare(policy: Any, tokenizer: Any) -> list[int]:
     """Teach policy and tokenizer the template's tokens; return ids whose rows must be trained.
 
-    Tokens that the vocabulary lacks are added, and their rows start as the mean of all rows. The
-    end of turn, unless the model stops at it already, starts as a copy of the base model's end of
-    text: it has the same meaning, and from a random row a short training does not learn to stop.
-    Generation then stops at the end of turn, and as before.
+    Tokens that the vocabulary lacks are added, and their rows start as the mean of the rows of
+    those that it has. The end of turn, unless the model stops at it already, starts as a copy of
+    the base model's end of text: it has the same meaning, and from a random row a short training
+    does not learn to stop. Generation then stops at the end of turn, and as before.
     """
     old_eos, wanted, stops = tokenizer.eos_token, template_tokens(tokenizer), _stop_ids(policy)
+    known_ids = set(tokenizer.get_vocab().values())
     missing = prepare_tokenizer(tokenizer)
     end = tokenizer.eos_token
-    _grow(policy, tokenizer)
+    _grow(policy, tokenizer, known_ids)
     new, end_id = tokenizer.convert_tokens_to_ids(missing), tokenizer.eos_token_id
     known = end_id in stops or end == old_eos
     if not known and old_eos is not None:
@@ -76,15 +77,23 @@ def _choose_pad(tokenizer: Any, old_eos: str | None) -> None:
     tokenizer.add_special_tokens({"pad_token": chosen})
 
 
-def _grow(policy: Any, tokenizer: Any) -> None:
-    """Rows for the tokenizer's new tokens, each the mean of the old rows."""
+def _grow(policy: Any, tokenizer: Any, known: Collection[int]) -> None:
+    """Rows for the tokenizer's new tokens, each the mean of the rows of the tokens that it knew.
+
+    Many vocabularies are padded: the model has more rows than the tokenizer has tokens. New tokens
+    get such rows then, and those were never trained.
+    """
     rows = policy.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= rows:
+    added = {*tokenizer.get_vocab().values()} - {*known}
+    new = sorted(added.union(range(rows, len(tokenizer))))
+    if not new:
         return
-    policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if len(tokenizer) > rows:
+        policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    old = min(rows, max(known) + 1)
     with torch.no_grad():
         for table in _token_tables(policy):
-            table[rows:] = table[:rows].mean(0)
+            table[new] = table[:old].mean(0)
 
 
 def _copy_row(policy: Any, source: int, target: int) -> None:

@@ -1,7 +1,8 @@
 """The choice among a stage's checkpoints: each is measured on problems of the dev split.
 
-A copy of the best one is kept while training goes on, and becomes the policy at the end. What was
-measured stands in `checkpoints.jsonl`: a stage that is killed measures the rest alone.
+A copy of the best one is kept until the stage is finished, whose policy it becomes. What was
+measured stands in `checkpoints.jsonl`: a stage that is killed measures the rest alone, and one that
+is killed in its last save still has the copy.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from transformers import TrainerCallback
 
 from align.context import StageContext
 from align.errors import StageError
+from align.training.places import BEST, DEV_ANSWERS
 
 MEASURED = "checkpoints.jsonl"
-_BEST = "best"
-_ANSWERS = "dev-answers"
 
 Measure = Callable[[Any, Path], tuple[float, int]]
 """Accuracy of a model, and the tokens that it took; its answers are journalled in a folder."""
@@ -62,7 +62,7 @@ class CheckpointChoice(TrainerCallback):
         known = self.measured
         if any(one["step"] == step for one in known):
             return
-        answers = self._folder / _ANSWERS / str(step)
+        answers = self._folder / DEV_ANSWERS / str(step)
         accuracy, tokens = self._measure(model, answers)
         better = not known or accuracy > self.best["accuracy"]
         if better:
@@ -70,13 +70,13 @@ class CheckpointChoice(TrainerCallback):
         with (self._folder / MEASURED).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "accuracy": accuracy, "tokens": tokens}) + "\n")
         if better:
-            for other in (self._folder / _BEST).iterdir():
+            for other in (self._folder / BEST).iterdir():
                 if other.name != str(step):
                     shutil.rmtree(other)
         shutil.rmtree(answers, ignore_errors=True)
 
     def _copy(self, checkpoint: Path, step: int) -> None:
-        target = self._folder / _BEST / str(step)
+        target = self._folder / BEST / str(step)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for file in checkpoint.glob("*.safetensors"):
@@ -85,16 +85,14 @@ class CheckpointChoice(TrainerCallback):
     def take(self, put: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Give `put` the best weights, file by file; what the manifest says of the choice."""
         best = self.best
-        files = sorted((self._folder / _BEST / str(best["step"])).glob("*.safetensors"))
+        files = sorted((self._folder / BEST / str(best["step"])).glob("*.safetensors"))
         if not files:
             raise StageError(
-                f"{self._folder / _BEST}: step {best['step']} is missing; delete this stage's "
+                f"{self._folder / BEST}: step {best['step']} is missing; delete this stage's "
                 "folder to start the stage anew"
             )
         for file in files:
             put(load_file(file))
-        shutil.rmtree(self._folder / _BEST)
-        shutil.rmtree(self._folder / _ANSWERS, ignore_errors=True)
         return {
             "checkpoint": best["step"],
             "checkpoint_accuracy": best["accuracy"],

@@ -20,6 +20,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,23 @@ def arguments(
             **more,
         )
     let_cpus_shard(made)
+    _use_one_gpu(made)
     return made
+
+
+def _use_one_gpu(made: TrainingArguments) -> None:
+    """Where PyTorch sees several GPUs, transformers would spread one process over all of them
+    (nn.DataParallel): other rows in a step, and losses that cannot be gathered."""
+    _ = made.device  # counts them
+    made._n_gpu = min(1, made.n_gpu)
 
 
 def _arguments(
     context: StageContext, config: TrainingConfig, seed: str, device: str
 ) -> dict[str, Any]:
+    schedule: str = config.schedule
+    if schedule == "constant" and config.warmup_ratio:
+        schedule = "constant_with_warmup"  # transformers' `constant` knows no warm-up
     return {
         "output_dir": str(context.folder / CHECKPOINTS),
         "learning_rate": config.learning_rate,
@@ -105,7 +117,7 @@ def _arguments(
         "num_train_epochs": config.epochs,
         "max_steps": config.max_steps or -1,
         "warmup_steps": config.warmup_ratio,
-        "lr_scheduler_type": config.schedule,
+        "lr_scheduler_type": schedule,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "logging_steps": 1,
@@ -113,7 +125,7 @@ def _arguments(
         "save_total_limit": 2,
         "seed": context.seed(seed),
         "use_cpu": device == "cpu",
-        "bf16": device == "cuda" and context.recipe.model.dtype == "bfloat16",
+        "bf16": mixed(context),
         "dataloader_pin_memory": device == "cuda",
         "disable_tqdm": True,
         "use_liger_kernel": config.use_liger_kernel,
@@ -123,23 +135,45 @@ def _arguments(
     }
 
 
+def mixed(context: StageContext) -> bool:
+    """Whether matrices are multiplied in bfloat16 while weights are held in float32."""
+    model = context.recipe.model
+    return model.dtype == "bfloat16" and device_of(model) == "cuda"
+
+
+def cast(context: StageContext) -> AbstractContextManager[Any]:
+    """Context: what is measured before there is a trainer is computed in its precision. So the
+    margins of the reference are those that the policy has before its first step."""
+    if not mixed(context):
+        return nullcontext()
+    return torch.autocast(device_of(context.recipe.model), torch.bfloat16)
+
+
 def _is_large(model: Any) -> bool:
     return int(plain(model).num_parameters()) >= _LARGE  # numbers in 4 bits are counted apart
 
 
 def switch_off_dropout(model: Any) -> None:
-    """Set every dropout rate to 0: a margin must not depend on the draw of a mask."""
+    """Set every dropout rate to 0: a margin must not depend on the draw of a mask.
+
+    Some modules hold their rates as plain numbers (OPT's `dropout`, Bloom's `hidden_dropout`, the
+    `layerdrop` of whole layers). The config, which is saved with the model, keeps its own.
+    """
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, rate in [*vars(module).items()]:
+            is_rate = "dropout" in name or name == "layerdrop"
+            if is_rate and isinstance(rate, float) and 0 <= rate < 1:
+                setattr(module, name, 0.0)
 
 
 def adapter(config: LoRAConfig | None, model: Any, new_tokens: Sequence[int] = ()) -> Any:
     """PEFT's description of the adapter, or None to train all weights.
 
-    Rows of new tokens are trained as well, in the input embedding and in an untied head.
+    Rows of new tokens are trained as well, in the input embedding and in an untied head. The
+    adapter's own dropout (`lora.dropout`) is for SFT: the DPO stages switch it off with all other
+    dropout, since a policy must begin as its reference.
     """
     if config is None:
         return None

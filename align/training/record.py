@@ -12,6 +12,7 @@ from typing import Any
 from align.context import StageContext, StageResult
 from align.errors import StageError
 from align.settings import TrainingConfig
+from align.training.places import BEST, DEV_ANSWERS
 from pts.files import write_json
 
 CHECKPOINTS = "checkpoints"
@@ -49,9 +50,10 @@ def begin(context: StageContext, config: TrainingConfig) -> StageResult | None:
 
 
 def close(context: StageContext, metrics: dict[str, Any], files: Sequence[str]) -> None:
-    """Note that the stage is finished, its policy in place, and remove the checkpoints."""
+    """Note that the stage is finished, its policy in place, and remove the checkpoints: not before,
+    or a stage that is killed here could not go on."""
     write_json(context.folder / _FINISHED, {"metrics": metrics, "files": [*files]})
-    shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
+    _remove_checkpoints(context.folder)
 
 
 def finished(context: StageContext) -> StageResult | None:
@@ -61,9 +63,14 @@ def finished(context: StageContext) -> StageResult | None:
     if not record.is_file() or not model.is_dir():
         return None
     data = read_stored(record)
-    shutil.rmtree(context.folder / CHECKPOINTS, ignore_errors=True)
+    _remove_checkpoints(context.folder)
     files = tuple(context.folder / name for name in data["files"])
     return StageResult(model=model, metrics=data["metrics"], outputs=(model, *files))
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for name in (CHECKPOINTS, BEST, DEV_ANSWERS):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def read_stored(file: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as compute
 from datasets import Dataset, concatenate_datasets
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer  # type: ignore[attr-defined]
@@ -24,7 +25,7 @@ from align.context import StageContext, StageResult
 from align.data.chat import ChatIds
 from align.settings import ChatTrainingConfig, TrainingConfig
 from align.training import loop as training
-from align.training.batches import StepSampler
+from align.training.batches import StepMean, StepSampler
 from align.training.packing import IGNORED, PackedCollator, check_packing
 from align.training.quantized import hold_adapter_in_float32, in_4bit
 from pts.types import Ids
@@ -156,11 +157,12 @@ def pair_rows(pairs: Sequence[tuple[Ids, Ids, Ids]], stored: Path | None = None)
     return concatenate_datasets([Dataset.from_dict(columns, features=rows.features), rows])
 
 
-class IdDPOTrainer(DPOTrainer):
+class IdDPOTrainer(StepMean, DPOTrainer):
     """TRL's DPO trainer on rows of `prompt_ids`, `chosen_ids` and `rejected_ids`.
 
     Nothing is appended to the ids and nothing is cut. Reference log-probabilities are computed
-    once from the weights at hand, and kept in memory instead of a cache on disk.
+    once from the weights at hand, and kept in memory instead of a cache on disk. The loss is the
+    mean over the pairs of an optimiser step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -169,6 +171,15 @@ class IdDPOTrainer(DPOTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run's report tells what was trained."""
+
+    def rows_of(self, batch: dict[str, Tensor]) -> int:
+        """Pairs of a micro-batch: rows of their chosen sides, then of the rejected ones."""
+        return len(batch["input_ids"]) // 2
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, with the micro-batch's share in the step."""
+        found = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return self.of_step(found, inputs) if isinstance(found, Tensor) else found
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset

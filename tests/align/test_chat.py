@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -145,6 +146,24 @@ def test_prompts_that_a_tokenizer_changes_are_found() -> None:
 def test_a_model_without_a_chat_template_does_not_chat(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no chat template, as is usual for a base model"):
         chat_loop(tiny.save(tmp_path), 0.0, 1)
+
+
+def test_temperature_0_is_greedy_whatever_the_model_comes_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Many chat models are published with a generation config that samples."""
+    folder = tiny.save(tmp_path)
+    tiny.tokenizer().save_pretrained(folder)
+    settings = {"do_sample": True, "temperature": 5.0, "top_p": 0.9, "eos_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    said = set()
+    for seed in range(4):
+        lines = iter(["1+2", ""])
+        monkeypatch.setattr("align.chat._ask", lambda lines=lines: next(lines))
+        torch.manual_seed(seed)
+        chat_loop(folder, 0.0, 12)
+        said.add(capsys.readouterr().out)
+    assert len(said) == 1
 
 
 def test_a_policy_that_is_gone_is_told(tmp_path: Path) -> None:

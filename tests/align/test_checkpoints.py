@@ -108,6 +108,37 @@ def test_a_killed_choice_goes_on(
     assert found.metrics["checkpoint"] == 4
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 2, "alpha": 4}])
+def test_a_stage_that_is_killed_in_its_last_save_goes_on(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: dict[str, int] | None
+) -> None:
+    accuracy = {2: 0.2, 4: 0.5, 6: 0.1}
+    settings = {**SETTINGS, "lora": lora}
+    monkeypatch.setattr(loop, "on_dev", Script(accuracy))
+    expected = sft.run(tiny.context(base, tmp_path / "whole", sft=settings))
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    context = tiny.context(base, tmp_path / "killed", sft=settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_policy", full)
+        with pytest.raises(OSError, match="No space left"):
+            sft.run(context)
+    assert (context.folder / "best" / "4").is_dir()
+    rest = Script(accuracy)
+    monkeypatch.setattr(loop, "on_dev", rest)
+    found = sft.run(context)
+    assert rest.seen == {}
+    assert tiny.same(found.model, expected.model)  # type: ignore[arg-type]
+    assert found.metrics == expected.metrics
+    assert {path.name for path in context.folder.iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
+    for name in ("checkpoints", "best", "dev-answers"):
+        assert not (context.folder / name).exists()
+
+
 def test_checkpoints_are_measured_on_the_dev_split(base: Path, tmp_path: Path) -> None:
     context = tiny.context(base, tmp_path / "sft", sft=SETTINGS)
     found = sft.run(context)

@@ -12,9 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from align.data.chat import answer_row
 from align.data.preferences import PreferencePair, read_preferences
 from align.errors import StageError
 from align.stages import full_dpo, pivotal_tokens, rejection_sft, sft
+from align.training import loop
 from align.training.monitors import METRICS
 from pts.config import SearchConfig
 from pts.data.pairs import read_pairs
@@ -175,6 +177,37 @@ def test_rejection_sft_trains_on_right_answers_as_sampled(base: Path, tmp_path: 
     assert result.metrics["rows_other_stop"] == 0
     assert result.metrics["questions"] == 12
     assert result.metrics["steps"] == math.ceil(result.metrics["rows"] / 4)
+
+
+def test_right_answers_and_their_duplicates_are_counted(base: Path, tmp_path: Path) -> None:
+    settings = {"num_problems": 12, "samples": 8, "batch_size": 4, "max_steps": 1}
+    counted = {}
+    for which in ("right", "all"):
+        asked = context(base, tmp_path / which, rejection_sft={**settings, "answers": which})
+        counted[which] = rejection_sft.run(asked).metrics
+    answers = [*read_samples(tmp_path / "all" / "answers" / "samples.jsonl")]
+    right = sum(r.success for a in answers for r in a.rollouts)
+    every = sum(len(a.rollouts) for a in answers)
+    for which, kept in (("right", right), ("all", every)):
+        metrics = counted[which]
+        assert metrics["right_answers"] == right
+        rows = metrics["rows"] + metrics["rows_other_stop"] + metrics["rows_too_long"]
+        assert rows + metrics["duplicates"] == kept
+        assert metrics["duplicates"] > 0
+
+
+def test_right_answers_that_all_stopped_with_another_token_are_told(
+    base: Path, tmp_path: Path
+) -> None:
+    asked = context(base, tmp_path, rejection_sft={"batch_size": 2})
+    policy, tokenizer = loop.load_trainable(base, asked.recipe.model, asked.settings)
+    rows = [answer_row((1, 9, 10), (20, 21, 0))] * 7
+    with pytest.raises(
+        StageError,
+        match=r"rejection_sft: none of 7 right answers ended with <\|im_end\|>, the end of turn of "
+        r"model\.chat_template, but 7 with <\|endoftext\|>; .* give the template that the policy",
+    ):
+        rejection_sft.train(asked, policy, tokenizer, rows, {})
 
 
 def test_self_sft_trains_on_wrong_answers_too(base: Path, tmp_path: Path) -> None:

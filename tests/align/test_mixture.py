@@ -60,6 +60,8 @@ def test_weights_hold_where_a_source_is_short() -> None:
     assert quotas([10, 100], [1, 1], 50, repeat=False) == [10, 10]
     assert quotas([10, 100], [1, 1], 50, repeat=True) == [25, 25]
     assert quotas([10, 100], [1, 1], 0, repeat=True) == [100, 100]
+    # 26 rows of three quarters: 34.67 in all, and 34 of them would be 25.5 of the second.
+    assert quotas([2, 26], [1, 3], 0, repeat=True) == [9, 26]
 
 
 @QUICK
@@ -77,6 +79,8 @@ def test_quotas_keep_the_shares(told: list[tuple[int, float]], wanted: int, repe
         assert repeat or rows <= size
     if repeat and wanted:
         assert total == wanted
+    if repeat and not wanted:
+        assert all(rows >= size for rows, size in zip(found, sizes, strict=True))
     if wanted:
         assert total <= wanted
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,34 @@ def test_base_without_chat_tokens_gets_them(tmp_path: Path) -> None:
     torch.testing.assert_close(rows[start], old.mean(0))
 
 
+def padded_vocabulary(spare: int, tied: bool = False) -> tuple[Any, Any]:
+    """A model with rows that no token has, as many are published: they were never trained."""
+    tokenizer = tiny.tokenizer(chat=False)
+    policy = tiny.model(len(tokenizer) + spare, tied=tied)
+    with torch.no_grad():
+        for layer in (policy.get_input_embeddings(), policy.get_output_embeddings()):
+            layer.weight[len(tokenizer) :] = 7.0
+    return policy, tokenizer
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("spare", [0, 2, 20])
+def test_new_tokens_start_as_the_mean_of_the_known_ones(spare: int, tied: bool) -> None:
+    policy, tokenizer = padded_vocabulary(spare, tied)
+    known = len(tokenizer)
+    layers = policy.get_input_embeddings(), policy.get_output_embeddings()
+    old = [layer.weight.detach()[:known].clone() for layer in layers]
+    chat_rows.prepare(policy, tokenizer)
+    start, end = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_start|>", "<|im_end|>"))
+    layers = policy.get_input_embeddings(), policy.get_output_embeddings()
+    for layer, before in zip(layers, old, strict=True):
+        rows = layer.weight.detach()
+        assert len(rows) == max(known + spare, len(tokenizer))
+        assert torch.equal(rows[:known], before)
+        assert torch.equal(rows[start], before.mean(0))
+        assert torch.equal(rows[end], before[0])
+
+
 def test_a_chat_model_keeps_its_rows(trained: Any) -> None:
     model = tiny.recipe(trained.model).model
     policy, tokenizer = training.load_trainable(trained.model, model, SFTConfig())
@@ -262,6 +291,37 @@ def test_lora_finds_the_embedding_by_whatever_name_it_has() -> None:
     described = training.adapter(LoRAConfig(r=2), policy, [3, 4])
     assert described.trainable_token_indices == {"wte": [3, 4]}
     assert training.with_adapter(policy, described, seed=0).get_nb_trainable_parameters()[0] > 32
+
+
+class FromFile(tiny.Sums):
+    """30 chats, each with a place in a file."""
+
+    def demonstrations(self, n: int, seed: int) -> list[Chat]:
+        return super().demonstrations(min(n, 30), seed)
+
+    def place_of(self, chat: Chat) -> str:
+        return "a line"
+
+
+@pytest.mark.parametrize(("told", "warned"), [(False, True), (True, False)])
+def test_chats_that_a_default_leaves_out_are_told(
+    base: Path, tmp_path: Path, told: bool, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = tiny.context(base, tmp_path, FromFile(), sft={**SETTINGS, "max_steps": 1})
+    if not told:
+        fewer = SFTConfig.model_construct(
+            context.settings.model_fields_set - {"num_examples"}, **dict(context.settings)
+        )
+        context = dataclasses.replace(
+            context, entry=dataclasses.replace(context.entry, settings=fewer)
+        )
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        metrics = sft.run(context).metrics
+    assert (metrics["chats"], metrics["rows"]) == (30, 24)
+    said = [str(one.message) for one in seen if "num_examples" in str(one.message)]
+    expected = ["sft: 30 chats, num_examples takes 24 of them; set it to 30 to train on all"]
+    assert said == (expected if warned else [])
 
 
 CHAT: Chat = (Message("user", "1+1"), Message("assistant", "= 2"))

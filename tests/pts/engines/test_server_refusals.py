@@ -132,7 +132,8 @@ def test_a_server_with_replies_of_no_use_is_left_for_the_others(connect: Connect
     with FaultyServer(MACHINES) as bad, FaultyServer(MACHINES) as good:
         engine = connect(bad.url, good.url, retry=RetryPolicy(5.0, 30.0, 0.05))
         bad.faults = {"wrong_id": 1.0}
-        asked = [SampleRequest(k, (machine_id(0),), (), 24, (k,)) for k in range(40)]
+        questions = [(machine_id(k % len(MACHINES)),) for k in range(40)]
+        asked = [SampleRequest(k, prompt, (), 24, (k,)) for k, prompt in enumerate(questions)]
         assert len([*engine.sample(iter(asked))]) == 40
     assert bad.met["wrong_id"] > 0
 

@@ -21,9 +21,9 @@ def import_modules(names: Iterable[str], key: str) -> None:
     Raises:
         ConfigError: every module that is not there, or whose code fails.
     """
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+    here, names = os.getcwd(), [*names]
+    if names and here not in sys.path:
+        sys.path.append(here)  # the last place: a file there hides no library
     faults = []
     for name in names:
         try:

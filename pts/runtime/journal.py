@@ -249,7 +249,7 @@ def has_header(path: Path) -> bool:
 
 
 def _is_header(line: bytes) -> bool:
-    return "fingerprint" in (parse(line) or {})
+    return "format" in (parse(line) or {})
 
 
 def _first_line(path: Path) -> bytes:

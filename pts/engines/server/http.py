@@ -54,6 +54,7 @@ FIRST_SECONDS = 10.0
 """How long a URL is tried before a run; one that is mistyped should be told soon."""
 EXCERPT = 300
 """Characters of a server's reply that an error shows."""
+UNUSABLE = "its replies cannot be used"
 PASSING = frozenset({408, 425, 429})
 """Statuses below 500 that say: later."""
 OVERLOADED = frozenset({429, 503})
@@ -208,7 +209,8 @@ class Client:
         failed, unreadable = [] if failed is None else failed, 0
         while True:
             ticket = Ticket(question, row, self._loop.create_future())
-            endpoint = await self._free(ticket, failed, path)
+            remedy = UNUSABLE if unreadable else "check that the server runs"
+            endpoint = await self._free(ticket, failed, path, remedy)
             epoch, start = endpoint.rule.epoch if endpoint.rule else 0, time.monotonic()
             try:
                 _, reply = await self._once(endpoint, path, body)
@@ -224,8 +226,7 @@ class Client:
                 failed.append(Try(time.monotonic(), endpoint.url, str(why)))
                 unreadable += 1
                 if unreadable >= why.tries:
-                    remedy = "its replies cannot be used"
-                    raise self._gave_up(failed, path, remedy, why.error) from None
+                    raise self._gave_up(failed, path, UNUSABLE, why.error) from None
                 if why.rests:
                     self._rest(endpoint, _Failure(str(why)), epoch)
             else:
@@ -239,9 +240,11 @@ class Client:
             if unreadable:
                 await asyncio.sleep(self.retry.first * random.uniform(0, 0.5))
 
-    async def _free(self, ticket: Ticket, failed: Sequence[Try], path: str) -> Endpoint:
+    async def _free(
+        self, ticket: Ticket, failed: Sequence[Try], path: str, remedy: str
+    ) -> Endpoint:
         """The URL that a request is sent to, once one has room for it."""
-        self._check_patience(failed, path)
+        self._check_patience(failed, path, remedy)
         granted: asyncio.Future[Endpoint] = ticket.holder
         self._dispatcher.enter(ticket, time.monotonic())
         self._dispatch()
@@ -249,7 +252,7 @@ class Client:
             while not granted.done():
                 await asyncio.wait([granted], timeout=1.0 if failed else None)
                 if not granted.done():
-                    self._check_patience(failed, path)
+                    self._check_patience(failed, path, remedy)
         except BaseException:
             if granted.done():  # cancelled just then
                 self._dispatcher.done(ticket, granted.result())
@@ -263,11 +266,11 @@ class Client:
         for ticket, endpoint in self._dispatcher.take(time.monotonic()):
             ticket.holder.set_result(endpoint)
 
-    def _check_patience(self, failed: Sequence[Try], path: str) -> None:
+    def _check_patience(self, failed: Sequence[Try], path: str, remedy: str) -> None:
         now = time.monotonic()
         soonest = min(max(e.backoff_until, now) for e in self.endpoints)
         if failed and soonest - failed[0].at > self.retry.total:
-            raise self._gave_up(failed, path, "check that the server runs")
+            raise self._gave_up(failed, path, remedy)
 
     def _rest(self, endpoint: Endpoint, failure: _Failure, epoch: int) -> None:
         """Let a URL rest that failed; what waits for it goes to the others."""

@@ -25,6 +25,10 @@ CHANGED_IN_PLACE = {
 """Methods by which a function may change what such a name holds."""
 CONSTANTS = (str, int, float, tuple, frozenset, re.Pattern, PurePath)
 CONTAINERS = (list, dict, set)
+LONGEST = 200
+"""Characters of a container that stand in a fingerprint; of longer ones a digest does."""
+MOST_HELD = 10_000
+"""Members of a container that are looked at; of a larger one the number is."""
 
 
 def describe_verifier(verifier: Verifier) -> str:
@@ -44,9 +48,12 @@ def describe_verifier(verifier: Verifier) -> str:
 
 
 def _setting(name: str, value: Any) -> str | None:
-    public = CONTAINERS if not name.startswith("_") else ()
-    if isinstance(value, (*CONSTANTS, *public)):
+    if isinstance(value, CONSTANTS):
         return repr(plain(value))
+    if isinstance(value, CONTAINERS):
+        said = repr(_held(value))
+        short = said if len(said) <= LONGEST else f"{said[:20]}… #{_digest(said)}"
+        return None if name.startswith("_") else short
     if isinstance(value, functools.partial):
         return f"partial{_mark([value])}"
     told = getattr(value, "__qualname__", None)
@@ -81,8 +88,15 @@ def code_digest(functions: Iterable[Any]) -> str:
     functions that are not shipped. It does not cover classes and modules that they call.
     """
     seen: set[int] = set()
-    parts = [[*_parts(function, seen)] for function in functions]
-    return hashlib.blake2b(repr(parts).encode(), digest_size=4).hexdigest()
+    return _digest(repr([[*_parts(function, seen)] for function in functions]))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+
+
+def _held(value: Any) -> Any:
+    return plain(value) if len(value) <= MOST_HELD else len(value)
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
@@ -104,8 +118,10 @@ def _parts(value: Any, seen: set[int]) -> Iterator[Any]:
         yield name
         if isinstance(held, types.FunctionType) and not _is_shipped(held):
             yield from _parts(held, seen)
-        elif isinstance(held, (*CONSTANTS, *CONTAINERS)):
+        elif isinstance(held, CONSTANTS):
             yield plain(held)
+        elif isinstance(held, CONTAINERS):
+            yield _held(held)
 
 
 def _around(function: types.FunctionType, codes: list[types.CodeType]) -> dict[str, Any]:

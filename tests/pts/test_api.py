@@ -409,6 +409,9 @@ def test_classes_of_ones_own_are_told_apart_by_their_code() -> None:
 
     told = [describe_verifier(Words(words)) for words in ({"a", "b"}, {"b", "a"}, ["a", "c"])]
     assert told[0] == told[1] != told[2]
+    many = [describe_verifier(Words([str(k) for k in range(n)])) for n in (100, 101, 20_000)]
+    assert len({*many}) == 3
+    assert max(map(len, many)) < 300
     inherited = Words(["a"])
     inherited._cache.append("b")
     assert describe_verifier(inherited) == describe_verifier(Words(["a"]))

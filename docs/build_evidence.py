@@ -243,7 +243,8 @@ def _differences(worlds: Mapping[str, World]) -> str:
             mean, interval = points(row.found.difference).split(" ", 1)
             text = f"**{mean}** {interval}<br>" + ", ".join(f"{x:+.1f}" for x in own)
             if row.adjusted is not None:
-                said = f"p = {row.adjusted:.3f}, {row.verdict}" if world.complete else "interim"
+                p = "p < 0.001" if row.adjusted < 0.0005 else f"p = {row.adjusted:.3f}"
+                said = f"{p}, {row.verdict}" if world.complete else "interim"
                 text += f"<br>{said}"
             cells.append(text.replace("-", "−"))
         rows.append([f"`{second}` − `{first}`", *cells])

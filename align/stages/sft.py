@@ -10,9 +10,6 @@ from pydantic import Field
 from align.context import SourceRows, StageContext, StageResult
 from align.settings import ChatTrainingConfig, MixtureConfig
 
-ALL = 10**9
-"""More chats than a file holds."""
-
 
 class SFTConfig(MixtureConfig, ChatTrainingConfig):
     """Stage 1: supervised fine-tuning on chats, loss on the assistant's tokens only."""
@@ -64,6 +61,7 @@ def _chats_there(context: StageContext) -> dict[str, int]:
     """Chats that the task's file holds; nothing where a task makes as many as are asked for. Where
     the default of `num_examples` leaves some out, nobody has asked for that: it is said."""
     from align.tasks.base import place_of
+    from align.tasks.shortfalls import ALL
     from align.training.ranks import rank
 
     if place_of(context.task) is None:

@@ -8,6 +8,7 @@ same random draw as without sorting. `length_groups` splits the rows of one batc
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ class StepSampler(Sampler[int]):
             yield from sorted(order[start : start + self.rows], key=self.lengths.__getitem__)
 
 
-class StepMean:
+class StepMean(ABC):
     """Mixin of a trainer whose loss is a mean over a micro-batch's rows: makes it the mean over the
     step's rows.
 
@@ -57,9 +58,9 @@ class StepMean:
     _step: tuple[int, int] = (0, 0)
     """Of the step at hand: the micro-batches, and the rows in them, of all processes."""
 
+    @abstractmethod
     def rows_of(self, batch: dict[str, Tensor]) -> int:
         """Rows of a micro-batch."""
-        raise NotImplementedError
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

@@ -104,27 +104,17 @@ def test_a_fault_that_stays_ends_the_run_with_its_reason(
             list(engine.sample(iter([SampleRequest(0, (machine_id(0),), (), 24, (1, 2, 3))])))
 
 
-def test_time_outs_are_retried(connect: Connect) -> None:
+@pytest.mark.parametrize("fault", ["stall", "drip"])
+def test_time_outs_are_retried(connect: Connect, fault: str) -> None:
+    """Of a reply that comes in drops each is in time; the whole is not."""
     with FaultyServer(MACHINES) as server:
         engine = connect(server.url, retry=RetryPolicy(0.3, 30.0, 0.005))
-        server.faults = {"stall": 0.4}
+        server.faults = {fault: 0.4}
         ((_, drawn),) = engine.sample(
             iter([SampleRequest(0, (machine_id(0),), (), 24, (1, 2, 3, 4))])
         )
     assert len(drawn) == 4
-    assert server.met["stall"] > 0
-
-
-def test_a_reply_that_comes_in_drops_is_late(connect: Connect) -> None:
-    """Each drop comes in time; the reply as a whole does not."""
-    with FaultyServer(MACHINES) as server:
-        engine = connect(server.url, retry=RetryPolicy(0.3, 30.0, 0.005))
-        server.faults = {"drip": 0.4}
-        ((_, drawn),) = engine.sample(
-            iter([SampleRequest(0, (machine_id(0),), (), 24, (1, 2, 3, 4))])
-        )
-    assert len(drawn) == 4
-    assert server.met["drip"] > 0
+    assert server.met[fault] > 0
 
 
 def test_a_server_with_replies_of_no_use_is_left_for_the_others(connect: Connect) -> None:

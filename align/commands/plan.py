@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from align.errors import RecipeError
+
+if TYPE_CHECKING:
+    from align.pipeline.recipe import Recipe
+    from align.planning.assumptions import Assumed
+    from align.planning.devices import Device
 
 UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 
@@ -58,17 +64,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON.")] = False,
 ) -> None:
     """Say what a recipe will cost: rollouts, tokens, memory, hours, disk. Nothing is loaded."""
-    from align.pipeline.overrides import parse_override
-    from align.pipeline.recipe import load_recipe, parse_recipe
-    from align.planning.assumptions import Assumptions
+    from align.pipeline.recipe import load_recipe
     from align.planning.devices import CPU, device_named
-    from align.planning.measured import assumed_from
     from align.planning.plan import make_plan
     from align.planning.shapes import shape_of
-    from align.planning.task_rows import read_task
     from align.planning.text import to_json, to_text
-    from align.run_folder import read_manifest
-    from pts.config import parse_settings
 
     loaded = load_recipe(recipe, overrides or [])
     usual = "h100" if loaded.model.dtype == "bfloat16" else CPU
@@ -80,20 +80,36 @@ def plan(
     if parameters:
         own["parameters"] = number_of(parameters)
     shape = shape_of(loaded.model, own if any(own.values()) else None)
-    loaded, assumed, short = read_task(loaded)
-    for one in short:
-        typer.echo(f"{one}: planned with these", err=True)
-    if like:
-        ran = parse_recipe(read_manifest(like)["recipe"], f"{like}/manifest.json")
-        assumed = assumed_from(like, ran, None if gpu else named[0])
-    told: dict[str, object] = {}
-    for item in settings or ():
-        parse_override(item).apply(told)
-    parse_settings(Assumptions, told, "--set")
-    assumed = assumed.with_values(told)
+    loaded, assumed = _assumed(loaded, like, None if gpu else named[0], settings or ())
     plans = [make_plan(loaded, shape, device, assumed, devices) for device in named]
     if as_json:
         found = [to_json(one) for one in plans]
         typer.echo(json.dumps(found if len(found) > 1 else found[0], indent=2))
         return
     typer.echo("\n\n".join(map(to_text, plans)))
+
+
+def _assumed(
+    recipe: Recipe, like: Path | None, device: Device | None, settings: Sequence[str]
+) -> tuple[Recipe, Assumed]:
+    """The recipe with the rows that are there, and what is assumed: guesses, over them the task's
+    own lengths or what a run measured (its seconds on `device`), over all what a person gave."""
+    from align.pipeline.overrides import parse_override
+    from align.pipeline.recipe import parse_recipe
+    from align.planning.assumptions import Assumptions
+    from align.planning.measured import assumed_from
+    from align.planning.task_rows import read_task
+    from align.run_folder import read_manifest
+    from pts.config import parse_settings
+
+    recipe, assumed, short = read_task(recipe)
+    for one in short:
+        typer.echo(f"{one}: planned with these", err=True)
+    if like:
+        ran = parse_recipe(read_manifest(like)["recipe"], f"{like}/manifest.json")
+        assumed = assumed_from(like, ran, device)
+    told: dict[str, object] = {}
+    for item in settings:
+        parse_override(item).apply(told)
+    parse_settings(Assumptions, told, "--set")
+    return recipe, assumed.with_values(told)
